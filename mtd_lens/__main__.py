@@ -1,0 +1,5 @@
+"""``python -m mtd_lens``."""
+
+from mtd_lens.cli import main
+
+main()

@@ -1,0 +1,141 @@
+"""The commands. Exit status: 0 for a finished run whatever the verdicts, 2 for bad input."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+app = typer.Typer(
+    name="mtd-lens",
+    help="Test algorithmic claims about transformers on in-context tasks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[str, typer.Argument(help="A model's name, TASK/VARIANT; see `mtd-lens models`.")]
+Sequences = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option("--sequences", help="Number of sequences.", show_default=False),
+]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+Json = Annotated[Optional[Path], typer.Option("--json", help="Write the result as JSON.")]  # noqa: UP045
+Html = Annotated[Optional[Path], typer.Option("--html", help="Write a self-contained page.")]  # noqa: UP045
+Device = Annotated[Optional[str], typer.Option("--device", help="For example cpu or cuda.")]  # noqa: UP045
+
+
+@app.command()
+def models() -> None:
+    """List the models that can be loaded by name."""
+    from mtd_lens.registry import list_models
+
+    print("\n".join(list_models()))
+
+
+@app.command()
+def tasks() -> None:
+    """List the tasks that can be loaded by name."""
+    from mtd_lens.registry import list_tasks, load_task
+    from mtd_lens.render import text_table
+
+    rows = [[name, repr(load_task(name))] for name in list_tasks()]
+    print(text_table(["task", "what it is"], rows, left=(0, 1)))
+
+
+@app.command()
+def score(
+    name: Model,
+    sequences: Sequences = None,
+    seed: Seed = 0,
+    json: Json = None,
+    html: Html = None,
+    device: Device = None,
+) -> None:
+    """Score a model: does each layer compute its part of the algorithm?"""
+    _check_paths(json, html)
+    from mtd_lens import scoring
+    from mtd_lens.registry import load_model
+
+    model = load_model(name, device=device)
+    scoring.check_sampling(scoring.N_SEQUENCES if sequences is None else sequences, seed)
+    card = scoring.score(
+        model,
+        n_sequences=scoring.N_SEQUENCES if sequences is None else sequences,
+        seed=seed,
+        progress=True,
+    )
+    print(card)
+    if json:
+        card.to_json(json)
+    if html:
+        card.to_html(html)
+    _say_written(json, html)
+
+
+@app.command()
+def compare(
+    name: Model,
+    lengths: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--lengths", help="Context lengths, separated by commas."),
+    ] = None,
+    sequences: Sequences = None,
+    seed: Seed = 0,
+    json: Json = None,
+    device: Device = None,
+) -> None:
+    """Hold a model's predictions and the reference estimators against the truth."""
+    _check_paths(json)
+    from mtd_lens import comparison
+    from mtd_lens.registry import load_model
+
+    chosen = None if lengths is None else _integers(lengths)
+    result = comparison.compare(
+        load_model(name, device=device),
+        lengths=chosen,
+        n_sequences=comparison.N_SEQUENCES if sequences is None else sequences,
+        seed=seed,
+        progress=True,
+    )
+    print(result)
+    if json:
+        result.to_json(json)
+    _say_written(json)
+
+
+def main() -> None:
+    """Run the command line."""
+    from mtd_lens.errors import MTDLensError
+
+    try:
+        app()
+    except MTDLensError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _check_paths(*paths: Path | None) -> None:
+    """Refuse outputs that cannot be written, before any work."""
+    from mtd_lens.render import check_output_path
+
+    for path in paths:
+        if path is not None:
+            check_output_path(path)
+
+
+def _say_written(*paths: Path | None) -> None:
+    for path in paths:
+        if path is not None:
+            print(f"wrote {path}", file=sys.stderr)
+
+
+def _integers(text: str) -> list[int]:
+    from mtd_lens.errors import ArgumentError
+
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ArgumentError(
+            f"--lengths takes integers separated by commas, such as 16,32,64; got {text!r}."
+        ) from None

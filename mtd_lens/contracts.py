@@ -1,0 +1,181 @@
+"""The protocols that a task family fills in.
+
+A family is one folder under ``mtd_lens/families`` whose ``__init__`` holds a ``FAMILY``. Nothing
+else in the package names it: the registry finds the folder, and scoring, reports and commands work
+through the protocols below. Predictions are compared by the family's own ``divergence``, so they
+may be probabilities (KL, nats) or vectors (squared error).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Batch(Protocol):
+    """Sampled sequences, with whatever latent variables the task has beside them."""
+
+    @property
+    def tokens(self) -> Tensor: ...  # noqa: D102
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A distribution over sequences."""
+
+    family: str
+    name: str | None
+
+    @property
+    def n_tokens(self) -> int: ...  # noqa: D102
+    @property
+    def seq_len(self) -> int: ...  # noqa: D102
+
+    def sample(self, n: int, seed: int) -> Batch:
+        """Draw ``n`` sequences."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data from which the family can make the task again."""
+
+
+class CausalModel(Protocol):
+    """The high-level algorithm that a model is held against.
+
+    Attributes:
+        variables: Names, in causal order; the last one is the prediction.
+        parameters: Free parameters that were fitted to the model under test.
+    """
+
+    variables: tuple[str, ...]
+
+    @property
+    def parameters(self) -> Mapping[str, float]: ...  # noqa: D102
+
+    def do(self, **values: Tensor) -> "CausalModel":
+        """The model in which variables are held at values; NaN entries are left to their cause."""
+
+    def run(self, tokens: Tensor) -> Mapping[str, Tensor]:
+        """Every variable, ``[sequence, query, …]``, at the positions of ``query_positions``."""
+
+    def query_positions(self, length: int) -> tuple[int, ...]:
+        """Positions at which the variables are defined, for sequences of ``length``."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One model under test with everything a claim may look at.
+
+    Attributes:
+        model: A hooked model.
+        task: The task it is tested on.
+        causal_model: The algorithm, its parameters fitted to the model that the scorecard is for.
+        fit_tokens: ``[sequence, position]``: for fitting and for every choice (layer, head).
+        tokens: ``[sequence, position]``: for scores alone.
+        seed: Of pairs, controls and resampling.
+    """
+
+    model: Any
+    task: Any
+    causal_model: Any
+    fit_tokens: Tensor
+    tokens: Tensor
+    seed: int
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a claim's test found at one layer; the score is ``1 - E[numerator]/E[denominator]``.
+
+    Attributes:
+        layer: Block index; None for the model's output.
+        site: Hook, heads and positions, in words.
+        selection: The score on the fit split, by which the claim's layer is chosen.
+        numerator: Discrepancy of the model, one value an evaluation sequence (for scores read
+            from parameters, one value a row compared).
+        denominator: Discrepancy of the reference.
+        control: Numerator and denominator of the control task, where the test has one.
+        exact: True for scores read from parameters, which sequences do not make uncertain.
+        details: Further figures for the report.
+    """
+
+    layer: int | None
+    site: str
+    selection: float
+    numerator: Float[Tensor, " row"]
+    denominator: Float[Tensor, " row"]
+    control: tuple[Tensor, Tensor] | None = None
+    exact: bool = False
+    details: Mapping[str, float | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement about a model and the test that decides it.
+
+    Attributes:
+        id: ``variable.test``.
+        statement: The claim in one sentence.
+        measure: The test: one measurement for every layer that it can be made at; none where the
+            claim does not apply (the variable does not vary).
+    """
+
+    id: str
+    statement: str
+    measure: Callable[[Trial], Sequence[Measurement]]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A reference estimator beside a model's predictions, or beside the truth.
+
+    Attributes:
+        name: Of the estimator.
+        divergence: One value a sequence: ``divergence(estimator ‖ model)`` in a scorecard,
+            ``divergence(truth ‖ estimator)`` in a comparison.
+        parameters: What was fitted on the fit split, such as the step size.
+    """
+
+    name: str
+    divergence: Float[Tensor, " sequence"]
+    parameters: Mapping[str, float]
+
+
+@runtime_checkable
+class Family(Protocol):
+    """Everything the package needs to know about a kind of task."""
+
+    name: str
+
+    def presets(self) -> Mapping[str, Callable[[], Any]]:
+        """Loaders of the family's named tasks."""
+
+    def task_from_json(self, data: Mapping[str, Any]) -> Any:
+        """The task that ``Task.to_json`` described."""
+
+    def variants(self) -> Mapping[str, Callable[..., Any]]:
+        """Builders ``(task, dtype) -> model`` of the models that every task has."""
+
+    def check_model(self, model: Any, task: Any) -> None:
+        """Raise a ModelError if ``model`` cannot be run on ``task``."""
+
+    def fit_causal_model(self, model: Any, task: Any, tokens: Tensor) -> Any:
+        """The causal model whose free parameters follow the model's predictions on ``tokens``."""
+
+    def null(self, model: Any, task: Any, seed: int) -> Any:
+        """A model of the same architecture with random weights."""
+
+    def ceiling(self, task: Any, causal_model: Any) -> Any:
+        """A model that computes the causal model exactly."""
+
+    def claims(self, task: Any) -> Sequence[Claim]:
+        """What a scorecard tests."""
+
+    def estimates(self, trial: Trial) -> Sequence[Estimate]:
+        """The reference estimators against the model's predictions, on ``trial.tokens``."""
+
+    def contenders(
+        self, task: Any, model: Any, length: int, n_sequences: int, seed: int
+    ) -> Sequence[Estimate]:
+        """The estimators and the model against the truth, on contexts of ``length``."""

@@ -1,0 +1,40 @@
+"""The error tree: every refusal of bad input is an :class:`MTDLensError`."""
+
+from probes.errors import DataError, MTDLensError, SiteError, nearest
+
+__all__ = [
+    "ArgumentError",
+    "DataError",
+    "MTDLensError",
+    "ModelError",
+    "OutputPathError",
+    "SiteError",
+    "TaskError",
+    "TokensError",
+    "UnknownNameError",
+    "nearest",
+]
+
+
+class TaskError(MTDLensError):
+    """A task that cannot be: a transition that is not stochastic, an order out of range, …"""
+
+
+class TokensError(MTDLensError):
+    """Token sequences that a task or model cannot take."""
+
+
+class ArgumentError(MTDLensError):
+    """Any other argument out of its range."""
+
+
+class UnknownNameError(MTDLensError):
+    """A name that nothing is registered under."""
+
+
+class ModelError(MTDLensError):
+    """A model that does not fit the task, or that cannot do what is asked of it."""
+
+
+class OutputPathError(MTDLensError):
+    """A path that a result cannot be written to."""

@@ -1,0 +1,1 @@
+"""Task families, one folder each; the registry finds every folder that holds a ``FAMILY``."""

@@ -1,0 +1,172 @@
+"""The high-level algorithm that models are held against.
+
+``responsibilities -> mean_responsibility -> mixture_weights -> prediction``: posterior
+responsibilities under uniform weights, their running mean, ``softmax(β · mean)``, and the mixture of
+transition rows, at every query position ``order … T-1``.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from scipy import optimize
+from torch import Tensor
+
+from mtd_lens.errors import ArgumentError, nearest
+from mtd_lens.families.mtd import estimators
+from mtd_lens.families.mtd.task import MTDTask
+
+VARIABLES = ("responsibilities", "mean_responsibility", "mixture_weights", "prediction")
+
+BETA_RANGE = (1e-2, 1e3)
+N_FIT_SEQUENCES = 2048
+FIT_SEED = 0
+
+
+@dataclass(frozen=True)
+class MTDCausalModel:
+    """One step of mirror descent, stage by stage, with interventions.
+
+    Attributes:
+        task: The task.
+        beta: β = η m n of the step, at least 0; 0 gives uniform mixture weights.
+        interventions: Variables held at values.
+
+    >>> import mtd_lens, torch
+    >>> task = mtd_lens.MTDTask([[0.9, 0.1], [0.4, 0.6]], order=2, seq_len=8)
+    >>> tokens = task.sample(4, seed=0).tokens
+    >>> model = mtd_lens.MTDCausalModel(task, beta=4.0)
+    >>> only_lag_1 = torch.tensor([1.0, 0.0]).expand(4, 7 - 1, 2)
+    >>> model.do(mixture_weights=only_lag_1).run(tokens)["prediction"].shape
+    torch.Size([4, 6, 2])
+    """
+
+    task: MTDTask
+    beta: float
+    interventions: Mapping[str, Tensor] = field(default_factory=dict)
+
+    variables = VARIABLES
+
+    def __post_init__(self) -> None:
+        check_beta(self.beta)
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """What is fitted to the model under test."""
+        return {"beta": self.beta}
+
+    def query_positions(self, length: int) -> tuple[int, ...]:
+        """Positions at which the variables are defined: those with a full window of parents."""
+        return tuple(range(self.task.order, length))
+
+    def do(self, **values: Tensor) -> "MTDCausalModel":
+        """This model with variables held at values, on top of earlier interventions.
+
+        Args:
+            **values: A tensor for each variable, of the shape that ``run`` gives it (or one that
+                broadcasts to it). NaN entries are left to their cause, so that a variable can be
+                held at some positions only.
+
+        Raises:
+            ArgumentError: An unknown variable.
+        """
+        for name in values:
+            if name not in VARIABLES:
+                raise ArgumentError(
+                    f"the causal model has no variable {name!r}. {nearest(name, VARIABLES)}"
+                )
+        return MTDCausalModel(self.task, self.beta, {**self.interventions, **values})
+
+    def run(self, tokens: Tensor) -> dict[str, Tensor]:
+        """All variables at every query position, in float64.
+
+        Args:
+            tokens: ``[sequence, position]``.
+
+        Returns:
+            ``responsibilities``, ``mean_responsibility`` and ``mixture_weights`` as
+            ``[sequence, query, lag]``, ``prediction`` as ``[sequence, query, token]``.
+
+        Raises:
+            TokensError: Tokens that do not fit the task.
+            ArgumentError: An intervention whose shape does not fit.
+        """
+        gamma = self._held("responsibilities", estimators.responsibilities(self.task, tokens))
+        counts = torch.arange(1, gamma.shape[1] + 1).to(gamma)[:, None]
+        mean = self._held("mean_responsibility", gamma.cumsum(1) / counts)
+        weights = self._held("mixture_weights", (self.beta * mean).softmax(-1))
+        rows = estimators.parent_rows(self.task, tokens)
+        prediction = torch.einsum("nql,nqlb->nqb", weights, rows)
+        values = (gamma, mean, weights, self._held("prediction", prediction))
+        return dict(zip(VARIABLES, values, strict=True))
+
+    def _held(self, name: str, natural: Tensor) -> Tensor:
+        if name not in self.interventions:
+            return natural
+        value = self.interventions[name].to(natural)
+        try:
+            value = value.expand_as(natural)
+        except RuntimeError as error:
+            raise ArgumentError(
+                f"the intervention on {name} has shape {tuple(value.shape)}; expected one that "
+                f"broadcasts to {tuple(natural.shape)}."
+            ) from error
+        return torch.where(value.isnan(), natural, value)
+
+
+def check_beta(beta: Any) -> float:
+    """``beta`` as a float.
+
+    Raises:
+        ArgumentError: Not a finite number of at least 0.
+    """
+    if isinstance(beta, bool) or not isinstance(beta, int | float) or not 0 <= beta < float("inf"):
+        raise ArgumentError(
+            f"beta must be a finite number of at least 0; got {beta!r}. "
+            "Leave it out to have it fitted."
+        )
+    return float(beta)
+
+
+def fit_beta(
+    task: MTDTask,
+    tokens: Tensor,
+    targets: Float[Tensor, "sequence token"],
+    bounds: tuple[float, float] = BETA_RANGE,
+) -> float:
+    """The β whose prediction at the last query is nearest to ``targets``.
+
+    Minimises the mean KL(target ‖ prediction) over log β by bounded scalar search.
+
+    Args:
+        task: The task.
+        tokens: ``[sequence, position]``.
+        targets: ``[sequence, token]``, the distributions to follow.
+        bounds: Of β.
+    """
+    mean = estimators.responsibilities(task, tokens).mean(1)
+    rows = estimators.parent_rows(task, tokens)[:, -1]
+    targets = targets.to(mean)
+
+    def cross_entropy(log_beta: float) -> float:
+        weights = (math.exp(log_beta) * mean).softmax(-1)
+        prediction = torch.einsum("nl,nlb->nb", weights, rows)
+        return -float(torch.xlogy(targets, prediction.clamp_min(1e-300)).sum(-1).mean())
+
+    low, high = (math.log(bound) for bound in bounds)
+    result = optimize.minimize_scalar(
+        cross_entropy, bounds=(low, high), method="bounded", options={"xatol": 1e-10}
+    )
+    return math.exp(result.x)
+
+
+def best_beta(task: MTDTask) -> float:
+    """The β that predicts best on the task itself, fitted to the true predictive distribution.
+
+    Uses 2048 sequences with a fixed seed, so equal tasks get equal values.
+    """
+    batch = task.sample(N_FIT_SEQUENCES, seed=FIT_SEED)
+    return fit_beta(task, batch.tokens, estimators.predict(task, batch.tokens, batch.weights))

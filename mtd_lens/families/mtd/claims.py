@@ -1,0 +1,255 @@
+"""What a scorecard tests of a model on an MTD task, and the estimators that it is compared with."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import probes
+import torch
+from jaxtyping import Float
+from scipy import optimize
+from torch import Tensor
+
+from mtd_lens import measures
+from mtd_lens.contracts import Claim, Estimate, Measurement, Trial
+from mtd_lens.families.mtd import estimators
+from mtd_lens.families.mtd.posterior import posterior_mean
+from mtd_lens.families.mtd.task import MTDTask
+from mtd_lens.hooked import probabilities
+from mtd_lens.shapes import Tokens, Weights
+
+PROBE_HOOKS = ("hook_attn_out", "hook_resid_post")
+MAX_MIRROR_STEPS = 5
+MAX_EM_STEPS = 10
+
+
+def claims(task: MTDTask) -> list[Claim]:
+    """The claims, in causal order."""
+    interchange = partial(
+        measures.measure_interchange, prediction=probabilities, divergence=probes.kl_divergence
+    )
+    probe = partial(measures.measure_probe, hooks=PROBE_HOOKS, window=partial(raw_windows, task))
+    lags = range(1, task.order + 1)
+    return [
+        Claim(
+            "responsibilities.interchange",
+            "Swapping a layer's output at all evidence positions acts as swapping γ.",
+            lambda t: interchange(t, "responsibilities", "hook_attn_out", last_only=False),
+        ),
+        Claim(
+            "responsibilities.probe",
+            "γ can be read linearly from a layer at every evidence position.",
+            lambda t: probe(t, "responsibilities", control=_control(t, 0), last_only=False),
+        ),
+        Claim(
+            "responsibilities.attention",
+            "At every evidence position a head's pattern over lags 1 to m is γ.",
+            lambda t: measures.measure_attention(t, "responsibilities", lags, last_only=False),
+        ),
+        Claim(
+            "responsibilities.weights",
+            "A head's content score between tokens is the log of the transition.",
+            lambda t: measures.measure_content(t, column_normalised(task)),
+        ),
+        Claim(
+            "mean_responsibility.interchange",
+            "Swapping a layer's output at the last query acts as swapping the mean of γ.",
+            lambda t: interchange(t, "mean_responsibility", "hook_attn_out", last_only=True),
+        ),
+        Claim(
+            "mean_responsibility.probe",
+            "The mean of γ can be read linearly from a layer at the last query.",
+            lambda t: probe(t, "mean_responsibility", control=_control(t, 1), last_only=True),
+        ),
+        Claim(
+            "mixture_weights.interchange",
+            "Swapping a layer's attention pattern at the last query acts as swapping the weights.",
+            lambda t: interchange(t, "mixture_weights", "attn.hook_pattern", last_only=True),
+        ),
+        Claim(
+            "mixture_weights.attention",
+            "At the last query a head's pattern over the last m positions is the mixture weights.",
+            lambda t: measures.measure_attention(
+                t, "mixture_weights", [g - 1 for g in lags], last_only=True
+            ),
+        ),
+        Claim(
+            "prediction.estimator",
+            "Predictions at the last query are those of one step of mirror descent.",
+            measure_estimator,
+        ),
+    ]
+
+
+def column_normalised(task: MTDTask) -> Float[Tensor, "query_token key_token"]:
+    """``transition[a, b] / Σ_a' transition[a', b]`` for each query token b that can occur.
+
+    It is the posterior over the parent token a with all tokens equally likely: what the softmax of
+    a content score ``log transition[a, b]`` over key tokens must be. Tokens that never follow
+    another are given a uniform row.
+    """
+    columns = task.transition.T
+    total = columns.sum(-1, keepdim=True)
+    return torch.where(total > 0, columns / total.clamp_min(1e-300), 1 / task.n_tokens)
+
+
+def raw_windows(task: MTDTask, tokens: Tokens) -> Float[Tensor, "sequence query feature"]:
+    """One-hot features of the last m+1 tokens, of which γ is a function."""
+    positions = tuple(range(task.order, tokens.shape[1]))
+    windows = probes.token_windows(tokens, positions, task.order + 1)
+    return probes.one_hot_windows(windows, task.n_tokens)
+
+
+def _control(trial: Trial, index: int) -> Callable[[Tensor], Tensor]:
+    """The control task of variable ``index``: random responsibilities through the same algorithm.
+
+    An arbitrary point of the simplex for each token window stands in for γ, so that the control of
+    the mean is a mean of controls.
+    """
+    task, causal = trial.task, trial.causal_model
+
+    def control(tokens: Tensor) -> Tensor:
+        positions = tuple(range(task.order, tokens.shape[1]))
+        windows = probes.token_windows(tokens, positions, task.order + 1)
+        decoys = probes.random_simplex_map(windows, task.order, trial.seed)
+        return causal.do(responsibilities=decoys).run(tokens)[causal.variables[index]]
+
+    return control
+
+
+def model_predictions(model: Any, tokens: Tokens) -> Float[Tensor, "sequence token"]:
+    """The model's distribution of the token after the last position, float64."""
+    return probabilities(model, probes.last_outputs(model, tokens))
+
+
+def measure_estimator(trial: Trial) -> list[Measurement]:
+    """``1 - KL(one step ‖ model) / KL(one step ‖ uniform weights)`` at the last query."""
+    halves = []
+    for tokens in (trial.fit_tokens, trial.tokens):
+        one_step = trial.causal_model.run(tokens)["prediction"][:, -1]
+        uniform = estimators.predict(trial.task, tokens, uniform_weights(trial.task, tokens))
+        predicted = model_predictions(trial.model, tokens)
+        halves.append(
+            (
+                probes.kl_divergence(one_step, predicted),
+                probes.kl_divergence(one_step, uniform),
+            )
+        )
+    fit, evaluation = halves
+    if float(evaluation[1].mean()) <= probes.statistics.NEGLIGIBLE:
+        return []
+    selection = 1 - float(fit[0].mean() / fit[1].mean())
+    return [Measurement(None, "output at the last query", selection, *evaluation)]
+
+
+def uniform_weights(task: MTDTask, tokens: Tokens) -> Weights:
+    """1/m for every lag."""
+    shape = (len(tokens), task.order)
+    return torch.full(shape, 1 / task.order, dtype=torch.float64, device=tokens.device)
+
+
+def reference_weights(
+    task: MTDTask,
+    fit_tokens: Tokens,
+    fit_target: Float[Tensor, "sequence token"],
+    tokens: Tokens,
+    *,
+    target_first: bool,
+) -> dict[str, tuple[Weights, dict[str, float]]]:
+    """Every reference estimator's weights on ``tokens``, with what was fitted.
+
+    Step sizes and numbers of EM steps are fitted on the fit split, to follow ``fit_target``.
+
+    Args:
+        task: The task.
+        fit_tokens: For fitting.
+        fit_target: Predictions to follow at the last query: a model's, or the truth.
+        tokens: For the weights that are returned.
+        target_first: Fit KL(target ‖ estimator), or else KL(estimator ‖ target).
+
+    Returns:
+        By name: weights ``[sequence, lag]``, and fitted parameters.
+    """
+
+    def loss(weights: Weights) -> float:
+        prediction = estimators.predict(task, fit_tokens, weights)
+        pair = (fit_target, prediction) if target_first else (prediction, fit_target)
+        return float(probes.kl_divergence(*pair).mean())
+
+    found: dict[str, tuple[Weights, dict[str, float]]] = {
+        "uniform": (uniform_weights(task, tokens), {})
+    }
+    for n_steps in range(1, MAX_MIRROR_STEPS + 1):
+        step_size = _best_step_size(task, fit_tokens, n_steps, loss)
+        label = "one step" if n_steps == 1 else f"{n_steps} steps"
+        weights = estimators.mirror_descent(task, tokens, step_size, n_steps)
+        found[label] = (weights, {"step_size": step_size, "n_steps": float(n_steps)})
+    n_steps = min(
+        range(1, MAX_EM_STEPS + 1),
+        key=lambda n: loss(estimators.expectation_maximization(task, fit_tokens, n)),
+    )
+    em_weights = estimators.expectation_maximization(task, tokens, n_steps)
+    found["EM"] = (em_weights, {"n_steps": float(n_steps)})
+    found["maximum likelihood"] = (estimators.maximum_likelihood(task, tokens), {})
+    found["exact Bayes"] = (posterior_mean(task, tokens), {})
+    return found
+
+
+def _best_step_size(
+    task: MTDTask, tokens: Tokens, n_steps: int, loss: Callable[[Weights], float]
+) -> float:
+    n_evidence = tokens.shape[1] - task.order
+    stable = 1 / (n_evidence * task.order**2)  # Theorem 2 of the paper
+    result = optimize.minimize_scalar(
+        lambda log_step: loss(
+            estimators.mirror_descent(
+                task, tokens, float(torch.tensor(log_step, dtype=torch.float64).exp()), n_steps
+            )
+        ),
+        bounds=[float(torch.tensor(x).log()) for x in (stable / 100, stable * 1000)],
+        method="bounded",
+        options={"xatol": 1e-4},
+    )
+    return float(torch.tensor(result.x, dtype=torch.float64).exp())
+
+
+def estimates(trial: Trial) -> Sequence[Estimate]:
+    """KL(estimator ‖ model) for every reference estimator, its parameters fitted to the model."""
+    fit_target = model_predictions(trial.model, trial.fit_tokens)
+    predicted = model_predictions(trial.model, trial.tokens)
+    reference = reference_weights(
+        trial.task, trial.fit_tokens, fit_target, trial.tokens, target_first=False
+    )
+    return [
+        Estimate(
+            name,
+            probes.kl_divergence(estimators.predict(trial.task, trial.tokens, weights), predicted),
+            fitted,
+        )
+        for name, (weights, fitted) in reference.items()
+    ]
+
+
+def contenders(
+    task: MTDTask, model: Any, length: int, n_sequences: int, seed: int
+) -> Sequence[Estimate]:
+    """KL(truth ‖ prediction) of every estimator and of the model, on contexts of ``length``."""
+    device = next(model.parameters()).device
+    longer = MTDTask(task.transition, task.order, length, task.concentration)
+    batch = longer.sample(2 * n_sequences, seed)
+    tokens = batch.tokens.to(device)
+    truth = estimators.predict(task, tokens, batch.weights)
+    fit, test = slice(0, n_sequences), slice(n_sequences, None)
+    reference = reference_weights(
+        task, tokens[fit], truth[fit], tokens[test], target_first=True
+    )
+    rows = [
+        Estimate(
+            name,
+            probes.kl_divergence(truth[test], estimators.predict(task, tokens[test], weights)),
+            fitted,
+        )
+        for name, (weights, fitted) in reference.items()
+    ]
+    predicted = model_predictions(model, tokens[test])
+    return [*rows, Estimate("model", probes.kl_divergence(truth[test], predicted), {})]

@@ -1,0 +1,117 @@
+"""The analytic three-layer models, whole and with one part broken."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from mtd_lens.errors import ArgumentError, ModelError, nearest
+from mtd_lens.families.mtd.absolute import construct_absolute
+from mtd_lens.families.mtd.causal_model import best_beta, check_beta
+from mtd_lens.families.mtd.plan import Plan
+from mtd_lens.families.mtd.relative import construct_relative
+from mtd_lens.families.mtd.task import MTDTask
+
+FORMS = {"relative": construct_relative, "absolute": construct_absolute}
+READ_OUTS = ("log_probs", "probs")
+
+WINDOW = 3
+"""How many last positions the ``"average"`` ablation leaves to layer 1."""
+
+PARTS = {
+    "transition": "layer 0 scores content with another matrix (the transition, rows shifted by 1)",
+    "average": f"layer 1 averages only the last {WINDOW} positions",
+    "beta": "layer 2 multiplies the mean responsibility by 0: its weights stay uniform",
+    "lag": "layer 2 gives each lag the weight of the next one",
+}
+
+
+def construct(
+    task: MTDTask,
+    beta: float | None = None,
+    form: str = "absolute",
+    read_out: str = "log_probs",
+    dtype: torch.dtype = torch.float32,
+) -> Any:
+    """A HookedTransformer that does one step of mirror descent, exactly, at every query position.
+
+    Layer 0 computes responsibilities, layer 1 their mean over the evidence, layer 2's attention
+    pattern is ``softmax(β · mean)``, and the unembedding is the transition.
+
+    Args:
+        task: Whose transition, order and context length the weights hold.
+        beta: β = η m n of the step, at least 0; None fits it to the task (see ``best_beta``).
+        form: ``"absolute"`` uses stock modules, one-hot positions and ``order`` heads;
+            ``"relative"`` uses relative key and value tables and one head (Proposition 3).
+        read_out: ``"log_probs"``: the output is log-probabilities, so that its softmax is the
+            prediction and TransformerLens's loss is right; ``"probs"``: the paper's linear
+            read-out, the probabilities themselves.
+        dtype: Of the parameters.
+
+    Returns:
+        A HookedTransformer on the CPU, in evaluation mode. It predicts at positions
+        ``t >= order - 1``; before, some lags have no token yet.
+
+    Raises:
+        ArgumentError: An unknown form or read-out, a β out of range, a dtype that is not floating.
+    """
+    if form not in FORMS:
+        raise ArgumentError(f"unknown form {form!r}. {nearest(form, FORMS)}")
+    if read_out not in READ_OUTS:
+        raise ArgumentError(f"unknown read_out {read_out!r}. {nearest(read_out, READ_OUTS)}")
+    if not isinstance(task, MTDTask):
+        raise ArgumentError(
+            f"construct needs an MTDTask; got {type(task).__name__}. Use load_task(name) or "
+            "MTDTask(transition, order, seq_len)."
+        )
+    beta = best_beta(task) if beta is None else check_beta(beta)
+    return _build(Plan(task, beta, read_out), form, dtype)
+
+
+def ablate_construction(model: Any, part: str) -> Any:
+    """A new construction like ``model`` with one part broken: what a scorecard must notice.
+
+    Args:
+        model: A model from ``construct`` or ``load_model(".../constructed-…")``.
+        part: ``"transition"``, ``"average"``, ``"beta"`` or ``"lag"``; see ``PARTS``.
+
+    Raises:
+        ArgumentError: An unknown part, or one that the task cannot show broken.
+        ModelError: The model is not a construction.
+    """
+    from mtd_lens.hooked import info_of
+
+    if part not in PARTS:
+        raise ArgumentError(f"unknown part {part!r}. {nearest(part, PARTS)}")
+    info = info_of(model)
+    if info is None or not isinstance(info.blueprint, tuple):
+        raise ModelError(
+            "only an analytic construction can be ablated by part; this model is none. Build one "
+            "with construct(task)."
+        )
+    plan, form = info.blueprint
+    if part == "lag" and plan.task.order == 1:
+        raise ArgumentError("a task of order 1 has one lag only, so it cannot be read wrongly.")
+    changes: dict[str, Any] = {
+        "transition": {"content": plan.task.transition.roll(1, 0)},
+        "average": {"window": WINDOW},
+        "beta": {"beta": 0.0},
+        "lag": {"lag_shift": 1},
+    }
+    broken = replace(plan, **changes[part])
+    return _build(broken, form, model.cfg.dtype, name=f"{info.name} without its {part}")
+
+
+def _build(plan: Plan, form: str, dtype: torch.dtype, name: str | None = None) -> Any:
+    from mtd_lens.hooked import ModelInfo, assemble
+
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ArgumentError(f"dtype must be a floating-point torch dtype; got {dtype!r}.")
+    architecture, weights = FORMS[form](plan)
+    info = ModelInfo(
+        task=plan.task,
+        name=name or f"{plan.task.name or 'mtd'}/constructed-{form}",
+        probabilities=plan.read_out == "probs",
+        blueprint=(plan, form),
+    )
+    return assemble(architecture, weights, info, dtype)

@@ -1,0 +1,125 @@
+"""The MTD family as the rest of the package sees it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtd_lens.contracts import Claim, Estimate, Trial
+from mtd_lens.errors import ModelError
+from mtd_lens.families.mtd import presets
+from mtd_lens.families.mtd.causal_model import MTDCausalModel, best_beta, fit_beta
+from mtd_lens.families.mtd.task import MTDTask
+
+BETA_SPAN = 8.0
+"""A model's β is sought within this factor of the task's best one, on either side.
+
+A model whose predictions ignore the context follows β = 0 best, under which no intervention has an
+effect to test; the bound keeps the algorithm that it is held against one that has.
+"""
+
+NULL_SEED = 0
+
+
+class MTDFamily:
+    """See :class:`mtd_lens.contracts.Family`."""
+
+    name = "mtd"
+
+    def presets(self) -> Mapping[str, Callable[[], MTDTask]]:
+        """Loaders of the family's named tasks."""
+        return {name: partial(presets.load_preset, name) for name in presets.PRESETS}
+
+    def task_from_json(self, data: Mapping[str, Any]) -> MTDTask:
+        """The task that ``MTDTask.to_json`` described."""
+        return MTDTask.from_json(data)
+
+    def variants(self) -> Mapping[str, Callable[..., Any]]:
+        """Builders ``(task, dtype) -> model``."""
+        return {
+            "constructed-absolute": partial(_constructed, form="absolute"),
+            "constructed-relative": partial(_constructed, form="relative"),
+            "random-absolute": partial(_random, form="absolute"),
+            "random-relative": partial(_random, form="relative"),
+        }
+
+    def check_model(self, model: Any, task: MTDTask) -> None:
+        """Raise a ModelError if ``model`` cannot be run on ``task``."""
+        cfg = getattr(model, "cfg", None)
+        if cfg is None or not hasattr(model, "hook_dict"):
+            raise ModelError(
+                f"a model under test must be a HookedTransformer; got {type(model).__name__}."
+            )
+        if cfg.d_vocab != task.n_tokens or cfg.d_vocab_out != task.n_tokens:
+            raise ModelError(
+                f"the task has {task.n_tokens} tokens, but the model reads {cfg.d_vocab} and "
+                f"predicts {cfg.d_vocab_out}. Use a model with d_vocab = d_vocab_out = "
+                f"{task.n_tokens}, or the task it was made for."
+            )
+        if cfg.n_ctx < task.seq_len:
+            raise ModelError(
+                f"the task's sequences have {task.seq_len} tokens, but the model's context is "
+                f"{cfg.n_ctx}. Use a task with a shorter seq_len, or a longer context."
+            )
+        if cfg.n_layers < 1:
+            raise ModelError("the model has no layers, so there is nothing to test.")
+
+    def fit_causal_model(self, model: Any, task: MTDTask, tokens: Tensor) -> MTDCausalModel:
+        """One step of mirror descent with the β that the model's predictions follow."""
+        from mtd_lens.families.mtd.claims import model_predictions
+
+        best = best_beta(task)
+        bounds = (best / BETA_SPAN, best * BETA_SPAN)
+        beta = fit_beta(task, tokens, model_predictions(model, tokens), bounds)
+        return MTDCausalModel(task, beta)
+
+    def null(self, model: Any, task: MTDTask, seed: int) -> Any:
+        """A model of the same architecture with random weights."""
+        from mtd_lens.hooked import randomized
+
+        return randomized(model, seed, name="null")
+
+    def ceiling(self, task: MTDTask, causal_model: MTDCausalModel) -> Any:
+        """The construction with the causal model's β."""
+        from mtd_lens.families.mtd.constructions import construct
+
+        return construct(task, causal_model.beta, form="relative")
+
+    def claims(self, task: MTDTask) -> Sequence[Claim]:
+        """What a scorecard tests."""
+        from mtd_lens.families.mtd.claims import claims
+
+        return claims(task)
+
+    def estimates(self, trial: Trial) -> Sequence[Estimate]:
+        """The reference estimators against the model's predictions."""
+        from mtd_lens.families.mtd.claims import estimates
+
+        return estimates(trial)
+
+    def contenders(
+        self, task: MTDTask, model: Any, length: int, n_sequences: int, seed: int
+    ) -> Sequence[Estimate]:
+        """The estimators and the model against the truth."""
+        from mtd_lens.families.mtd.claims import contenders
+
+        return contenders(task, model, length, n_sequences, seed)
+
+
+def _constructed(task: MTDTask, dtype: torch.dtype, form: str) -> Any:
+    from mtd_lens.families.mtd.constructions import construct
+
+    return construct(task, form=form, dtype=dtype)
+
+
+def _random(task: MTDTask, dtype: torch.dtype, form: str) -> Any:
+    from mtd_lens.families.mtd.constructions import construct
+    from mtd_lens.hooked import randomized
+
+    return randomized(
+        construct(task, beta=1.0, form=form, dtype=dtype),
+        NULL_SEED,
+        name=f"{task.name or 'mtd'}/random-{form}",
+    )

@@ -1,0 +1,94 @@
+"""What both analytic constructions are built from: the plan, and the constants of their softmaxes.
+
+A softmax cannot give exactly 0, so keys outside a band get a score that is lower by a finite margin.
+Every margin of a construction is at least :data:`MARGIN`, so what leaks out of a band of ``n`` keys
+is at most :func:`leak_bound`. Scores inside a band are never shifted, so they keep full precision.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mtd_lens.families.mtd.task import MTDTask
+from mtd_lens.layout import Layout, ReadOut
+from mtd_lens.shapes import Transition
+
+MARGIN = 80.0
+"""Nats between the scores inside a band and those outside: exp(-80) is 2e-35."""
+
+
+def leak_bound(n_keys: int) -> float:
+    """The most attention that a softmax over ``n_keys`` keys gives outside its band."""
+    return (n_keys - 1) * math.exp(-MARGIN)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a construction computes; anything but the defaults breaks one of its parts.
+
+    Attributes:
+        task: The task.
+        beta: Layer 2 computes ``softmax(beta · mean responsibility)``.
+        read_out: How the output is read.
+        content: The transition whose logarithm layer 0 uses as content score; None for the task's.
+        window: Layer 1 averages only this many last positions; None for all.
+        lag_shift: Layer 2 gives the token at lag g the weight of lag g + lag_shift (cyclically).
+    """
+
+    task: MTDTask
+    beta: float
+    read_out: ReadOut = "log_probs"
+    content: Transition | None = None
+    window: int | None = None
+    lag_shift: int = 0
+
+    @property
+    def content_scores(self) -> Transition:
+        """``log transition[key, query]``, with ``content_floor`` for probabilities of 0."""
+        transition = self.task.transition if self.content is None else self.content
+        return transition.log().clamp_min(self.content_floor)
+
+    @property
+    def content_floor(self) -> float:
+        """The score of an impossible pair: lower by the margin than that of any possible one."""
+        transition = self.task.transition if self.content is None else self.content
+        return float(transition[transition > 0].min().log()) - MARGIN
+
+    @property
+    def responsibility_gap(self) -> float:
+        """How far keys outside layer 0's band lie below those inside, which are at most 0."""
+        return MARGIN - self.content_floor
+
+    @property
+    def average_gap(self) -> float:
+        """How far keys outside layer 1's band lie below those inside, which are 0."""
+        return MARGIN
+
+    @property
+    def weights_gap(self) -> float:
+        """How far keys outside layer 2's band lie below those inside, which are at most beta."""
+        return MARGIN + self.beta
+
+
+def unembed(plan: Plan, layout: Layout) -> dict[str, Tensor]:
+    """The transition itself: mixed one-hot tokens become the mixture of its rows."""
+    W_U = zeros(layout.size, plan.task.n_tokens)
+    W_U[layout["output"]] = plan.task.transition
+    return {"unembed.W_U": W_U}
+
+
+def zeros(*shape: int) -> Tensor:
+    """A float64 tensor of zeros to write weights into."""
+    return torch.zeros(*shape, dtype=torch.float64)
+
+
+def eye(size: int) -> Tensor:
+    """A float64 identity matrix."""
+    return torch.eye(size, dtype=torch.float64)
+
+
+def for_layer(layer: int, **weights: Tensor) -> dict[str, Tensor]:
+    """Attention weights of a block under their names in a ``state_dict``."""
+    return {f"blocks.{layer}.attn.{name}": value for name, value in weights.items()}

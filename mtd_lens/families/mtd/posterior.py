@@ -1,0 +1,184 @@
+"""Posterior mean of the mixture weights under their Dirichlet prior.
+
+The likelihood is a polynomial in λ of degree n, the number of evidence positions, so a
+conical-product Gauss-Jacobi rule (Stroud 1971) integrates it exactly with ``⌈(n+2)/2⌉`` nodes a
+dimension. Where such a rule is too large, a Rao-Blackwellised Gibbs sampler takes over, which
+reports its Monte Carlo standard error.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from scipy import special
+from torch import Tensor
+
+from mtd_lens.errors import ArgumentError, nearest
+from mtd_lens.families.mtd.estimators import lag_likelihoods
+from mtd_lens.families.mtd.task import MTDTask
+from mtd_lens.shapes import Likelihoods, Weights
+
+METHODS = ("auto", "quadrature", "gibbs")
+
+MAX_NODES = 200_000
+"""Quadrature rules up to this size are exact by default; ``"auto"`` uses Gibbs above it."""
+
+_MAX_ENTRIES = 2**24
+_RENORMALISE_EVERY = 16
+
+
+def posterior_mean(
+    task: MTDTask,
+    tokens: Tensor,
+    method: str = "auto",
+    *,
+    n_nodes: int | None = None,
+    standard_error: float = 1e-3,
+    seed: int = 0,
+) -> Weights:
+    """``E[λ | tokens]`` under ``λ ~ Dirichlet(concentration)``.
+
+    Args:
+        task: The task.
+        tokens: ``[sequence, position]``.
+        method: ``"quadrature"``, ``"gibbs"``, or ``"auto"``: quadrature where its exact rule has
+            at most 200,000 nodes.
+        n_nodes: Nodes a dimension for quadrature; by default as many as make it exact.
+        standard_error: For Gibbs, run until every standard error is at most this.
+        seed: For Gibbs.
+
+    Returns:
+        ``[sequence, lag]``, float64.
+
+    Raises:
+        ArgumentError: An unknown method, or a quadrature rule beyond 20 million nodes.
+        TokensError: Tokens that do not fit the task or are impossible under it.
+    """
+    if method not in METHODS:
+        raise ArgumentError(f"unknown posterior method {method!r}. {nearest(method, METHODS)}")
+    likelihoods = lag_likelihoods(task, tokens)
+    nodes_each = n_nodes or exact_nodes(likelihoods.shape[1])
+    if not isinstance(nodes_each, int) or nodes_each < 1:
+        raise ArgumentError(f"n_nodes must be a positive integer; got {n_nodes!r}.")
+    size = nodes_each ** (task.order - 1)
+    if method == "quadrature" or (method == "auto" and size <= MAX_NODES):
+        if size > 100 * MAX_NODES:
+            raise ArgumentError(
+                f"the quadrature rule would have {size:,} nodes ({nodes_each} in each of "
+                f"{task.order - 1} dimensions). Use method='gibbs', or a smaller n_nodes."
+            )
+        return _quadrature(likelihoods, task.concentration, nodes_each)
+    return gibbs_posterior(task, tokens, standard_error=standard_error, seed=seed)[0]
+
+
+def exact_nodes(n_evidence: int) -> int:
+    """Nodes a dimension with which quadrature of the posterior mean is exact."""
+    return math.ceil((n_evidence + 2) / 2)
+
+
+def gibbs_posterior(
+    task: MTDTask,
+    tokens: Tensor,
+    *,
+    standard_error: float = 1e-3,
+    n_chains: int = 16,
+    n_burn_in: int = 100,
+    max_steps: int = 100_000,
+    seed: int = 0,
+) -> tuple[Weights, Weights]:
+    """Posterior mean by Gibbs sampling (lags given λ, then λ given lags) in parallel chains.
+
+    What is averaged is ``E[λ | lags]``, not λ (Rao-Blackwell). The standard error is that of the
+    mean over independent chains.
+
+    Args:
+        task: The task.
+        tokens: ``[sequence, position]``.
+        standard_error: Stop when the largest standard error is at most this.
+        n_chains: Independent chains a sequence.
+        n_burn_in: Steps discarded at the start of each chain.
+        max_steps: Stop after this many steps in any case.
+        seed: Of the sampler.
+
+    Returns:
+        The posterior mean and its Monte Carlo standard error, both ``[sequence, lag]``, float64.
+    """
+    if not standard_error > 0 or n_chains < 2:
+        raise ArgumentError(
+            f"Gibbs sampling needs a positive standard_error and at least 2 chains; got "
+            f"{standard_error!r} and {n_chains!r}."
+        )
+    likelihoods = lag_likelihoods(task, tokens)
+    n, n_evidence, m = likelihoods.shape
+    generator = torch.Generator(device=likelihoods.device).manual_seed(seed)
+    weights = likelihoods.new_full((n, n_chains, m), 1 / m)
+    total, n_kept, check_at = torch.zeros_like(weights), 0, 64
+    for step in range(n_burn_in + max_steps):
+        cumulative = (likelihoods[:, None] * weights[:, :, None]).cumsum(-1)
+        uniforms = torch.rand(
+            cumulative.shape[:-1], generator=generator, dtype=weights.dtype, device=weights.device
+        )
+        above = uniforms[..., None] * cumulative[..., -1:] < cumulative
+        at_most = above.sum(2).to(weights.dtype)  # how many lags drawn are at most g
+        counts = at_most.diff(dim=-1, prepend=torch.zeros_like(at_most[..., :1]))
+        shape = counts + task.concentration
+        if step >= n_burn_in:
+            total += shape / (n_evidence + m * task.concentration)
+            n_kept += 1
+            if n_kept == check_at:
+                check_at *= 2
+                error = (total / n_kept).std(1) / math.sqrt(n_chains)
+                if float(error.max()) <= standard_error:
+                    break
+        weights = torch._sample_dirichlet(shape, generator=generator)
+    means = total / n_kept
+    return means.mean(1), means.std(1) / math.sqrt(n_chains)
+
+
+def _quadrature(likelihoods: Likelihoods, concentration: float, n_nodes: int) -> Weights:
+    nodes, log_mass = simplex_rule(likelihoods.shape[-1], concentration, n_nodes)
+    nodes, log_mass = nodes.to(likelihoods), log_mass.to(likelihoods)
+    rows = max(1, _MAX_ENTRIES // len(nodes))
+    return torch.cat([_integrate(part, nodes, log_mass) for part in likelihoods.split(rows)])
+
+
+def _integrate(likelihoods: Likelihoods, nodes: Tensor, log_mass: Tensor) -> Weights:
+    """Posterior mean over the nodes of a rule; logarithms are taken once in 16 factors."""
+    scaled = likelihoods / likelihoods.amax(-1, keepdim=True)
+    log_posterior = log_mass.expand(len(scaled), -1).clone()
+    for block in scaled.split(_RENORMALISE_EVERY, dim=1):
+        product = torch.ones_like(log_posterior)
+        for k in range(block.shape[1]):
+            product *= block[:, k] @ nodes.T
+        log_posterior += product.log()
+    return log_posterior.softmax(-1) @ nodes
+
+
+def simplex_rule(
+    order: int, concentration: float, n_nodes: int
+) -> tuple[Float[Tensor, "node lag"], Float[Tensor, " node"]]:
+    """A conical-product Gauss-Jacobi rule for a symmetric Dirichlet distribution.
+
+    Stick-breaking turns the simplex into a cube: ``λ_g = v_g Π_{h<g} (1 - v_h)`` with independent
+    ``v_g ~ Beta(α, α (m - g))``, each integrated by a Gauss-Jacobi rule.
+
+    Returns:
+        Nodes ``[node, lag]`` on the simplex and the logarithm of their masses, which sum to 1.
+    """
+    sticks, log_masses = [], []
+    for g in range(1, order):
+        # Weight (1-x)^a (1+x)^b on [-1, 1], with v = (1+x)/2.
+        x, mass = special.roots_jacobi(n_nodes, concentration * (order - g) - 1, concentration - 1)
+        sticks.append(torch.from_numpy((1 + x) / 2))
+        log_masses.append(torch.from_numpy(mass / mass.sum()).log())
+    left = torch.ones(1, dtype=torch.float64)
+    log_mass = torch.zeros(1, dtype=torch.float64)
+    lags: list[Tensor] = []
+    for stick, log_stick_mass in zip(sticks, log_masses, strict=True):
+        lags = [lag.repeat_interleave(n_nodes) for lag in lags]
+        lags.append((left[:, None] * stick).flatten())
+        left = (left[:, None] * (1 - stick)).flatten()
+        log_mass = (log_mass[:, None] + log_stick_mass).flatten()
+    return torch.stack([*lags, left], -1), log_mass
+
+

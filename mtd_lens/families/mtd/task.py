@@ -1,0 +1,290 @@
+"""Mixture of Transition Distributions (Raftery 1985): the task and its sampler."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from mtd_lens.errors import ArgumentError, TaskError, TokensError
+from mtd_lens.shapes import Tokens, Transition, Weights
+
+ROW_SUM_TOLERANCE = 1e-6
+"""Rows of a transition may miss a sum of 1 by this much; they are then divided by their sum."""
+
+
+@dataclass(frozen=True)
+class MTDBatch:
+    """Sequences with their latent variables.
+
+    Attributes:
+        tokens: ``[sequence, position]``, int64.
+        weights: ``[sequence, lag]``, float64: the mixture weights λ of each sequence.
+        lags: ``[sequence, position]``, int64: the lag each token was drawn through, 1 … order;
+            0 at the first ``order`` positions, which have none.
+    """
+
+    tokens: Tokens
+    weights: Weights
+    lags: Int[Tensor, "sequence position"]
+
+
+class MTDTask:
+    """A Mixture of Transition Distributions task; immutable.
+
+    Each sequence draws mixture weights ``λ ~ Dirichlet(concentration, …)`` over ``order`` lags. Its
+    first ``order`` tokens are uniform; every later one is drawn from row ``y[k - z_k]`` of
+    ``transition``, where the lag ``z_k ~ Categorical(λ)``.
+
+    Args:
+        transition: ``[n_tokens, n_tokens]``, rows sum to 1: what a model stores in its weights.
+        order: Number of lags m, from 1 to ``seq_len - 1``.
+        seq_len: Length T of a sequence.
+        concentration: Of the symmetric Dirichlet prior on λ, positive.
+        name: Registry name, if it has one.
+
+    Raises:
+        TaskError: Any of these out of its range.
+
+    >>> task = MTDTask([[0.9, 0.1], [0.4, 0.6]], order=2, seq_len=8)
+    >>> task.sample(4, seed=0).tokens.shape
+    torch.Size([4, 8])
+    """
+
+    family = "mtd"
+
+    __slots__ = ("_concentration", "_name", "_order", "_seq_len", "_transition")
+
+    def __init__(
+        self,
+        transition: Any,
+        order: Any,
+        seq_len: Any,
+        concentration: Any = 1.0,
+        *,
+        name: str | None = None,
+    ) -> None:
+        order, seq_len = _integer(order, "order"), _integer(seq_len, "seq_len")
+        if not 1 <= order < seq_len:
+            raise TaskError(
+                f"order must be at least 1 and below seq_len; got order {order} and seq_len "
+                f"{seq_len}. Lower the order or lengthen the sequences."
+            )
+        object.__setattr__(self, "_transition", _checked_transition(transition))
+        object.__setattr__(self, "_order", order)
+        object.__setattr__(self, "_seq_len", seq_len)
+        object.__setattr__(self, "_concentration", _checked_concentration(concentration))
+        object.__setattr__(self, "_name", name)
+
+    def __setattr__(self, attribute: str, value: Any) -> None:
+        raise AttributeError(f"MTDTask is immutable; make a new one to change {attribute!r}.")
+
+    @property
+    def transition(self) -> Transition:
+        """``[token, token]`` float64, rows sum to 1; a copy."""
+        return self._transition.clone()
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of tokens q."""
+        return len(self._transition)
+
+    @property
+    def order(self) -> int:
+        """Number of lags m."""
+        return self._order
+
+    @property
+    def seq_len(self) -> int:
+        """Length T of a sequence."""
+        return self._seq_len
+
+    @property
+    def concentration(self) -> float:
+        """Of the symmetric Dirichlet prior on the mixture weights."""
+        return self._concentration
+
+    @property
+    def name(self) -> str | None:
+        """Registry name, if it has one."""
+        return self._name
+
+    def sample(self, n: Any, seed: int = 0) -> MTDBatch:
+        """Draw ``n`` sequences, vectorised over sequences; the same seed draws the same ones.
+
+        Raises:
+            ArgumentError: ``n`` is not a positive integer.
+        """
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise ArgumentError(f"the number of sequences must be a positive integer; got {n!r}.")
+        rng = np.random.default_rng(seed)
+        m, length = self.order, self.seq_len
+        weights = rng.dirichlet(np.full(m, self.concentration), n)
+        lags = np.zeros((n, length), dtype=np.int64)
+        lags[:, m:] = 1 + _draw(weights[:, None, :], rng.random((n, length - m)))
+        tokens = np.empty((n, length), dtype=np.int64)
+        tokens[:, :m] = rng.integers(self.n_tokens, size=(n, m))
+        uniforms = rng.random((n, length))
+        transition, rows = self._transition.numpy(), np.arange(n)
+        for k in range(m, length):
+            parents = tokens[rows, k - lags[:, k]]
+            tokens[:, k] = _draw(transition[parents], uniforms[:, k])
+        return MTDBatch(*(torch.from_numpy(array) for array in (tokens, weights, lags)))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; ``MTDTask.from_json`` makes an equal task of it, to the last bit."""
+        return {
+            "family": self.family,
+            "name": self.name,
+            "order": self.order,
+            "seq_len": self.seq_len,
+            "concentration": self.concentration,
+            "transition": self._transition.tolist(),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "MTDTask":
+        """The task that ``to_json`` described.
+
+        Raises:
+            TaskError: A field is missing or out of its range.
+        """
+        missing = {"transition", "order", "seq_len"} - set(data)
+        if missing:
+            raise TaskError(
+                f"a task in JSON needs transition, order and seq_len; missing: {sorted(missing)}."
+            )
+        return cls(
+            data["transition"],
+            data["order"],
+            data["seq_len"],
+            data.get("concentration", 1.0),
+            name=data.get("name"),
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, MTDTask) and self.to_json() == other.to_json()
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.order, self.seq_len, self.concentration, self.n_tokens))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _from_json, (self.to_json(),)
+
+    def __repr__(self) -> str:
+        label = f"{self.name!r}, " if self.name else ""
+        return (
+            f"MTDTask({label}n_tokens={self.n_tokens}, order={self.order}, "
+            f"seq_len={self.seq_len}, concentration={self.concentration:g})"
+        )
+
+
+def _from_json(data: Mapping[str, Any]) -> MTDTask:
+    return MTDTask.from_json(data)
+
+
+def _draw(probabilities: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
+    """Categorical draws by inversion; an outcome of probability 0 is never drawn."""
+    cumulative = probabilities.cumsum(-1)
+    scaled = uniforms[..., None] * cumulative[..., -1:]
+    return (cumulative <= scaled).sum(-1)
+
+
+def _integer(value: Any, what: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TaskError(f"{what} must be an integer; got {value!r}.")
+    return int(value)
+
+
+def _checked_concentration(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise TaskError(f"concentration must be a number; got {value!r}.")
+    if not (value > 0 and math.isfinite(value)):
+        raise TaskError(
+            f"concentration must be positive and finite; got {value!r}. 1.0 makes the prior on the "
+            "mixture weights uniform."
+        )
+    return float(value)
+
+
+def _checked_transition(transition: Any) -> Transition:
+    """A float64 copy with rows that sum to 1 exactly."""
+    try:
+        matrix = torch.as_tensor(transition, dtype=torch.float64).detach().cpu().clone()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TaskError(
+            f"transition must be a square matrix of numbers; got {type(transition).__name__}, which "
+            f"is not one ({error})."
+        ) from error
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or len(matrix) < 1:
+        raise TaskError(
+            f"transition must be square, one row and one column a token; got shape "
+            f"{tuple(matrix.shape)}."
+        )
+    if not matrix.isfinite().all():
+        row, column = (~matrix.isfinite()).nonzero()[0].tolist()
+        raise TaskError(
+            f"transition entries must be finite; entry [{row}, {column}] is {matrix[row, column]}."
+        )
+    if (matrix < 0).any():
+        row, column = (matrix < 0).nonzero()[0].tolist()
+        raise TaskError(
+            f"transition entries must not be negative; entry [{row}, {column}] is "
+            f"{matrix[row, column]:.6g}."
+        )
+    sums = matrix.sum(1)
+    wrong = (sums - 1).abs() > ROW_SUM_TOLERANCE
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        raise TaskError(
+            f"transition rows must sum to 1; row {row} sums to {sums[row]:.6g}. "
+            "Divide each row by its sum."
+        )
+    exact = (sums - 1).abs() <= len(matrix) * torch.finfo(torch.float64).eps
+    return torch.where(exact[:, None], matrix, matrix / sums[:, None])
+
+
+def check_tokens(task: MTDTask, tokens: Any, max_length: int | None = None) -> Tokens:
+    """``tokens`` as int64, after every check that concerns a single sequence's form.
+
+    Args:
+        task: Whose vocabulary and order they must fit.
+        tokens: ``[sequence, position]``, any integer dtype.
+        max_length: A model's context, if one is involved.
+
+    Raises:
+        TokensError: Not an integer tensor of rank 2, out of the vocabulary, too short or too long.
+    """
+    if not isinstance(tokens, Tensor) or tokens.is_floating_point() or tokens.dtype == torch.bool:
+        kind = tokens.dtype if isinstance(tokens, Tensor) else type(tokens).__name__
+        raise TokensError(
+            f"tokens must be a torch tensor of integers, [sequence, position]; got {kind}. "
+            "Convert them with torch.as_tensor(tokens).long()."
+        )
+    if tokens.ndim != 2:
+        raise TokensError(
+            f"tokens must have two axes, [sequence, position]; got shape {tuple(tokens.shape)}. "
+            "Use tokens[None] for a single sequence."
+        )
+    if tokens.shape[1] < task.order + 1 or tokens.shape[0] < 1:
+        raise TokensError(
+            f"tokens must hold at least one sequence of at least order + 1 = {task.order + 1} "
+            f"positions; got shape {tuple(tokens.shape)}."
+        )
+    if max_length is not None and tokens.shape[1] > max_length:
+        raise TokensError(
+            f"sequences of {tokens.shape[1]} tokens are longer than the model's context of "
+            f"{max_length}. Cut them, or build the model on a task with a larger seq_len."
+        )
+    outside = (tokens < 0) | (tokens >= task.n_tokens)
+    if outside.any():
+        row, position = outside.nonzero()[0].tolist()
+        raise TokensError(
+            f"tokens must lie in 0 … {task.n_tokens - 1}; sequence {row}, position {position} holds "
+            f"{int(tokens[row, position])}."
+        )
+    return tokens.long()

@@ -1,0 +1,278 @@
+"""HookedTransformers of this package: the only module that imports transformer_lens.
+
+Weights are made elsewhere in plain torch; here they become a model whose stock hooks are all
+causal. A model carries its task and how its output is read, so that results can name both.
+"""
+
+import copy
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformer_lens import HookedTransformer, HookedTransformerConfig
+from transformer_lens.components import Attention, Unembed
+from transformer_lens.hook_points import HookPoint
+
+from mtd_lens.errors import ModelError
+from mtd_lens.layout import Architecture
+
+_ATTRIBUTE = "mtd_lens_info"
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model of this package knows of itself.
+
+    Attributes:
+        task: The task it was made for.
+        name: Registry name, or a description.
+        probabilities: True if its output is probabilities, not logits.
+        blueprint: What a construction was built from; None for other models.
+    """
+
+    task: Any
+    name: str
+    probabilities: bool = False
+    blueprint: Any = None
+
+
+class RelativeAttention(Attention):
+    """Attention with relative key and value tables (Shaw et al. 2018).
+
+    ``score_ij = q_i · (k_j + RK[i-j])`` and ``z_i = Σ_j A_ij (v_j + RV[i-j])``, with one row of
+    each table for every offset ``0 … n_ctx-1``. All hooks of the stock attention stay causal.
+    """
+
+    def __init__(self, cfg: HookedTransformerConfig, layer_id: int) -> None:
+        super().__init__(cfg, "global", layer_id)
+        shape = (cfg.n_heads, cfg.n_ctx, cfg.d_head)
+        self.RK = nn.Parameter(torch.zeros(shape, dtype=cfg.dtype))
+        self.RV = nn.Parameter(torch.zeros(shape, dtype=cfg.dtype))
+
+    def calculate_attention_scores(
+        self,
+        q: Float[Tensor, "batch query_pos head_index d_head"],
+        k: Float[Tensor, "batch key_pos head_index d_head"],
+    ) -> Float[Tensor, "batch head_index query_pos key_pos"]:
+        """Content score plus the relative key's score at each offset."""
+        by_offset = torch.einsum("bqhd,hod->bhqo", q, self.RK)
+        offsets = _offsets(q.shape[1], k.shape[1], q.device).clamp_min(0)
+        relative = by_offset.gather(-1, offsets.expand(*by_offset.shape[:3], -1))
+        return super().calculate_attention_scores(q, k) + relative / self.attn_scale
+
+    def calculate_z_scores(
+        self,
+        v: Float[Tensor, "batch key_pos head_index d_head"],
+        pattern: Float[Tensor, "batch head_index query_pos key_pos"],
+    ) -> Float[Tensor, "batch query_pos head_index d_head"]:
+        """Average of values plus the relative values, through the stock ``hook_z``."""
+        content = torch.einsum("bhqk,bkhd->bqhd", pattern, v)
+        offsets = _offsets(pattern.shape[-2], pattern.shape[-1], v.device)
+        by_offset = torch.zeros_like(pattern).scatter_add(
+            -1,
+            offsets.clamp_min(0).expand_as(pattern),
+            torch.where(offsets >= 0, pattern, torch.zeros_like(pattern)),
+        )
+        relative = torch.einsum("bhqo,hod->bqhd", by_offset, self.RV[:, : pattern.shape[-1]])
+        return self.hook_z(content + relative)
+
+
+def _offsets(n_queries: int, n_keys: int, device: torch.device) -> Int[Tensor, "query key"]:
+    """``i - j``; queries are the last positions, so that cached keys come before them."""
+    queries = torch.arange(n_keys - n_queries, n_keys, device=device)[:, None]
+    return queries - torch.arange(n_keys, device=device)
+
+
+class LogProbUnembed(Unembed):
+    """A linear read-out of probabilities, returned as log-probabilities.
+
+    Probabilities below the smallest normal number of the dtype are raised to it.
+    ``hook_prob`` holds the probabilities, ``hook_out`` their logarithms.
+    """
+
+    def __init__(self, cfg: HookedTransformerConfig) -> None:
+        super().__init__(cfg)
+        self.hook_prob = HookPoint()
+
+    def forward(
+        self, residual: Float[Tensor, "batch pos d_model"]
+    ) -> Float[Tensor, "batch pos d_vocab_out"]:
+        """Log-probabilities of the next token."""
+        linear = nn.functional.linear(self.hook_in(residual), self.W_U.T.contiguous(), self.b_U)
+        probability = self.hook_prob(linear)
+        return self.hook_out(probability.clamp_min(torch.finfo(linear.dtype).tiny).log())
+
+
+class AnalyticTransformer(HookedTransformer):
+    """A HookedTransformer whose weights mean something each, so none may be folded or rotated."""
+
+    def load_and_process_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        """Refused: processing changes what each weight of this model stands for."""
+        raise ModelError(
+            "weight processing (folding, centring, factoring) would damage this model's analytic "
+            "weights or its read-out. Use load_state_dict, which leaves weights as they are."
+        )
+
+    process_weights_ = load_and_process_state_dict
+    refactor_factored_attn_matrices = load_and_process_state_dict
+    center_unembed = load_and_process_state_dict
+    center_writing_weights = load_and_process_state_dict
+    fold_layer_norm = load_and_process_state_dict
+    fold_value_biases = load_and_process_state_dict
+
+
+def assemble(
+    architecture: Architecture,
+    weights: Mapping[str, Tensor],
+    info: ModelInfo,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device | None = None,
+) -> HookedTransformer:
+    """Build a model in evaluation mode from named weights; parameters not named are zero.
+
+    Args:
+        architecture: Its shape.
+        weights: By the names of the model's ``state_dict``; heads may be left out at the end.
+        info: What the model will know of itself.
+        dtype: Of the parameters.
+        device: Default: the CPU.
+    """
+    cfg = HookedTransformerConfig(
+        n_layers=architecture.n_layers,
+        n_heads=architecture.n_heads,
+        d_model=architecture.d_model,
+        d_head=architecture.d_head,
+        n_ctx=architecture.n_ctx,
+        d_vocab=architecture.n_tokens,
+        d_vocab_out=architecture.n_tokens,
+        attn_only=True,
+        normalization_type=None,
+        use_attn_scale=False,
+        positional_embedding_type="standard",
+        default_prepend_bos=False,
+        init_weights=False,
+        dtype=dtype,
+        device=str(device or "cpu"),
+        model_name=info.name,
+    )
+    relative, log_probs = architecture.form == "relative", architecture.read_out == "log_probs"
+    kind = AnalyticTransformer if relative or log_probs else HookedTransformer
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message="HookedTransformer is deprecated", category=DeprecationWarning
+        )
+        model = kind(cfg, move_to_device=False)
+    if relative:
+        for index, block in enumerate(model.blocks):
+            block.attn = RelativeAttention(cfg, index)
+    if log_probs:
+        model.unembed = LogProbUnembed(cfg)
+    model.setup()
+    with torch.no_grad():
+        parameters = dict(model.named_parameters())
+        for parameter in parameters.values():
+            parameter.zero_()
+        for name, value in weights.items():
+            target = parameters[name]
+            target[tuple(slice(0, size) for size in value.shape)] = value.to(target.dtype)
+    model.to(cfg.device, print_details=False)
+    setattr(model, _ATTRIBUTE, info)
+    return model.eval()
+
+
+def info_of(model: Any) -> ModelInfo | None:
+    """What a model of this package knows of itself; None for other models."""
+    return getattr(model, _ATTRIBUTE, None)
+
+
+def with_info(model: Any, info: ModelInfo) -> Any:
+    """``model`` itself, now knowing ``info``."""
+    setattr(model, _ATTRIBUTE, info)
+    return model
+
+
+def task_of(model: Any) -> Any:
+    """The task that a model of this package was made for.
+
+    Raises:
+        ModelError: The model was not made by this package.
+    """
+    info = info_of(model)
+    if info is None:
+        raise ModelError(
+            "this model does not know its task: it was not made by mtd-lens. Pass the task "
+            "explicitly, for example score(model, task=load_task('mtd-q5-m3-t64'))."
+        )
+    return info.task
+
+
+def probabilities(model: Any, output: Float[Tensor, "*batch token"]) -> Float[Tensor, "*batch token"]:
+    """A model's output as probabilities in float64, whatever its read-out."""
+    info = info_of(model)
+    output = output.to(torch.float64)
+    return output if info is not None and info.probabilities else output.softmax(-1)
+
+
+SCORE_STD = 1.0
+"""Standard deviation of a random model's attention scores: that of a construction's layer 0."""
+
+LOGIT_STD = 0.5
+"""Standard deviation of a random model's logits: that of a construction's log-probabilities."""
+
+
+def randomized(model: Any, seed: int, name: str) -> Any:
+    """A model of the same architecture with random weights of trained scale and a stock read-out.
+
+    Attention scores and logits vary as much as those of the analytic models on the preset tasks.
+    Biases are zero and normalisation layers at their initial values. A logarithmic read-out is
+    replaced by the linear one, since what a random model writes there is no probability vector.
+
+    Args:
+        model: Any HookedTransformer; it is not changed.
+        seed: Of the weights; the process's random state is left alone.
+        name: Of the new model.
+    """
+    twin = copy.deepcopy(model)
+    if isinstance(twin.unembed, LogProbUnembed):
+        twin.unembed = Unembed(twin.cfg).to(next(model.parameters()).device)
+        twin.setup()
+    generator = torch.Generator().manual_seed(seed)
+    for parameter_name, parameter in twin.named_parameters():
+        kind = parameter_name.rsplit(".", 1)[-1].lstrip("_")
+        if kind == "w":
+            parameter.data.fill_(1.0)
+        elif kind.startswith("b"):
+            parameter.data.zero_()
+        else:
+            draw = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.data.copy_(draw * _trained_scale(kind, parameter, twin.cfg))
+    info = info_of(model)
+    return with_info(twin, ModelInfo(info.task if info else None, name)).eval()
+
+
+def _trained_scale(kind: str, parameter: Tensor, cfg: Any) -> float:
+    """Standard deviation of a random weight.
+
+    Embeddings have variance 1 each; layers add ``1 / (2 n_layers)`` of the stream's variance, as in
+    GPT-2's initialisation.
+    """
+    fan_in = parameter.shape[-2]
+    stream = 2.0 if cfg.normalization_type is None else 1.0
+    score = SCORE_STD * (cfg.attn_scale if cfg.use_attn_scale else 1.0) / math.sqrt(cfg.d_head)
+    variances = {
+        "W_E": 1.0,
+        "W_pos": 1.0,
+        "RV": 1.0,
+        "RK": score,  # as large as a key
+        "W_Q": score / (stream * cfg.d_model),
+        "W_K": score / (stream * cfg.d_model),
+        "W_O": 1.0 / (fan_in * cfg.n_heads * 2 * cfg.n_layers),
+        "W_out": 1.0 / (fan_in * 2 * cfg.n_layers),
+        "W_U": LOGIT_STD**2 / (stream * fan_in),
+    }
+    return math.sqrt(variances.get(kind, 1.0 / fan_in))

@@ -1,0 +1,53 @@
+"""Named subspaces of the residual stream, and the architecture that carries them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Form = Literal["relative", "absolute"]
+ReadOut = Literal["log_probs", "probs", "logits"]
+
+
+class Layout:
+    """A direct sum of named subspaces, each a slice of consecutive components.
+
+    >>> layout = Layout({"token": 3, "lag": 2})
+    >>> layout["lag"], layout.size
+    (slice(3, 5, None), 5)
+    """
+
+    def __init__(self, widths: Mapping[str, int]) -> None:
+        self._slices: dict[str, slice] = {}
+        start = 0
+        for name, width in widths.items():
+            self._slices[name] = slice(start, start + width)
+            start += width
+        self.size = start
+
+    def __getitem__(self, name: str) -> slice:
+        return self._slices[name]
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{name}: {s.start}..{s.stop - 1}" for name, s in self._slices.items())
+        return f"Layout({parts})"
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Shape of an attention-only HookedTransformer without normalisation.
+
+    Attributes:
+        form: ``"absolute"`` for stock attention, ``"relative"`` for attention with relative key
+            and value tables (Shaw et al. 2018).
+        read_out: ``"log_probs"`` puts a logarithm behind the unembedding, ``"probs"`` and
+            ``"logits"`` leave it linear; they differ in how the output is read.
+    """
+
+    form: Form
+    read_out: ReadOut
+    n_layers: int
+    n_heads: int
+    d_model: int
+    d_head: int
+    n_ctx: int
+    n_tokens: int

@@ -1,0 +1,244 @@
+"""The scorecard: what was found of each claim, and how it is shown."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mtd_lens import render
+from mtd_lens.errors import UnknownNameError, nearest
+
+VERDICTS = {
+    "supported": "the interval lies above the null's and above the threshold",
+    "refuted": "the interval lies below the threshold and no higher than the null's",
+    "inconclusive": "neither",
+    "not_diagnostic": "a random or control model passes as well, or the construction itself fails",
+    "not_applicable": "the variable does not vary on this task",
+}
+
+
+@dataclass(frozen=True)
+class ClaimResult:
+    """A claim's score, what it is held against, and the verdict.
+
+    Scores are 1 where the model equals the construction and 0 where it is no better than the
+    reference; every field is None where the claim does not apply.
+
+    Attributes:
+        id: ``variable.test``.
+        statement: The claim in a sentence.
+        layer: The layer found, counted from 0; None for the model's output.
+        site: Hook, heads and positions.
+        score: With ``low`` and ``high``, its 95% bootstrap interval over sequences.
+        null: The random model's score, or the control task's where that is larger.
+        null_high: Upper end of the null's interval.
+        ceiling: The construction's score.
+        threshold: What the interval must lie above.
+        verdict: A key of ``VERDICTS``.
+        details: Further figures.
+    """
+
+    id: str
+    statement: str
+    layer: int | None
+    site: str | None
+    score: float | None
+    low: float | None
+    high: float | None
+    null: float | None
+    null_high: float | None
+    ceiling: float | None
+    threshold: float
+    verdict: str
+    details: Mapping[str, float | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class MatrixEntry:
+    """A claim's score at one layer, chosen or not."""
+
+    claim: str
+    layer: int
+    site: str
+    score: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class EstimatorResult:
+    """A mean KL in nats with its interval: an estimator from the model, or the truth from it."""
+
+    name: str
+    kl: float
+    low: float
+    high: float
+    parameters: Mapping[str, float]
+    closest: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return _plain(self)
+
+
+@dataclass(frozen=True)
+class Scorecard:
+    """What a model computes of its task's algorithm, layer by layer.
+
+    ``card["mixture_weights.attention"]`` is one claim's result; ``print(card)`` shows the table.
+    """
+
+    model: str
+    task: str | Mapping[str, Any]
+    seed: int
+    n_sequences: int
+    parameters: Mapping[str, float]
+    claims: tuple[ClaimResult, ...]
+    matrix: tuple[MatrixEntry, ...]
+    estimators: tuple[EstimatorResult, ...]
+    versions: Mapping[str, str]
+
+    def __getitem__(self, claim_id: str) -> ClaimResult:
+        for claim in self.claims:
+            if claim.id == claim_id:
+                return claim
+        ids = [claim.id for claim in self.claims]
+        raise UnknownNameError(f"no claim is named {claim_id!r}. {nearest(claim_id, ids)}")
+
+    @property
+    def n_layers(self) -> int:
+        """Number of layers that claims were tried at."""
+        return max((entry.layer for entry in self.matrix), default=-1) + 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as ``to_json`` writes it."""
+        return {
+            "model": self.model,
+            "task": self.task,
+            "seed": self.seed,
+            "n_sequences": self.n_sequences,
+            **self.parameters,
+            "claims": [_plain(claim) for claim in self.claims],
+            "matrix": [_plain(entry) for entry in self.matrix],
+            "estimators": [estimator.to_dict() for estimator in self.estimators],
+            "versions": dict(self.versions),
+        }
+
+    def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
+        """The scorecard as JSON text, also written to ``path`` if one is given.
+
+        Raises:
+            OutputPathError: The path cannot be written to.
+        """
+        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        if path is not None:
+            render.write_text(path, text)
+        return text
+
+    def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
+        """A self-contained page with the table and the matrix, also written to ``path``.
+
+        Raises:
+            OutputPathError: The path cannot be written to.
+        """
+        text = render.html("scorecard_page.html", **self._view())
+        if path is not None:
+            render.write_text(path, text)
+        return text
+
+    def _repr_html_(self) -> str:
+        return render.html("scorecard.html", **self._view())
+
+    def __repr__(self) -> str:
+        counts = {v: sum(c.verdict == v for c in self.claims) for v in VERDICTS}
+        summary = ", ".join(f"{n} {v}" for v, n in counts.items() if n)
+        return f"Scorecard({self.model!r}: {summary})"
+
+    def __str__(self) -> str:
+        header = ("claim", "layer", "score", "95% interval", "null", "ceiling", "verdict")
+        rows = [
+            (
+                claim.id,
+                "–" if claim.layer is None else str(claim.layer),
+                figure(claim.score),
+                interval(claim.low, claim.high),
+                figure(claim.null),
+                figure(claim.ceiling),
+                claim.verdict,
+            )
+            for claim in self.claims
+        ]
+        estimators = [
+            (e.name, f"{e.kl:.5f}", interval(e.low, e.high, 5), parameters(e.parameters))
+            for e in sorted(self.estimators, key=lambda e: e.kl)
+        ]
+        title = f"{self.model}   {parameters(self.parameters)}   {self.n_sequences} sequences"
+        return "\n\n".join(
+            [
+                title,
+                render.text_table(header, rows, left=(0, 6)),
+                "KL(estimator ‖ model) at the last query, nats",
+                render.text_table(
+                    ("estimator", "KL", "95% interval", "fitted"), estimators, left=(0, 3)
+                ),
+            ]
+        )
+
+    def _view(self) -> dict[str, Any]:
+        scores = {(entry.claim, entry.layer): entry for entry in self.matrix}
+        chosen = {(claim.id, claim.layer) for claim in self.claims}
+        return {
+            "card": self,
+            "task": self.task if isinstance(self.task, str) else "a task of the user's own",
+            "rows": [claim.id for claim in self.claims if (claim.id, 0) in scores],
+            "scores": scores,
+            "chosen": chosen,
+            "verdicts": VERDICTS,
+            "figure": figure,
+            "interval": interval,
+            "parameters": parameters,
+            "colour": colour,
+            "estimators": sorted(self.estimators, key=lambda e: e.kl),
+        }
+
+
+def figure(value: float | None, digits: int = 3) -> str:
+    """A number for a table; a dash for none. Never shows -0.000, nor 1.000 for less than 1."""
+    if value is None:
+        return "–"
+    if value < -99:
+        return "< -99"
+    return f"{round(value, digits) + 0.0:.{digits}f}"
+
+
+def interval(low: float | None, high: float | None, digits: int = 3) -> str:
+    """An interval for a table."""
+    if low is None or high is None:
+        return "–"
+    return f"[{figure(low, digits)}, {figure(high, digits)}]"
+
+
+def parameters(values: Mapping[str, float]) -> str:
+    """Fitted parameters in words."""
+    return ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in values.items())
+
+
+def colour(score: float) -> dict[str, str]:
+    """Background and text of a matrix cell: white at 0 and below, dark blue at 1 (viridis-like)."""
+    stops: Sequence[tuple[int, int, int]] = ((247, 251, 255), (107, 174, 214), (8, 48, 107))
+    level = min(max(score, 0.0), 1.0) * (len(stops) - 1)
+    index = min(int(level), len(stops) - 2)
+    share = level - index
+    red, green, blue = (
+        round(a + (b - a) * share) for a, b in zip(stops[index], stops[index + 1], strict=True)
+    )
+    return {
+        "background": f"rgb({red}, {green}, {blue})",
+        "color": "#ffffff" if score > 0.55 else "#10202c",
+    }
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    data = dict(vars(value))
+    return {key: dict(item) if isinstance(item, Mapping) else item for key, item in data.items()}

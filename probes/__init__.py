@@ -1,0 +1,34 @@
+"""Instruments for testing what a hooked model computes.
+
+They know activations, sites and statistics, and nothing of any task; they take any model with
+TransformerLens's hooks.
+
+>>> import probes
+>>> sites = {"out": probes.Site("blocks.0.hook_attn_out", positions=[-1])}
+>>> probes.read_activations(model, tokens, sites)["out"].shape  # doctest: +SKIP
+torch.Size([128, 1, 64])
+
+Names are imported when they are first used.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "capture": ["last_outputs", "read_activations", "run_and_capture"],
+        "controls": ["one_hot_windows", "random_simplex_map", "token_windows"],
+        "errors": ["DataError", "MTDLensError", "SiteError"],
+        "interchange": ["Interchanged", "check_editable", "run_interchange"],
+        "linear": ["RidgeProbe", "fit_ridge"],
+        "sites": ["Band", "Site", "check_hooks"],
+        "statistics": [
+            "Interval",
+            "kl_divergence",
+            "mean_interval",
+            "one_minus_ratio",
+            "total_variation",
+        ],
+        "weights": ["key_softmax_divergence", "token_scores"],
+    },
+)

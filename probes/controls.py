@@ -1,0 +1,51 @@
+"""What a probe's score must be held against.
+
+A control task (Hewitt & Liang 2019) keeps the inputs and replaces the variable by an arbitrary one
+of the same shape: what a probe reads there, it reads by its own capacity. The token-window baseline
+asks how much of the variable is linear in the raw tokens already.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from probes.errors import DataError
+
+
+def token_windows(
+    tokens: Int[Tensor, "sequence position"], positions: tuple[int, ...], length: int
+) -> Int[Tensor, "sequence window length"]:
+    """The last ``length`` tokens up to and including each position, oldest first.
+
+    Raises:
+        DataError: A window that would start before the sequence.
+    """
+    if min(positions) < length - 1:
+        raise DataError(
+            f"a window of {length} tokens does not fit before position {min(positions)}. "
+            "Use later positions or shorter windows."
+        )
+    ends = torch.tensor(positions, device=tokens.device)[:, None]
+    return tokens[:, ends + torch.arange(1 - length, 1, device=tokens.device)]
+
+
+def one_hot_windows(
+    windows: Int[Tensor, "sequence window length"], n_tokens: int
+) -> Float[Tensor, "sequence window feature"]:
+    """The raw-token features of a window, ``length * n_tokens`` of them."""
+    return functional.one_hot(windows, n_tokens).flatten(2).to(torch.float64)
+
+
+def random_simplex_map(
+    windows: Int[Tensor, "sequence window length"], n_outputs: int, seed: int
+) -> Float[Tensor, "sequence window output"]:
+    """A control variable: an arbitrary point of the simplex for each distinct window.
+
+    Points are uniform on the simplex. Within one call equal windows get equal points.
+    """
+    distinct, inverse = torch.unique(windows.flatten(0, 1), dim=0, return_inverse=True)
+    points = np.random.default_rng(seed).dirichlet(np.ones(n_outputs), len(distinct))
+    table = torch.from_numpy(points).to(windows.device)
+    return table[inverse].unflatten(0, windows.shape[:2])

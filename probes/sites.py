@@ -1,0 +1,141 @@
+"""Sites: where in a hooked model an activation is read or written.
+
+Hook names follow TransformerLens. The axes of an activation follow from the last part of its name:
+
+========================================  =====================================
+``pattern``, ``attn_scores``              ``[batch, head, query, key]``
+``q``, ``k``, ``v``, ``z``, ``result``    ``[batch, position, head, component]``
+everything else                           ``[batch, position, component]``
+========================================  =====================================
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from probes.errors import SiteError, nearest
+
+_HEAD_FIRST = frozenset({"pattern", "attn_scores"})
+_HEAD_SECOND = frozenset({"q", "k", "v", "z", "result", "rot_q", "rot_k"})
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """One place in a hooked model.
+
+    Attributes:
+        hook: Full hook name, for example ``"blocks.0.hook_attn_out"``.
+        positions: Positions (query positions for attention patterns); all of them if None.
+            Negative ones count from the end.
+        head: One head, or all heads if None; only for hooks that have a head axis.
+        subspace: Orthonormal columns ``[component, width]``; reading projects on it, writing
+            replaces only the part of the activation that lies in it.
+    """
+
+    hook: str
+    positions: Sequence[int] | None = None
+    head: int | None = None
+    subspace: Float[Tensor, "component width"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.head is not None and not self._has_heads:
+            raise SiteError(
+                f"hook {self.hook!r} has no head axis, so head={self.head} cannot be selected. "
+                "Leave head=None, or use a hook such as 'attn.hook_z' or 'attn.hook_pattern'."
+            )
+        if self.subspace is not None:
+            gram = self.subspace.T @ self.subspace
+            if not torch.allclose(gram, torch.eye(len(gram)).to(gram), atol=1e-4):
+                raise SiteError(
+                    f"the subspace at {self.hook!r} must have orthonormal columns; their Gram "
+                    "matrix is not the identity. Pass torch.linalg.qr(subspace).Q."
+                )
+
+    @property
+    def layer(self) -> int | None:
+        """Block index, or None for hooks outside the blocks."""
+        parts = self.hook.split(".")
+        return int(parts[1]) if parts[0] == "blocks" else None
+
+    @property
+    def _kind(self) -> str:
+        return self.hook.rsplit(".", 1)[-1].removeprefix("hook_")
+
+    @property
+    def _has_heads(self) -> bool:
+        return self._kind in _HEAD_FIRST | _HEAD_SECOND
+
+    def _index(self, activation: Tensor) -> tuple[Any, ...]:
+        """Indices of this site's positions and head in ``activation``, keeping their order."""
+        head: Any = slice(None) if self.head is None else self.head
+        axis = 2 if self._kind in _HEAD_FIRST else 1
+        length = activation.shape[axis]
+        if self.positions is None:
+            positions: Any = slice(None)
+        else:
+            outside = [p for p in self.positions if not -length <= p < length]
+            if outside:
+                raise SiteError(
+                    f"position {outside[0]} at {self.hook!r} is outside the {length} positions of "
+                    "the input. Choose positions within the sequence."
+                )
+            positions = list(self.positions)
+        if self._kind in _HEAD_FIRST:
+            return (slice(None), head, positions)
+        if self._kind in _HEAD_SECOND:
+            return (slice(None), positions, head)
+        return (slice(None), positions)
+
+    def read(self, activation: Tensor) -> Tensor:
+        """The part of ``activation`` at this site (a copy), projected on the subspace if any."""
+        value = activation[self._index(activation)].clone()
+        return value if self.subspace is None else value @ self.subspace.to(value)
+
+    def write(self, activation: Tensor, value: Tensor) -> Tensor:
+        """A copy of ``activation`` in which this site holds ``value`` (as ``read`` gives it)."""
+        edited = activation.clone()
+        index = self._index(activation)
+        if self.subspace is not None:
+            basis = self.subspace.to(activation)
+            current = activation[index]
+            value = current + (value - current @ basis) @ basis.T
+        edited[index] = value.to(edited.dtype)
+        return edited
+
+
+@dataclass(frozen=True)
+class Band:
+    """Attention of every head to a band of keys just before each query; read only.
+
+    Reads ``[batch, head, query, offset]``: entry ``offset`` is the attention of the query at
+    position ``t`` to the key at ``t - offsets[offset]``. Every such key must exist.
+    """
+
+    hook: str
+    queries: tuple[int, ...]
+    offsets: tuple[int, ...]
+
+    def read(self, activation: Tensor) -> Tensor:
+        """The attention weights in the band."""
+        queries = torch.tensor(self.queries, device=activation.device)[:, None]
+        keys = queries - torch.tensor(self.offsets, device=activation.device)
+        if int(keys.min()) < 0 or int(queries.max()) >= activation.shape[-2]:
+            raise SiteError(
+                f"the band of offsets {self.offsets} at queries {self.queries[:1]}… reaches outside "
+                f"the {activation.shape[-2]} positions of {self.hook!r}. Use later queries."
+            )
+        return activation[:, :, queries, keys]
+
+
+def check_hooks(model: Any, hooks: Iterable[str]) -> None:
+    """Raise a SiteError that names the nearest hooks if ``model`` lacks one of ``hooks``."""
+    for hook in hooks:
+        if hook not in model.hook_dict:
+            raise SiteError(
+                f"the model has no hook {hook!r}. {nearest(hook, model.hook_dict)} "
+                "List them all with model.hook_dict."
+            )
