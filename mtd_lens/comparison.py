@@ -127,7 +127,9 @@ def compare(
     family.check_model(model, task)
     chosen = _checked_lengths(task, model, lengths)
     rows = []
-    for length in tqdm(chosen, desc="lengths", disable=None if progress else True, delay=2, leave=False):
+    for length in tqdm(
+        chosen, desc="lengths", disable=None if progress else True, delay=2, leave=False
+    ):
         entries = family.contenders(task, model, length, n_sequences, seed)
         rows.append(estimator_results(entries, seed))
     return Comparison(
@@ -155,4 +157,3 @@ def _checked_lengths(task: Any, model: Any, lengths: Sequence[int] | None) -> tu
                 f"{model.cfg.n_ctx}; got {length!r}."
             )
     return tuple(lengths)
-

@@ -180,7 +180,7 @@ def assemble(
         for name, value in weights.items():
             target = parameters[name]
             target[tuple(slice(0, size) for size in value.shape)] = value.to(target.dtype)
-    model.to(cfg.device, print_details=False)
+    model.to(str(device or "cpu"), print_details=False)
     setattr(model, _ATTRIBUTE, info)
     return model.eval()
 
@@ -211,7 +211,9 @@ def task_of(model: Any) -> Any:
     return info.task
 
 
-def probabilities(model: Any, output: Float[Tensor, "*batch token"]) -> Float[Tensor, "*batch token"]:
+def probabilities(
+    model: Any, output: Float[Tensor, "*batch token"]
+) -> Float[Tensor, "*batch token"]:
     """A model's output as probabilities in float64, whatever its read-out."""
     info = info_of(model)
     output = output.to(torch.float64)

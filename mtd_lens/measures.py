@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import probes
 import torch
 from jaxtyping import Float, Int
-from probes.statistics import NEGLIGIBLE
 from torch import Tensor
 
+import probes
 from mtd_lens.contracts import CausalModel, Measurement, Trial
+from probes.statistics import NEGLIGIBLE
 
 N_CANDIDATES = 8
 """Sources tried for each base; the one whose counterfactual differs most is used."""
@@ -92,7 +92,7 @@ def measure_interchange(
     *,
     last_only: bool,
 ) -> list[Measurement]:
-    """Interchange interventions: ``1 - E D(counterfactual ‖ patched) / E D(counterfactual ‖ base)``.
+    """Interchange: ``1 - E D(counterfactual ‖ patched) / E D(counterfactual ‖ base)``.
 
     Args:
         trial: The model under test.
@@ -235,8 +235,7 @@ def measure_attention(
         for layer in range(model.cfg.n_layers)
     }
     fit_attention, attention = (
-        probes.read_activations(model, tokens, bands)
-        for tokens in (trial.fit_tokens, trial.tokens)
+        probes.read_activations(model, tokens, bands) for tokens in (trial.fit_tokens, trial.tokens)
     )
     measurements = []
     for layer, (name, band) in enumerate(bands.items()):

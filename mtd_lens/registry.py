@@ -52,8 +52,8 @@ def family_of(task: Any) -> Family:
     name = getattr(task, "family", None)
     if name is None:
         raise ArgumentError(
-            f"expected a task; got {type(task).__name__}. Use load_task(name), or a task class such "
-            "as MTDTask."
+            f"expected a task; got {type(task).__name__}. Use load_task(name), or a task class "
+            "such as MTDTask."
         )
     known = list_families()
     if name not in known:
@@ -204,8 +204,8 @@ def _entry_points(group: str, contract: Any) -> dict[str, Callable[[], Any]]:
             raise
         except Exception as error:
             raise ArgumentError(
-                f"the entry point {entry.name!r} in group {group!r} ({entry.value}) failed: {error}. "
-                "Mend or uninstall the package that offers it."
+                f"the entry point {entry.name!r} in group {group!r} ({entry.value}) failed: "
+                f"{error}. Mend or uninstall the package that offers it."
             ) from error
         if contract is not None and not isinstance(found, contract):
             raise ArgumentError(

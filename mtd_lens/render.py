@@ -19,7 +19,9 @@ def check_output_path(path: str | os.PathLike[str]) -> Path:
     target = Path(path)
     folder = target.parent
     if not folder.is_dir():
-        raise OutputPathError(f"cannot write {target}: there is no folder {folder}. Create it first.")
+        raise OutputPathError(
+            f"cannot write {target}: there is no folder {folder}. Create it first."
+        )
     if target.is_dir():
         raise OutputPathError(f"cannot write {target}: it is a folder. Give a file name.")
     try:

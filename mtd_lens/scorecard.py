@@ -11,8 +11,8 @@ from mtd_lens.errors import UnknownNameError, nearest
 
 VERDICTS = {
     "supported": "the interval lies above the null's and above the threshold",
-    "refuted": "the interval lies below the threshold and no higher than the null's",
-    "inconclusive": "neither",
+    "refuted": "the interval reaches no higher than the null's, or than the reference's score of 0",
+    "inconclusive": "neither: better than the null and the reference, but not above the threshold",
     "not_diagnostic": "a random or control model passes as well, or the construction itself fails",
     "not_applicable": "the variable does not vary on this task",
 }

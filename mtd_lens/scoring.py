@@ -6,18 +6,20 @@ from importlib import metadata
 from typing import Any
 
 import probes
-from probes.statistics import Interval
-
 from mtd_lens.contracts import Claim, Estimate, Measurement, Trial
 from mtd_lens.errors import ArgumentError
 from mtd_lens.registry import family_of
 from mtd_lens.scorecard import ClaimResult, EstimatorResult, MatrixEntry, Scorecard
+from probes.statistics import Interval
 
 N_SEQUENCES = 768
 MIN_SEQUENCES = 64
 THRESHOLD = 0.8
 TIE = 0.01
 """Layers whose score on the fit split is within this of the best tie; the earliest is taken."""
+
+REFERENCE = 1e-6
+"""The reference's score, 0, with room for rounding."""
 
 NULL_SEED = 1_000_003
 """Seed of the null's weights, far from the seeds that the registry's random models use."""
@@ -78,7 +80,9 @@ def score(
     }
     results, matrix = [], []
     claims = family.claims(task)
-    for claim in tqdm(claims, desc="claims", disable=None if progress else True, delay=2, leave=False):
+    for claim in tqdm(
+        claims, desc="claims", disable=None if progress else True, delay=2, leave=False
+    ):
         found = {name: claim.measure(trial) for name, trial in trials.items()}
         results.append(_decide(claim, found, threshold, seed))
         matrix += [_entry(claim, m, seed) for m in found["model"] if m.layer is not None]
@@ -101,20 +105,19 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {p: metadata.version(p) for p in packages}
 
 
-def verdict_of(
-    score: Interval, null: Interval, ceiling: Interval, threshold: float
-) -> str:
+def verdict_of(score: Interval, null: Interval, ceiling: Interval, threshold: float) -> str:
     """Decide a claim from its interval, the null's and the ceiling's.
 
-    A test that the null passes, or that the construction fails, cannot tell: ``not_diagnostic``.
+    A score of 0 is no better than the reference by definition, so where the null is worse than
+    that, the reference stands in for it. A test that the null passes, or that the construction
+    fails, cannot tell: ``not_diagnostic``.
     """
-    if null.high >= threshold or ceiling.low <= max(threshold, null.high):
+    floor = max(null.high, REFERENCE)
+    if floor >= threshold or ceiling.low <= threshold:
         return "not_diagnostic"
-    if score.low > max(threshold, null.high):
+    if score.low > threshold:
         return "supported"
-    if score.high < threshold and score.high <= null.high:
-        return "refuted"
-    return "inconclusive"
+    return "refuted" if score.high <= floor else "inconclusive"
 
 
 def _decide(

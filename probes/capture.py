@@ -48,7 +48,7 @@ def read_activations(
 def run_and_capture(
     model: Any, tokens: Tensor, sites: Mapping[str, Readable], batch_size: int = BATCH_SIZE
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Activations at ``sites`` as from ``read_activations``, and the outputs at the last position."""
+    """What ``read_activations`` returns, and the outputs at the last position."""
     return _run(model, tokens, sites, batch_size, stop=None)
 
 
@@ -70,9 +70,7 @@ def _run(
 
     hooks = [reader(name, site) for name, site in sites.items()]
     with torch.no_grad(), model.hooks(fwd_hooks=hooks):
-        outputs = [
-            model(batch, stop_at_layer=stop)[:, -1] for batch in tokens.split(batch_size)
-        ]
+        outputs = [model(batch, stop_at_layer=stop)[:, -1] for batch in tokens.split(batch_size)]
     return {name: torch.cat(parts) for name, parts in found.items()}, torch.cat(outputs)
 
 

@@ -125,8 +125,8 @@ class Band:
         keys = queries - torch.tensor(self.offsets, device=activation.device)
         if int(keys.min()) < 0 or int(queries.max()) >= activation.shape[-2]:
             raise SiteError(
-                f"the band of offsets {self.offsets} at queries {self.queries[:1]}… reaches outside "
-                f"the {activation.shape[-2]} positions of {self.hook!r}. Use later queries."
+                f"the band of offsets {self.offsets} at queries {self.queries[:1]}… reaches "
+                f"outside the {activation.shape[-2]} positions of {self.hook!r}. Use later queries."
             )
         return activation[:, :, queries, keys]
 

@@ -55,9 +55,7 @@ def one_minus_ratio(
             f"a bootstrap interval needs at least {MIN_SEQUENCES} sequences and as many numerators "
             f"as denominators; got {len(numerator)} and {len(denominator)}. Use more sequences."
         )
-    above, below = (
-        x.detach().to("cpu", torch.float64).numpy() for x in (numerator, denominator)
-    )
+    above, below = (x.detach().to("cpu", torch.float64).numpy() for x in (numerator, denominator))
     if not (np.isfinite(above).all() and np.isfinite(below).all()):
         raise DataError(
             "a score needs finite discrepancies; got NaN or infinity. Check that the model's "

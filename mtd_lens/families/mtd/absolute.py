@@ -1,12 +1,10 @@
 """The construction in stock attention: one-hot tokens and absolute positions, ``order`` heads.
 
 No relative table is needed because keys in a window of ``order`` positions all differ in their
-*class*, position mod ``order``. Layer 0's head c serves the queries of class c, so that head's output
-matrix knows which lag each class stands for; layer 1's head c turns lags back into the classes that
-layer 2's keys carry. Heads rest on one fixed key at all other queries.
+*class*, position mod ``order``. Layer 0's head c serves the queries of class c, so that head's
+output matrix knows which lag each class stands for; layer 1's head c turns lags back into the
+classes that layer 2's keys carry. Heads rest on one fixed key at all other queries.
 """
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -75,7 +73,7 @@ def responsibilities(plan: Plan, layout: Layout) -> dict[str, Tensor]:
         W_Q[c, layout["position"], q : q + length] = _mask(admitted, plan.responsibility_gap)
         W_K[c, layout["position"], q : q + length] = eye(length)
         W_V[c, layout["position"], :m] = _classes(length, m)
-        W_O[c, :m, layout["lag"]] = _permutation(lambda a, c=c: (c - a - 1) % m, m)
+        W_O[c, :m, layout["lag"]] = _permutation([(c - a - 1) % m for a in range(m)])
     # Resting heads write every lag but the last, at every position: the bias takes it off.
     b_O = zeros(layout.size)
     b_O[layout["lag"]][: m - 1] = -1.0
@@ -102,7 +100,7 @@ def average(plan: Plan, layout: Layout) -> dict[str, Tensor]:
         W_K[c, layout["position"], :length] = eye(length)
         W_V[c, layout["lag"], :m] = eye(m)
         W_V[c, layout["position"].start, m - 1] = -1.0
-        W_O[c, :m, layout["class"]] = _permutation(lambda g, c=c: (c - g) % m, m)
+        W_O[c, :m, layout["class"]] = _permutation([(c - g) % m for g in range(m)])
     return for_layer(1, W_Q=W_Q, W_K=W_K, W_V=W_V, W_O=W_O)
 
 
@@ -113,7 +111,7 @@ def read_out(plan: Plan, layout: Layout) -> dict[str, Tensor]:
     W_Q, W_K, W_V, W_O = _attention(plan, layout)
     query, key = _positions(length)
     band = (key <= query) & (query - key < m)
-    shifted = _permutation(lambda a: (a + plan.lag_shift) % m, m)
+    shifted = _permutation([(a + plan.lag_shift) % m for a in range(m)])
     W_Q[0, layout["class"], :m] = plan.beta * shifted
     W_K[0, layout["position"], :m] = _classes(length, m)
     W_Q[0, layout["position"], m : m + length] = _mask(band, plan.weights_gap)
@@ -142,8 +140,6 @@ def _classes(length: int, m: int) -> Tensor:
     return torch.nn.functional.one_hot(torch.arange(length) % m, m).to(torch.float64)
 
 
-def _permutation(target: Callable[[int], int], m: int) -> Tensor:
-    matrix = zeros(m, m)
-    for index in range(m):
-        matrix[index, target(index)] = 1.0
-    return matrix
+def _permutation(targets: list[int]) -> Tensor:
+    """Row i is the unit vector of ``targets[i]``."""
+    return eye(len(targets))[targets]

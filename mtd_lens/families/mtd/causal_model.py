@@ -1,8 +1,8 @@
 """The high-level algorithm that models are held against.
 
 ``responsibilities -> mean_responsibility -> mixture_weights -> prediction``: posterior
-responsibilities under uniform weights, their running mean, ``softmax(β · mean)``, and the mixture of
-transition rows, at every query position ``order … T-1``.
+responsibilities under uniform weights, their running mean, ``softmax(β · mean)``, and the mixture
+of transition rows, at every query position ``order … T-1``.
 """
 
 import math

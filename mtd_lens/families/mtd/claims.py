@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import probes
 import torch
 from jaxtyping import Float
 from scipy import optimize
 from torch import Tensor
 
+import probes
 from mtd_lens import measures
 from mtd_lens.contracts import Claim, Estimate, Measurement, Trial
 from mtd_lens.families.mtd import estimators
@@ -240,9 +240,7 @@ def contenders(
     tokens = batch.tokens.to(device)
     truth = estimators.predict(task, tokens, batch.weights)
     fit, test = slice(0, n_sequences), slice(n_sequences, None)
-    reference = reference_weights(
-        task, tokens[fit], truth[fit], tokens[test], target_first=True
-    )
+    reference = reference_weights(task, tokens[fit], truth[fit], tokens[test], target_first=True)
     rows = [
         Estimate(
             name,

@@ -1,7 +1,7 @@
 """The analytic three-layer models, whole and with one part broken."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -11,11 +11,12 @@ from mtd_lens.families.mtd.causal_model import best_beta, check_beta
 from mtd_lens.families.mtd.plan import Plan
 from mtd_lens.families.mtd.relative import construct_relative
 from mtd_lens.families.mtd.task import MTDTask
+from mtd_lens.layout import ReadOut
 
 FORMS = {"relative": construct_relative, "absolute": construct_absolute}
 READ_OUTS = ("log_probs", "probs")
 
-WINDOW = 3
+WINDOW = 2
 """How many last positions the ``"average"`` ablation leaves to layer 1."""
 
 PARTS = {
@@ -65,7 +66,7 @@ def construct(
             "MTDTask(transition, order, seq_len)."
         )
     beta = best_beta(task) if beta is None else check_beta(beta)
-    return _build(Plan(task, beta, read_out), form, dtype)
+    return _build(Plan(task, beta, cast(ReadOut, read_out)), form, dtype)
 
 
 def ablate_construction(model: Any, part: str) -> Any:

@@ -180,5 +180,3 @@ def simplex_rule(
         left = (left[:, None] * (1 - stick)).flatten()
         log_mass = (log_mass[:, None] + log_stick_mass).flatten()
     return torch.stack([*lags, left], -1), log_mass
-
-

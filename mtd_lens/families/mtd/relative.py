@@ -1,4 +1,4 @@
-"""The construction with relative key and value tables, one head a layer (the paper's Proposition 3).
+"""The construction with relative key and value tables, one head a layer (Proposition 3).
 
 It differs from the paper in one respect: a flag that the positional embedding writes at the first
 ``order`` positions keeps them out of layer 1's average at *every* query, not only at the last.

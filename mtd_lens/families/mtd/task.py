@@ -58,6 +58,11 @@ class MTDTask:
     family = "mtd"
 
     __slots__ = ("_concentration", "_name", "_order", "_seq_len", "_transition")
+    _transition: Transition
+    _order: int
+    _seq_len: int
+    _concentration: float
+    _name: str | None
 
     def __init__(
         self,
@@ -217,8 +222,8 @@ def _checked_transition(transition: Any) -> Transition:
         matrix = torch.as_tensor(transition, dtype=torch.float64).detach().cpu().clone()
     except (TypeError, ValueError, RuntimeError) as error:
         raise TaskError(
-            f"transition must be a square matrix of numbers; got {type(transition).__name__}, which "
-            f"is not one ({error})."
+            f"transition must be a square matrix of numbers; got {type(transition).__name__}, "
+            f"which is not one ({error})."
         ) from error
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or len(matrix) < 1:
         raise TaskError(
@@ -284,7 +289,7 @@ def check_tokens(task: MTDTask, tokens: Any, max_length: int | None = None) -> T
     if outside.any():
         row, position = outside.nonzero()[0].tolist()
         raise TokensError(
-            f"tokens must lie in 0 … {task.n_tokens - 1}; sequence {row}, position {position} holds "
-            f"{int(tokens[row, position])}."
+            f"tokens must lie in 0 … {task.n_tokens - 1}; sequence {row}, position {position} "
+            f"holds {int(tokens[row, position])}."
         )
     return tokens.long()
