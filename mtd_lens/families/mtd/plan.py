@@ -1,8 +1,8 @@
 """What both analytic constructions are built from: the plan, and the constants of their softmaxes.
 
 A softmax cannot give exactly 0, so keys outside a band get a score that is lower by a finite
-margin. Every margin of a construction is at least :data:`MARGIN`, so what leaks out of a band of ``n`` keys
-is at most :func:`leak_bound`. Scores inside a band are never shifted, so they keep full precision.
+margin. Every margin of a construction is at least :data:`MARGIN`, so what leaks out of a band is at
+most :func:`leak_bound`. Scores inside a band are never shifted, so they keep full precision.
 """
 
 import math
