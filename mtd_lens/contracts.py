@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 
+@runtime_checkable
 class Batch(Protocol):
     """Sampled sequences, with whatever latent variables the task has beside them."""
 
@@ -40,6 +41,7 @@ class Task(Protocol):
         """Plain data from which the family can make the task again."""
 
 
+@runtime_checkable
 class CausalModel(Protocol):
     """The high-level algorithm that a model is held against.
 

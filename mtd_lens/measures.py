@@ -263,7 +263,7 @@ def _distance(
     """Total variation from the target over all keys: attention outside the band is error."""
     attention = attention.to(target)
     outside = (1 - attention.sum(-1)).clamp_min(0)
-    return probes.total_variation(attention, target[:, None]) + outside / 2
+    return probes.total_variation(attention, target[:, None].expand_as(attention)) + outside / 2
 
 
 def measure_content(

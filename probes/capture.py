@@ -5,7 +5,7 @@ the caller stay, and neither the mode nor the weights change.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ BATCH_SIZE = 32
 Hook = tuple[str, Callable[..., Tensor | None]]
 
 
+@runtime_checkable
 class Readable(Protocol):
     """Anything with a hook name that can read its part of an activation."""
 

@@ -1,0 +1,33 @@
+"""Tasks and models that the tests share. Transitions are asymmetric on purpose."""
+
+import mtd_lens
+import numpy as np
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _unchanged_random_state():
+    """No code of ours may touch the process's random state."""
+    before = torch.get_rng_state()
+    yield
+    assert torch.equal(before, torch.get_rng_state()), "the global random state was changed"
+
+
+def transition(q: int, seed: int, concentration: float = 1.0, zeros: float = 0.0) -> np.ndarray:
+    """Rows from a Dirichlet distribution, a share of entries set to exactly 0."""
+    rng = np.random.default_rng(seed)
+    rows = rng.dirichlet(np.full(q, concentration), q)
+    rows[rng.random((q, q)) < zeros] = 0.0
+    rows[np.arange(q), rng.integers(q, size=q)] += 0.2  # no row is left empty
+    return rows / rows.sum(1, keepdims=True)
+
+
+@pytest.fixture(scope="session")
+def task() -> "mtd_lens.MTDTask":
+    return mtd_lens.MTDTask(transition(4, seed=5), order=3, seq_len=14, name="small")
+
+
+@pytest.fixture(scope="session")
+def tokens(task) -> torch.Tensor:
+    return task.sample(12, seed=1).tokens

@@ -1,0 +1,368 @@
+"""The instruments, on models that they were not made for, against slow oracles."""
+
+import warnings
+
+import numpy as np
+import probes
+import pytest
+import torch
+from transformer_lens import HookedTransformer, HookedTransformerConfig
+from transformer_lens.hook_points import HookPoint
+
+
+def make(**changes):
+    settings = {
+        "n_layers": 2,
+        "d_model": 24,
+        "n_ctx": 12,
+        "d_head": 8,
+        "n_heads": 3,
+        "d_vocab": 5,
+        "d_vocab_out": 5,
+        "act_fn": "gelu",
+        "d_mlp": 32,
+        "normalization_type": "LN",
+        "device": "cpu",
+    }
+    state = torch.get_rng_state()
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        model = HookedTransformer(HookedTransformerConfig(**{**settings, **changes}))
+    torch.set_rng_state(state)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make()
+
+
+@pytest.fixture(scope="module")
+def sequences():
+    return torch.from_numpy(np.random.default_rng(0).integers(5, size=(10, 12)))
+
+
+SITES = [
+    probes.Site("blocks.0.hook_attn_out"),
+    probes.Site("blocks.1.hook_resid_post", positions=(3, -1)),
+    probes.Site("blocks.1.attn.hook_pattern", positions=[11], head=2),
+    probes.Site("blocks.0.attn.hook_pattern"),
+    probes.Site("blocks.1.attn.hook_z", positions=[0, 5], head=1),
+    probes.Site("blocks.0.attn.hook_q", head=0),
+    probes.Site("blocks.0.hook_resid_pre", subspace=torch.linalg.qr(torch.ones(24, 1)).Q),
+]
+
+
+@pytest.mark.parametrize("site", SITES, ids=lambda site: site.hook)
+def test_reading_equals_run_with_cache_and_writing_back_changes_nothing(model, sequences, site):
+    _, cache = model.run_with_cache(sequences)
+    activation = cache[site.hook]
+    value = probes.read_activations(model, sequences, {"it": site}, batch_size=4)["it"]
+    assert torch.allclose(value, site.read(activation), atol=1e-6)
+    assert torch.allclose(site.write(activation, value), activation, atol=1e-6)
+    before = activation.clone()
+    edited = site.write(activation, value + 1)
+    assert torch.equal(activation, before)  # never in place
+    assert torch.allclose(site.read(edited), value + 1, atol=1e-5)
+    changed = (edited - activation).abs() > 1e-6
+    assert changed.sum() > 0
+    assert site.layer == int(site.hook.split(".")[1])
+
+
+def test_a_subspace_write_leaves_the_complement(model, sequences):
+    basis = torch.linalg.qr(torch.from_numpy(np.random.default_rng(0).normal(size=(24, 3)))).Q
+    site = probes.Site("blocks.1.hook_resid_pre", positions=[4], subspace=basis.float())
+    _, cache = model.run_with_cache(sequences)
+    activation = cache[site.hook]
+    edited = site.write(activation, torch.zeros(10, 1, 3))
+    difference = edited - activation
+    complement = difference - difference @ basis.float() @ basis.float().T
+    assert complement.abs().max() < 1e-5
+    assert (edited[:, 4] @ basis.float()).abs().max() < 1e-5
+    assert difference[:, [0, 1, 2, 3, 5]].abs().max() == 0
+
+
+def test_band_reads_attention_by_offset(model, sequences):
+    band = probes.Band("blocks.1.attn.hook_pattern", queries=(4, 9), offsets=(0, 1, 3))
+    found = probes.read_activations(model, sequences, {"band": band})["band"]
+    _, cache = model.run_with_cache(sequences)
+    pattern = cache["blocks.1.attn.hook_pattern"]
+    for i, t in enumerate((4, 9)):
+        for j, offset in enumerate((0, 1, 3)):
+            assert torch.allclose(found[:, :, i, j], pattern[:, :, t, t - offset], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"attn_only": True, "normalization_type": None}, {"n_key_value_heads": 1}],
+    ids=["gpt", "attention only", "grouped queries"],
+)
+@pytest.mark.parametrize("hook", ["hook_attn_out", "attn.hook_pattern", "hook_resid_post"])
+def test_interchange_equals_a_hooked_loop_over_pairs(changes, hook, sequences):
+    model = make(**changes)
+    source = torch.tensor([3, 1, 0, 2, 9, 8, 7, 6, 5, 4])
+    sites = {
+        f"{layer}": probes.Site(f"blocks.{layer}.{hook}", positions=(5, 11)) for layer in (0, 1)
+    }
+    runs = probes.run_interchange(model, sequences, source, sites, batch_size=4)
+    assert torch.allclose(runs.base, model(sequences)[:, -1], atol=1e-5)
+    for name, site in sites.items():
+        for row in range(10):
+            _, cache = model.run_with_cache(sequences[source[row]][None])
+
+            def swap(activation, hook, site=site, cache=cache):
+                positions = [5, 11]
+                if site.hook.endswith("pattern"):
+                    activation[:, :, positions] = cache[site.hook][:, :, positions]
+                else:
+                    activation[:, positions] = cache[site.hook][:, positions]
+                return activation
+
+            expected = model.run_with_hooks(sequences[row][None], fwd_hooks=[(site.hook, swap)])
+            assert torch.allclose(runs.patched[name][row], expected[0, -1], atol=1e-5)
+
+
+def test_swapping_with_itself_changes_nothing(model, sequences):
+    sites = {"a": probes.Site("blocks.0.hook_attn_out"), "b": probes.Site("blocks.1.attn.hook_z")}
+    runs = probes.run_interchange(model, sequences, torch.arange(10), sites)
+    for patched in runs.patched.values():
+        assert torch.allclose(patched, runs.base, atol=1e-6)
+
+
+def test_the_model_is_left_as_it_was_found(model, sequences):
+    calls = []
+    model.add_hook("blocks.0.hook_attn_out", lambda a, hook: calls.append(1))
+    try:
+        before = {name: p.clone() for name, p in model.state_dict().items()}
+        sites = {"it": probes.Site("blocks.0.hook_attn_out", positions=[-1])}
+        probes.run_interchange(model, sequences, torch.arange(10).flip(0), sites)
+        probes.read_activations(model, sequences, sites)
+
+        class Failing:
+            hook = "blocks.1.hook_attn_out"
+
+            def read(self, activation: torch.Tensor) -> torch.Tensor:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            probes.read_activations(model, sequences, {"it": Failing()})
+        points = model.hook_dict.values()
+        assert sum(len(point.fwd_hooks) for point in points) == 1  # the caller's own
+        assert calls
+        assert not model.training
+        assert all(torch.equal(before[n], p) for n, p in model.state_dict().items())
+    finally:
+        model.reset_hooks()
+
+
+def test_unknown_hooks_heads_and_positions(model, sequences):
+    with pytest.raises(probes.SiteError, match=r"no hook 'blocks.0.hook_atn_out'.*hook_attn_out"):
+        probes.read_activations(model, sequences, {"x": probes.Site("blocks.0.hook_atn_out")})
+    with pytest.raises(probes.SiteError, match=r"no hook 'blocks.7.hook_attn_out'"):
+        sites = {"x": probes.Site("blocks.7.hook_attn_out")}
+        probes.run_interchange(model, sequences, torch.arange(10), sites)
+    with pytest.raises(probes.SiteError, match="has no head axis"):
+        probes.Site("blocks.0.hook_attn_out", head=0)
+    with pytest.raises(probes.SiteError, match="position 12 .* outside the 12 positions"):
+        site = probes.Site("blocks.0.hook_attn_out", positions=[12])
+        probes.read_activations(model, sequences, {"x": site})
+    with pytest.raises(probes.SiteError, match="orthonormal"):
+        probes.Site("blocks.0.hook_attn_out", subspace=torch.ones(24, 2))
+    with pytest.raises(probes.SiteError, match="inside blocks"):
+        sites = {"x": probes.Site("hook_embed")}
+        probes.run_interchange(model, sequences, torch.arange(10), sites)
+    with pytest.raises(probes.SiteError, match=r"outside\s+the 12 positions"):
+        band = probes.Band("blocks.0.attn.hook_pattern", queries=(1,), offsets=(0, 2))
+        probes.read_activations(model, sequences, {"x": band})
+
+
+def test_edits_that_are_ignored_are_noticed(model, sequences):
+    probes.check_editable(model, sequences, ("hook_attn_out", "attn.hook_pattern", "attn.hook_z"))
+
+    class DeafHookPoint(HookPoint):
+        def __call__(self, x):
+            super().__call__(x.clone())
+            return x
+
+    deaf = make()
+    for block in deaf.blocks:
+        block.hook_attn_out = DeafHookPoint()
+    deaf.setup()
+    with pytest.raises(probes.SiteError, match=r"blocks.\*.hook_attn_out.*changes nothing"):
+        probes.check_editable(deaf, sequences, ("hook_attn_out",))
+
+
+# Ridge probes
+
+
+def test_ridge_equals_the_normal_equations():
+    rng = np.random.default_rng(0)
+    x = torch.from_numpy(rng.normal(size=(30, 4, 6)) * rng.uniform(0.1, 10, 6) + 3)
+    y = torch.from_numpy(rng.normal(size=(30, 4, 2))) + x[..., :2]
+    probe = probes.fit_ridge(x, y, penalties=(0.3,))
+    flat, target = x.flatten(0, 1), y.flatten(0, 1)
+    centred = flat - flat.mean(0)
+    penalty = 0.3 * centred.var(0, unbiased=False).mean() * len(flat)
+    gram = centred.T @ centred + penalty * torch.eye(6, dtype=torch.float64)
+    weights = torch.linalg.solve(gram, centred.T @ (target - target.mean(0)))
+    assert (probe.weights - weights).abs().max() < 1e-10
+    assert (probe.predict(flat.mean(0)[None, None])[0, 0] - target.mean(0)).abs().max() < 1e-10
+
+
+def test_cross_validation_equals_a_loop_over_folds():
+    rng = np.random.default_rng(1)
+    x, y = (torch.from_numpy(rng.normal(size=(20, 3, d))) for d in (4, 2))
+    y = y + x[..., :2]
+    penalties = (1e-3, 0.1, 10.0)
+    probe = probes.fit_ridge(x, y, penalties)
+    centre_x, centre_y = x.mean((0, 1)), y.mean((0, 1))
+    a, b = x - centre_x, y - centre_y
+    unit = a.square().mean()
+    losses = []
+    for penalty in penalties:
+        loss = 0.0
+        for fold in range(5):
+            held = torch.arange(20) % 5 == fold
+            train, target = a[~held].flatten(0, 1), b[~held].flatten(0, 1)
+            gram = train.T @ train + penalty * unit * 60 * torch.eye(4, dtype=torch.float64)
+            weights = torch.linalg.solve(gram, train.T @ target)
+            loss += float((b[held] - a[held] @ weights).square().sum())
+        losses.append(loss)
+    assert probe.penalty == penalties[int(np.argmin(losses))]
+    expected = 1 - min(losses) / float(b.square().sum())
+    assert probe.cross_validated == pytest.approx(expected, abs=1e-10)
+
+
+def test_a_probe_finds_what_is_there_and_nothing_else():
+    rng = np.random.default_rng(2)
+    x = torch.from_numpy(rng.normal(size=(200, 5, 10))).float()
+    y = (x[..., :3] @ torch.from_numpy(rng.normal(size=(3, 2))).float()).double() + 7
+    noise = torch.from_numpy(rng.normal(size=(200, 5, 2)))
+    for target, low, high in ((y, 0.999999, 1.0), (noise, -0.2, 0.02)):
+        probe = probes.fit_ridge(x[:100], target[:100])
+        residual, deviation = probe.errors(x[100:], target[100:])
+        assert low <= 1 - residual.mean() / deviation.mean() <= high
+
+
+def test_ridge_refuses_what_it_cannot_use():
+    with pytest.raises(probes.DataError, match="at least 5 sequences"):
+        probes.fit_ridge(torch.zeros(3, 2, 2), torch.zeros(3, 2, 1))
+    with pytest.raises(probes.DataError, match="finite"):
+        probes.fit_ridge(torch.full((9, 2, 2), torch.nan), torch.zeros(9, 2, 1))
+
+
+def test_constant_features_give_r2_of_zero():
+    target = torch.from_numpy(np.random.default_rng(0).normal(size=(20, 2, 1)))
+    probe = probes.fit_ridge(torch.ones(20, 2, 3), target)
+    residual, deviation = probe.errors(torch.ones(20, 2, 3), target)
+    assert 1 - residual.mean() / deviation.mean() == pytest.approx(0, abs=1e-9)
+
+
+# Controls
+
+
+def test_windows_and_their_one_hot_features(sequences):
+    windows = probes.token_windows(sequences, (2, 7), 3)
+    assert windows.shape == (10, 2, 3)
+    assert torch.equal(windows[:, 1], sequences[:, 5:8])
+    features = probes.one_hot_windows(windows, 5)
+    assert features.shape == (10, 2, 15)
+    assert torch.equal(features.unflatten(-1, (3, 5)).argmax(-1), windows)
+    with pytest.raises(probes.DataError, match="does not fit before position 1"):
+        probes.token_windows(sequences, (1,), 3)
+
+
+def test_a_control_task_is_a_fixed_random_function_of_the_window(sequences):
+    windows = probes.token_windows(sequences, tuple(range(1, 12)), 2)
+    control = probes.random_simplex_map(windows, 3, seed=0)
+    assert (control.sum(-1) - 1).abs().max() < 1e-12
+    table = {}
+    pairs = zip(windows.reshape(-1, 2).tolist(), control.reshape(-1, 3), strict=True)
+    for window, value in pairs:
+        assert torch.equal(table.setdefault(tuple(window), value), value)
+    assert len({tuple(v.tolist()) for v in table.values()}) == len(table)
+    assert not torch.equal(control, probes.random_simplex_map(windows, 3, seed=1))
+
+
+# Statistics
+
+
+def test_bootstrap_intervals_cover_at_their_rate():
+    """Of 300 intervals around a known ratio, 95% should cover: 4 standard errors are 5%."""
+    covered = 0
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        below = rng.gamma(2, size=150)
+        above = 0.25 * below + rng.gamma(1, 0.25, size=150)  # ratio of means 0.375
+        found = probes.one_minus_ratio(torch.from_numpy(above), torch.from_numpy(below), seed=seed)
+        assert found.low <= found.score <= found.high
+        covered += found.low <= 1 - 0.375 <= found.high
+    assert 0.90 <= covered / 300 <= 0.99
+
+
+def test_scores_of_perfect_and_useless_models():
+    reference = torch.rand(50, generator=torch.Generator().manual_seed(0)) + 0.1
+    assert probes.one_minus_ratio(torch.zeros(50), reference) == probes.Interval(1.0, 1.0, 1.0)
+    found = probes.one_minus_ratio(reference, reference)
+    assert (found.score, found.low, found.high) == pytest.approx((0, 0, 0), abs=1e-12)
+    assert str(found).startswith("0.000") or str(found).startswith("-0.000")
+
+
+@pytest.mark.parametrize(
+    ("numerator", "denominator", "message"),
+    [
+        (torch.ones(5), torch.ones(5), "at least 16 sequences"),
+        (torch.ones(20), torch.zeros(20), "does not vary"),
+        (torch.full((20,), torch.nan), torch.ones(20), "finite"),
+    ],
+)
+def test_scores_that_are_undefined(numerator, denominator, message):
+    with pytest.raises(probes.DataError, match=message):
+        probes.one_minus_ratio(numerator, denominator)
+
+
+def test_mean_interval_equals_the_normal_approximation():
+    values = torch.from_numpy(np.random.default_rng(0).normal(3, 2, 2000))
+    found = probes.mean_interval(values)
+    half = 1.96 * float(values.std()) / 2000**0.5
+    assert found.score == pytest.approx(float(values.mean()))
+    assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.1)
+
+
+def test_divergences():
+    first = torch.tensor([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]], dtype=torch.float64)
+    second = torch.tensor([[0.25, 0.5, 0.25], [0.2, 0.3, 0.5]], dtype=torch.float64)
+    assert probes.kl_divergence(first, second).tolist() == pytest.approx([0.5 * np.log(2), 0.0])
+    assert probes.total_variation(first, second).tolist() == pytest.approx([0.25, 0.0])
+    assert probes.kl_divergence(second, first)[0].isfinite()
+    assert probes.kl_divergence(second, first)[0] > 100
+
+
+# Weights
+
+
+def test_token_scores_are_the_attention_scores_between_tokens(sequences):
+    """On a model without positions, the content score is the score itself."""
+    model = make()
+    model.pos_embed.W_pos.data.zero_()
+    for parameter in (model.blocks[0].attn.b_Q, model.blocks[0].attn.b_K):
+        values = np.random.default_rng(0).normal(size=parameter.shape)
+        parameter.data.copy_(torch.from_numpy(values))
+    _, cache = model.run_with_cache(sequences)
+    scores = cache["blocks.0.attn.hook_attn_scores"]
+    for head in range(3):
+        table = probes.token_scores(model, 0, head)
+        for i, j in ((11, 3), (7, 7), (4, 0)):
+            expected = table[sequences[:, i], sequences[:, j]]
+            assert torch.allclose(scores[:, head, i, j].double(), expected, atol=1e-5)
+    with pytest.raises(probes.SiteError, match="2 layers of 3 heads"):
+        probes.token_scores(model, 2, 0)
+
+
+def test_key_softmax_ignores_what_attention_ignores():
+    rng = np.random.default_rng(0)
+    scores = torch.from_numpy(rng.normal(size=(4, 5)))
+    target = (scores + torch.from_numpy(rng.normal(size=(4, 1)))).softmax(-1)
+    assert probes.key_softmax_divergence(scores, target).abs().max() < 1e-12
+    assert probes.key_softmax_divergence(scores.flip(1), target).min() > 1e-3

@@ -1,0 +1,277 @@
+"""Scorecards of constructions, nulls, broken models and a user's own model."""
+
+import json
+import re
+import warnings
+
+import mtd_lens
+import pytest
+import torch
+from mtd_lens.scorecard import ClaimResult, Scorecard
+from mtd_lens.scoring import verdict_of
+from probes.statistics import Interval
+from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+CLAIMS = (
+    "responsibilities.interchange",
+    "responsibilities.probe",
+    "responsibilities.attention",
+    "responsibilities.weights",
+    "mean_responsibility.interchange",
+    "mean_responsibility.probe",
+    "mixture_weights.interchange",
+    "mixture_weights.attention",
+    "prediction.estimator",
+)
+LAYERS = dict(zip(CLAIMS, (0, 0, 0, 0, 1, 1, 2, 2, None), strict=True))
+
+# What each ablation must leave: claims about earlier parts. Everything downstream of the broken
+# part is lost, and so is every interchange claim, since its effect passes through all parts.
+KEPT = {
+    "transition": set(),
+    "average": {"responsibilities.probe", "responsibilities.attention", "responsibilities.weights"},
+    "beta": {
+        "responsibilities.probe",
+        "responsibilities.attention",
+        "responsibilities.weights",
+        "mean_responsibility.probe",
+    },
+    "lag": {
+        "responsibilities.probe",
+        "responsibilities.attention",
+        "responsibilities.weights",
+        "mean_responsibility.probe",
+    },
+}
+
+
+def check_construction(card):
+    assert tuple(claim.id for claim in card.claims) == CLAIMS
+    for claim in card.claims:
+        assert claim.verdict == "supported", claim
+        assert claim.score >= (0.99 if claim.id.endswith("probe") else 0.999), claim
+        assert claim.layer == LAYERS[claim.id], claim
+
+
+def check_null(card):
+    for claim in card.claims:
+        assert claim.verdict in ("refuted", "inconclusive"), claim
+    for entry in card.matrix:
+        if entry.claim.endswith("interchange"):
+            assert abs(entry.score) <= 0.1, entry
+
+
+@pytest.mark.parametrize("form", ["absolute", "relative"])
+def test_a_construction_supports_every_claim_in_its_own_layer(form):
+    card = mtd_lens.score(mtd_lens.load_model(f"mtd-q3-m2-t32/constructed-{form}"))
+    check_construction(card)
+    assert card["prediction.estimator"].low > 0.999
+    closest = [e for e in card.estimators if e.closest]
+    assert [e.name for e in closest] == ["one step"]
+    # β = η m n: the step size that is read off is the construction's own
+    assert closest[0].parameters["step_size"] * 2 * 30 == pytest.approx(
+        card.parameters["beta"], rel=1e-3
+    )
+
+
+@pytest.mark.parametrize("form", ["absolute", "relative"])
+def test_a_random_model_supports_nothing(form):
+    check_null(mtd_lens.score(mtd_lens.load_model(f"mtd-q3-m2-t32/random-{form}")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task_name", mtd_lens.list_tasks())
+@pytest.mark.parametrize("form", ["absolute", "relative"])
+def test_constructions_and_nulls_of_every_preset(task_name, form):
+    n_sequences = 256 if task_name.endswith("t192") else 768
+    built = mtd_lens.load_model(f"{task_name}/constructed-{form}")
+    check_construction(mtd_lens.score(built, n_sequences=n_sequences))
+    random = mtd_lens.load_model(f"{task_name}/random-{form}")
+    check_null(mtd_lens.score(random, n_sequences=n_sequences))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["absolute", "relative"])
+def test_other_random_weights_support_nothing_either(form):
+    model = mtd_lens.load_model(f"mtd-q5-m3-t32/constructed-{form}")
+    for seed in range(1, 4):
+        card = mtd_lens.score(mtd_lens.hooked.randomized(model, seed, "null"), seed=seed)
+        assert all(claim.verdict != "supported" for claim in card.claims)
+
+
+@pytest.mark.parametrize("part", list(mtd_lens.PARTS))
+@pytest.mark.parametrize("form", ["absolute", "relative"])
+def test_a_broken_part_loses_its_claims_and_keeps_the_others(form, part):
+    whole = mtd_lens.load_model(f"mtd-q5-m3-t32/constructed-{form}")
+    card = mtd_lens.score(mtd_lens.ablate_construction(whole, part), n_sequences=384)
+    supported = {claim.id for claim in card.claims if claim.verdict == "supported"}
+    assert supported == KEPT[part]
+    assert part in card.model
+
+
+@pytest.fixture(scope="module")
+def own_model():
+    """What a user may bring: two layers, three heads, normalisation, an MLP, untrained."""
+    cfg = HookedTransformerConfig(
+        n_layers=2,
+        n_heads=3,
+        d_model=24,
+        d_head=8,
+        d_mlp=48,
+        act_fn="gelu",
+        n_ctx=32,
+        d_vocab=3,
+        normalization_type="LN",
+        device="cpu",
+    )
+    state = torch.get_rng_state()
+    torch.manual_seed(7)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        model = HookedTransformer(cfg)
+    torch.set_rng_state(state)
+    return model
+
+
+def test_a_users_own_model_is_scored_and_left_alone(own_model):
+    task = mtd_lens.load_task("mtd-q3-m2-t32")
+    weights = {name: value.clone() for name, value in own_model.state_dict().items()}
+    own_model.train()
+    calls = []
+    own_model.add_hook("blocks.0.hook_attn_out", lambda a, hook: calls.append(None))
+    try:
+        card = mtd_lens.score(own_model, task=task, n_sequences=128)
+        hooks = sum(len(point.fwd_hooks) for point in own_model.hook_dict.values())
+    finally:
+        own_model.reset_hooks()
+    assert hooks == 1
+    assert own_model.training
+    assert all(torch.equal(weights[n], v) for n, v in own_model.state_dict().items())
+    assert not hasattr(own_model, "mtd_lens_info")
+    assert all(claim.verdict in ("refuted", "inconclusive") for claim in card.claims)
+    assert card.n_layers == 2
+    json.loads(card.to_json())
+
+
+def test_the_same_seed_gives_the_same_scorecard(own_model):
+    task = mtd_lens.load_task("mtd-q3-m2-t32")
+    first, second, other = (
+        mtd_lens.score(own_model, task, n_sequences=64, seed=seed).to_dict() for seed in (3, 3, 4)
+    )
+    assert first == second
+    assert first["claims"] != other["claims"]
+
+
+@pytest.fixture(scope="module")
+def card(task):
+    return mtd_lens.score(mtd_lens.construct(task), n_sequences=64)
+
+
+def test_json_holds_what_is_promised(card, tmp_path):
+    text = card.to_json(tmp_path / "card.json")
+    assert (tmp_path / "card.json").read_text() == text
+    data = json.loads(text)
+    assert list(data) == [
+        "model",
+        "task",
+        "seed",
+        "n_sequences",
+        "beta",
+        "claims",
+        "matrix",
+        "estimators",
+        "versions",
+    ]
+    wanted = {
+        *("id", "layer", "site", "score", "low", "high"),
+        *("null", "ceiling", "threshold", "verdict"),
+    }
+    assert all(wanted <= set(claim) for claim in data["claims"])
+    assert {(entry["claim"], entry["layer"]) for entry in data["matrix"]} == {
+        (claim, layer) for claim in CLAIMS[:-1] for layer in range(3)
+    }
+    assert set(data["versions"]) == {"python", "mtd-lens", "transformer-lens", "torch"}
+    probe = data["claims"][1]["details"]
+    assert {"control", "selectivity", "token_window", "random_model"} <= set(probe)
+    assert data["claims"][0]["details"]["pairs"] == 32
+    assert data["task"] == "small"
+
+
+def test_a_task_without_a_name_is_written_whole(task):
+    anonymous = mtd_lens.MTDTask(task.transition, 3, 14)
+    model = mtd_lens.construct(anonymous)
+    data = json.loads(mtd_lens.score(model, n_sequences=64).to_json())
+    assert mtd_lens.MTDTask.from_json(data["task"]) == anonymous
+
+
+def test_the_page_is_self_contained_and_escaped(card, tmp_path):
+    page = card.to_html(tmp_path / "card.html")
+    assert page.startswith("<!doctype html>")
+    assert not re.search(r"(src|href)=|https?://|<script", page)
+    assert page.count('class="cell') == 8 * 3
+    assert page.count("cell chosen") == 8
+    hostile = Scorecard(**{**vars(card), "model": "</title><script>alert(1)</script>"})
+    assert "<script>" not in hostile.to_html()
+    assert "<script>" not in hostile._repr_html_()
+
+
+def test_the_table_and_the_one_line_form(card):
+    text = str(card)
+    for claim in CLAIMS:
+        assert re.search(rf"{claim} .*supported", text)
+    assert "one step" in text
+    assert repr(card) == "Scorecard('small/constructed-absolute': 9 supported)"
+    assert isinstance(card["prediction.estimator"], ClaimResult)
+
+
+def test_what_does_not_vary_is_not_applicable():
+    task = mtd_lens.MTDTask([[0.7, 0.3], [0.2, 0.8]], order=1, seq_len=10)
+    card = mtd_lens.score(mtd_lens.construct(task), n_sequences=64)
+    verdicts = {claim.id: claim.verdict for claim in card.claims}
+    assert verdicts.pop("responsibilities.weights") == "supported"
+    assert set(verdicts.values()) == {"not_applicable"}
+    json.loads(card.to_json())
+    card.to_html()
+    assert "not_applicable" in str(card)
+
+
+@pytest.mark.parametrize(
+    ("score", "null", "ceiling", "verdict"),
+    [
+        ((0.9, 0.95), (0.0, 0.1), (1.0, 1.0), "supported"),
+        ((0.7, 0.9), (0.0, 0.1), (1.0, 1.0), "inconclusive"),
+        ((0.2, 0.3), (0.0, 0.1), (1.0, 1.0), "inconclusive"),
+        ((0.02, 0.08), (0.0, 0.1), (1.0, 1.0), "refuted"),
+        ((-9.0, -8.0), (-20.0, -19.0), (1.0, 1.0), "refuted"),  # worse than the reference
+        ((0.9, 0.95), (0.7, 0.85), (1.0, 1.0), "not_diagnostic"),  # the null passes
+        ((0.1, 0.2), (0.0, 0.1), (0.3, 0.5), "not_diagnostic"),  # the construction fails
+    ],
+)
+def test_verdicts(score, null, ceiling, verdict):
+    intervals = [Interval(sum(pair) / 2, *pair) for pair in (score, null, ceiling)]
+    assert verdict_of(*intervals, threshold=0.8) == verdict
+
+
+def test_shortest_sequences_have_a_scorecard():
+    task = mtd_lens.MTDTask([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.3, 0.4, 0.3]], 2, 3)
+    card = mtd_lens.score(mtd_lens.construct(task, dtype=torch.float64), n_sequences=128)
+    assert card["prediction.estimator"].verdict == "supported"
+    json.loads(card.to_json())
+
+
+def test_comparison_with_the_truth(tmp_path):
+    model = mtd_lens.load_model("mtd-q5-m3-t64/constructed-relative")
+    found = mtd_lens.compare(model, lengths=[8, 64], n_sequences=128)
+    rows = [{entry.name: entry for entry in entries} for entries in found.rows]
+    for row in rows:
+        assert row["uniform"].kl > row["one step"].kl > row["exact Bayes"].kl > 0
+        assert row["maximum likelihood"].kl > row["exact Bayes"].kl
+    # the model's β is fitted at the full length: there it is the one-step estimator
+    assert rows[1]["model"].kl == pytest.approx(rows[1]["one step"].kl, rel=0.1)
+    assert rows[0]["one step"].parameters["step_size"] > rows[1]["one step"].parameters["step_size"]
+    data = json.loads(found.to_json(tmp_path / "c.json"))
+    assert [entry["length"] for entry in data["lengths"]] == [8, 64]
+    assert "T = 64" in str(found)
+    assert "<table>" in found._repr_html_()
+    default = mtd_lens.compare(model, n_sequences=64)
+    assert default.lengths == (8, 16, 32, 64)
