@@ -9,6 +9,7 @@ a model; the entry's name is ``TASK/VARIANT``).
 import functools
 import importlib
 import pkgutil
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import metadata
@@ -103,7 +104,12 @@ def list_models() -> list[str]:
     """Names of all models, ``TASK/VARIANT``, sorted."""
     names = set(_model_loaders())
     for task_name, loader in _task_loaders().items():
-        names |= {f"{task_name}/{variant}" for variant in family_of(loader()).variants()}
+        try:
+            family = family_of(loader())
+        except MTDLensError as error:
+            warnings.warn(f"task {task_name!r} is left out: {error}", stacklevel=2)
+            continue
+        names |= {f"{task_name}/{variant}" for variant in family.variants()}
     return sorted(names)
 
 

@@ -1,9 +1,10 @@
 """Tasks and models that the tests share. Transitions are asymmetric on purpose."""
 
-import mtd_lens
 import numpy as np
 import pytest
 import torch
+
+import mtd_lens
 
 
 @pytest.fixture(autouse=True)

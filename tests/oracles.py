@@ -100,7 +100,9 @@ def exact_small_posterior(task, sequence):
     total, weighted = 0.0, np.zeros(m)
     for lags in itertools.product(range(1, m + 1), repeat=len(positions)):
         counts = np.bincount(np.array(lags) - 1, minlength=m)
-        mass = math.prod(likelihood(task, sequence, k, g) for k, g in zip(positions, lags, strict=True))
+        mass = math.prod(
+            likelihood(task, sequence, k, g) for k, g in zip(positions, lags, strict=True)
+        )
         mass *= math.exp(special.gammaln(counts + alpha).sum())
         total += mass
         weighted += mass * (counts + alpha) / (counts + alpha).sum()

@@ -1,10 +1,11 @@
 """The causal model: its stages against oracles, and interventions that reach only what follows."""
 
-import mtd_lens
 import numpy as np
 import oracles
 import pytest
 import torch
+
+import mtd_lens
 
 NAMES = ("responsibilities", "mean_responsibility", "mixture_weights", "prediction")
 

@@ -2,10 +2,11 @@
 
 import itertools
 
-import mtd_lens
 import pytest
 import torch
 from conftest import transition
+
+import mtd_lens
 from mtd_lens.families.mtd.plan import MARGIN, Plan, leak_bound
 from mtd_lens.hooked import probabilities
 

@@ -2,7 +2,6 @@
 
 import itertools
 
-import mtd_lens
 import numpy as np
 import oracles
 import pytest
@@ -10,13 +9,23 @@ import torch
 from conftest import transition
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mtd_lens.families.mtd import estimators, posterior
 from scipy import optimize
 
+import mtd_lens
+from mtd_lens.families.mtd import estimators, posterior
+
 TASKS = [
-    pytest.param(mtd_lens.MTDTask(transition(q, seed, c, zeros), m, length), id=f"q{q}-m{m}-t{length}")
+    pytest.param(
+        mtd_lens.MTDTask(transition(q, seed, c, zeros), m, length), id=f"q{q}-m{m}-t{length}"
+    )
     for seed, (q, m, length, c, zeros) in enumerate(
-        [(2, 1, 2, 1, 0), (3, 2, 12, 1, 0), (5, 3, 20, 0.1, 0), (4, 4, 15, 1, 0.4), (6, 5, 17, 1, 0)]
+        [
+            (2, 1, 2, 1, 0),
+            (3, 2, 12, 1, 0),
+            (5, 3, 20, 0.1, 0),
+            (4, 4, 15, 1, 0.4),
+            (6, 5, 17, 1, 0),
+        ]
     )
 ]
 

@@ -1,11 +1,12 @@
-"""The posterior mean against two independent exact methods, and Gibbs in its own standard errors."""
+"""The posterior mean against two exact methods, and Gibbs in its own standard errors."""
 
-import mtd_lens
 import numpy as np
 import oracles
 import pytest
 import torch
 from conftest import transition
+
+import mtd_lens
 from mtd_lens.families.mtd.posterior import exact_nodes, simplex_rule
 
 

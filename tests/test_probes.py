@@ -3,11 +3,12 @@
 import warnings
 
 import numpy as np
-import probes
 import pytest
 import torch
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.hook_points import HookPoint
+
+import probes
 
 
 def make(**changes):
@@ -157,24 +158,26 @@ def test_the_model_is_left_as_it_was_found(model, sequences):
 
 
 def test_unknown_hooks_heads_and_positions(model, sequences):
+    def read(site):
+        return probes.read_activations(model, sequences, {"x": site})
+
+    def swap(hook):
+        return probes.run_interchange(model, sequences, torch.arange(10), {"x": probes.Site(hook)})
+
     with pytest.raises(probes.SiteError, match=r"no hook 'blocks.0.hook_atn_out'.*hook_attn_out"):
-        probes.read_activations(model, sequences, {"x": probes.Site("blocks.0.hook_atn_out")})
+        read(probes.Site("blocks.0.hook_atn_out"))
     with pytest.raises(probes.SiteError, match=r"no hook 'blocks.7.hook_attn_out'"):
-        sites = {"x": probes.Site("blocks.7.hook_attn_out")}
-        probes.run_interchange(model, sequences, torch.arange(10), sites)
+        swap("blocks.7.hook_attn_out")
     with pytest.raises(probes.SiteError, match="has no head axis"):
         probes.Site("blocks.0.hook_attn_out", head=0)
-    with pytest.raises(probes.SiteError, match="position 12 .* outside the 12 positions"):
-        site = probes.Site("blocks.0.hook_attn_out", positions=[12])
-        probes.read_activations(model, sequences, {"x": site})
+    with pytest.raises(probes.SiteError, match=r"position 12 .* outside the 12 positions"):
+        read(probes.Site("blocks.0.hook_attn_out", positions=[12]))
     with pytest.raises(probes.SiteError, match="orthonormal"):
         probes.Site("blocks.0.hook_attn_out", subspace=torch.ones(24, 2))
     with pytest.raises(probes.SiteError, match="inside blocks"):
-        sites = {"x": probes.Site("hook_embed")}
-        probes.run_interchange(model, sequences, torch.arange(10), sites)
+        swap("hook_embed")
     with pytest.raises(probes.SiteError, match=r"outside\s+the 12 positions"):
-        band = probes.Band("blocks.0.attn.hook_pattern", queries=(1,), offsets=(0, 2))
-        probes.read_activations(model, sequences, {"x": band})
+        read(probes.Band("blocks.0.attn.hook_pattern", queries=(1,), offsets=(0, 2)))
 
 
 def test_edits_that_are_ignored_are_noticed(model, sequences):

@@ -4,13 +4,14 @@ import json
 import re
 import warnings
 
-import mtd_lens
 import pytest
 import torch
+from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+import mtd_lens
 from mtd_lens.scorecard import ClaimResult, Scorecard
 from mtd_lens.scoring import verdict_of
 from probes.statistics import Interval
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 CLAIMS = (
     "responsibilities.interchange",

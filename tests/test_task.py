@@ -4,13 +4,14 @@ import copy
 import json
 import pickle
 
-import mtd_lens
 import numpy as np
 import pytest
 import torch
 from conftest import transition
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import mtd_lens
 
 
 def test_shapes_dtypes_and_the_lags_of_the_first_tokens(task):

@@ -2,10 +2,11 @@
 
 import copy
 
-import mtd_lens
 import pytest
 import torch
 from transformer_lens import HookedTransformer, patching
+
+import mtd_lens
 
 FORMS = ("relative", "absolute")
 
@@ -22,7 +23,9 @@ def test_run_with_cache_and_hooks(model, task, tokens):
     assert cache["blocks.1.attn.hook_pattern"].shape[-2:] == (tokens.shape[1],) * 2
 
     def uniform(pattern, hook):
-        pattern[:] = torch.ones_like(pattern).tril() / torch.arange(1, pattern.shape[-1] + 1)[:, None]
+        pattern[:] = (
+            torch.ones_like(pattern).tril() / torch.arange(1, pattern.shape[-1] + 1)[:, None]
+        )
         return pattern
 
     for layer in range(3):

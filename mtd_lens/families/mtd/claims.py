@@ -12,6 +12,7 @@ from torch import Tensor
 import probes
 from mtd_lens import measures
 from mtd_lens.contracts import Claim, Estimate, Measurement, Trial
+from mtd_lens.errors import ModelError
 from mtd_lens.families.mtd import estimators
 from mtd_lens.families.mtd.posterior import posterior_mean
 from mtd_lens.families.mtd.task import MTDTask
@@ -118,8 +119,19 @@ def _control(trial: Trial, index: int) -> Callable[[Tensor], Tensor]:
 
 
 def model_predictions(model: Any, tokens: Tokens) -> Float[Tensor, "sequence token"]:
-    """The model's distribution of the token after the last position, float64."""
-    return probabilities(model, probes.last_outputs(model, tokens))
+    """The model's distribution of the token after the last position, float64.
+
+    Raises:
+        ModelError: Its output is not finite.
+    """
+    output = probes.last_outputs(model, tokens)
+    if not output.isfinite().all():
+        row = int((~output.isfinite()).any(-1).nonzero()[0])
+        raise ModelError(
+            f"the model's outputs must be finite; on sequence {row} they are "
+            f"{output[row].tolist()}. Check its weights."
+        )
+    return probabilities(model, output)
 
 
 def measure_estimator(trial: Trial) -> list[Measurement]:

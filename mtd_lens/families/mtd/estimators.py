@@ -109,7 +109,10 @@ def mirror_descent(
     """
     likelihoods = lag_likelihoods(task, tokens)
     seen = _seen(likelihoods, every_query)
-    step = torch.as_tensor(step_size, dtype=torch.float64, device=likelihoods.device)
+    try:
+        step = torch.as_tensor(step_size, dtype=torch.float64, device=likelihoods.device)
+    except (TypeError, ValueError, RuntimeError):
+        step = likelihoods.new_tensor(torch.nan)
     if not ((step > 0).all() and step.isfinite().all()) or step.ndim > 1:
         raise ArgumentError(
             f"step_size must be positive and finite, a number or one a query; got {step_size!r}."

@@ -118,14 +118,16 @@ class MTDTask:
         """Registry name, if it has one."""
         return self._name
 
-    def sample(self, n: Any, seed: int = 0) -> MTDBatch:
+    def sample(self, n: Any, seed: Any = 0) -> MTDBatch:
         """Draw ``n`` sequences, vectorised over sequences; the same seed draws the same ones.
 
         Raises:
-            ArgumentError: ``n`` is not a positive integer.
+            ArgumentError: ``n`` is not a positive integer, or ``seed`` is negative.
         """
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise ArgumentError(f"the number of sequences must be a positive integer; got {n!r}.")
+        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+            raise ArgumentError(f"seed must be an integer of at least 0; got {seed!r}.")
         rng = np.random.default_rng(seed)
         m, length = self.order, self.seq_len
         weights = rng.dirichlet(np.full(m, self.concentration), n)

@@ -1,0 +1,108 @@
+"""Names: what is listed can be loaded, and what others register is found."""
+
+from importlib import metadata
+
+import pytest
+import torch
+
+import mtd_lens
+from mtd_lens import registry
+
+GOOD = [[0.5, 0.5], [0.25, 0.75]]
+
+
+@pytest.fixture(autouse=True)
+def _clean_registry(monkeypatch):
+    monkeypatch.setattr(registry, "_tasks", {})
+    monkeypatch.setattr(registry, "_models", {})
+
+
+def test_every_listed_model_loads_and_knows_itself():
+    names = mtd_lens.list_models()
+    assert len(names) == 4 * len(mtd_lens.list_tasks())
+    assert mtd_lens.DEFAULT_MODEL in names
+    for name in names:
+        if name.startswith("mtd-q10"):
+            continue  # large; the same code
+        model = mtd_lens.load_model(name)
+        assert not model.training
+        assert mtd_lens.task_of(model) == mtd_lens.load_task(name.split("/")[0])
+        assert model.mtd_lens_info.name == name
+
+
+def test_dtype_and_device():
+    model = mtd_lens.load_model("mtd-q3-m2-t32/constructed-relative", "cpu", torch.float64)
+    assert model.cfg.dtype == torch.float64
+    assert {p.dtype for p in model.parameters()} == {torch.float64}
+    assert {p.device.type for p in model.parameters()} == {"cpu"}
+
+
+def test_a_registered_task_has_every_variant():
+    task = mtd_lens.MTDTask(GOOD, 2, 8)
+    mtd_lens.register_task("mine", task)
+    assert "mine" in mtd_lens.list_tasks()
+    assert mtd_lens.load_task("mine") == task
+    assert "mine/constructed-absolute" in mtd_lens.list_models()
+    assert mtd_lens.task_of(mtd_lens.load_model("mine/random-relative")) == task
+    card = mtd_lens.score(mtd_lens.load_model("mine/constructed-relative"), n_sequences=64)
+    assert card.model == "mine/constructed-relative"
+
+
+def test_a_registered_model_is_loaded_by_name():
+    mtd_lens.register_task("mine", mtd_lens.MTDTask(GOOD, 2, 8))
+    mtd_lens.register_model(
+        "mine/sharp", lambda: mtd_lens.construct(mtd_lens.load_task("mine"), beta=50.0)
+    )
+    assert "mine/sharp" in mtd_lens.list_models()
+    model = mtd_lens.load_model("mine/sharp", dtype=torch.float64)
+    assert model.mtd_lens_info.name == "mine/sharp"
+    assert model.mtd_lens_info.blueprint[0].beta == 50.0
+    assert next(model.parameters()).dtype == torch.float64
+
+
+def entry_task():
+    return mtd_lens.MTDTask(GOOD, 1, 9, name="offered")
+
+
+def entry_model():
+    return mtd_lens.construct(entry_task(), beta=2.0)
+
+
+def entry_broken():
+    raise RuntimeError("no such file")
+
+
+def entry_number():
+    return 3
+
+
+def test_entry_points_of_other_packages(monkeypatch):
+    offered = {
+        "mtd_lens.tasks": [
+            metadata.EntryPoint("offered", "test_registry:entry_task", "mtd_lens.tasks"),
+            metadata.EntryPoint("broken", "test_registry:entry_broken", "mtd_lens.tasks"),
+            metadata.EntryPoint("number", "test_registry:entry_number", "mtd_lens.tasks"),
+        ],
+        "mtd_lens.models": [
+            metadata.EntryPoint("offered/theirs", "test_registry:entry_model", "mtd_lens.models")
+        ],
+    }
+    monkeypatch.setattr(metadata, "entry_points", lambda group: offered[group])
+    assert "offered" in mtd_lens.list_tasks()
+    assert mtd_lens.load_task("offered").name == "offered"
+    model = mtd_lens.load_model("offered/theirs")
+    assert model.mtd_lens_info.name == "offered/theirs"
+    with pytest.raises(mtd_lens.MTDLensError, match=r"'broken'.*no such file"):
+        mtd_lens.load_task("broken")
+    with pytest.raises(mtd_lens.MTDLensError, match=r"'number'.*returned int"):
+        mtd_lens.load_task("number")
+
+
+def test_one_broken_package_does_not_hide_the_models_of_the_others(monkeypatch):
+    broken = metadata.EntryPoint("broken", "test_registry:entry_broken", "mtd_lens.tasks")
+    monkeypatch.setattr(
+        metadata, "entry_points", lambda group: [broken] if group == "mtd_lens.tasks" else []
+    )
+    with pytest.warns(UserWarning, match="task 'broken' is left out"):
+        assert mtd_lens.DEFAULT_MODEL in mtd_lens.list_models()
+    assert mtd_lens.load_model(mtd_lens.DEFAULT_MODEL).cfg.n_layers == 3
