@@ -10,8 +10,6 @@ transformer_lens.
 
 import lazy_loader
 
-__version__ = "0.1.0"
-
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
@@ -29,6 +27,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "UnknownNameError",
         ],
         "families.mtd.causal_model": ["MTDCausalModel", "best_beta", "fit_beta"],
+        "families.mtd.claims": ["model_predictions"],
         "families.mtd.constructions": ["PARTS", "ablate_construction", "construct"],
         "families.mtd.estimators": [
             "expectation_maximization",

@@ -25,6 +25,20 @@ Html = Annotated[Optional[Path], typer.Option("--html", help="Write a self-conta
 Device = Annotated[Optional[str], typer.Option("--device", help="For example cpu or cuda.")]  # noqa: UP045
 
 
+@app.callback()
+def version(
+    show: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)
+    ] = False,
+) -> None:
+    """Test algorithmic claims about transformers on in-context tasks."""
+    if show:
+        from importlib import metadata
+
+        print(f"mtd-lens {metadata.version('mtd-lens')}")
+        raise typer.Exit
+
+
 @app.command()
 def models() -> None:
     """List the models that can be loaded by name."""
@@ -51,18 +65,23 @@ def score(
     json: Json = None,
     html: Html = None,
     device: Device = None,
+    threshold: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--threshold", help="What a supported claim's interval must lie above."),
+    ] = None,
 ) -> None:
     """Score a model: does each layer compute its part of the algorithm?"""
     _check_paths(json, html)
     from mtd_lens import scoring
     from mtd_lens.registry import load_model
 
-    model = load_model(name, device=device)
-    scoring.check_sampling(scoring.N_SEQUENCES if sequences is None else sequences, seed)
+    n_sequences = scoring.N_SEQUENCES if sequences is None else sequences
+    scoring.check_sampling(n_sequences, seed)
     card = scoring.score(
-        model,
-        n_sequences=scoring.N_SEQUENCES if sequences is None else sequences,
+        load_model(name, device=device),
+        n_sequences=n_sequences,
         seed=seed,
+        threshold=scoring.THRESHOLD if threshold is None else threshold,
         progress=True,
     )
     print(card)
@@ -117,11 +136,9 @@ def main() -> None:
 
 def _check_paths(*paths: Path | None) -> None:
     """Refuse outputs that cannot be written, before any work."""
-    from mtd_lens.render import check_output_path
+    from mtd_lens.render import check_output_paths
 
-    for path in paths:
-        if path is not None:
-            check_output_path(path)
+    check_output_paths(*paths)
 
 
 def _say_written(*paths: Path | None) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,20 +11,22 @@ from mtd_lens.errors import ArgumentError
 from mtd_lens.registry import family_of
 from mtd_lens.scorecard import EstimatorResult, figure
 from mtd_lens.scoring import (
-    MIN_SEQUENCES,
     check_sampling,
     estimator_results,
     name_of,
     task_for,
     versions,
 )
+from probes import checks
 
 N_SEQUENCES = 256
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """KL(truth ‖ prediction) in nats after contexts of several lengths.
+    """Divergence of predictions from the truth after contexts of several lengths.
+
+    Estimators have their step sizes fitted anew at each length; the model is the same at all.
 
     Attributes:
         model: Its name; its own row is called ``model``.
@@ -38,6 +40,7 @@ class Comparison:
     n_sequences: int
     lengths: tuple[int, ...]
     rows: tuple[tuple[EstimatorResult, ...], ...]
+    divergence: str
     versions: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
@@ -48,7 +51,7 @@ class Comparison:
             "seed": self.seed,
             "n_sequences": self.n_sequences,
             "lengths": [
-                {"length": length, "kl_from_truth": [entry.to_dict() for entry in entries]}
+                {"length": length, "divergence_from_truth": [entry.to_dict() for entry in entries]}
                 for length, entries in zip(self.lengths, self.rows, strict=True)
             ],
             "versions": self.versions,
@@ -69,15 +72,17 @@ class Comparison:
         return f"Comparison({self.model!r}, lengths={list(self.lengths)})"
 
     def __str__(self) -> str:
-        title = (
-            f"{self.model}   KL(truth ‖ prediction), nats, at the last query   "
-            f"{self.n_sequences} sequences a length"
+        return f"{self._title()}\n\n{render.text_table(*self._table())}"
+
+    def _title(self) -> str:
+        return (
+            f"{self.model}: truth ‖ prediction at the last query ({self.divergence}), ± half the "
+            f"95% interval; {self.n_sequences} sequences a length; step sizes η fitted at each"
         )
-        return f"{title}\n\n{render.text_table(*self._table(), left=(0,))}"
 
     def _repr_html_(self) -> str:
         header, rows = self._table()
-        return render.html("comparison.html", comparison=self, header=header, rows=rows)
+        return render.html("comparison.html", title=self._title(), header=header, rows=rows)
 
     def _table(self) -> tuple[list[str], list[list[str]]]:
         header = ["estimator", *(f"T = {length}" for length in self.lengths)]
@@ -88,7 +93,7 @@ class Comparison:
                 fitted = entry.parameters.get("step_size")
                 step = "" if fitted is None else f" (η {fitted:.3f})"
                 error = (entry.high - entry.low) / 2
-                cells.append(f"{figure(entry.kl, 4)} ± {error:.4f}{step}")
+                cells.append(f"{figure(entry.divergence, 4)} ± {error:.4f}{step}")
             body.append([entries[0].name, *cells])
         return header, body
 
@@ -96,10 +101,11 @@ class Comparison:
 def compare(
     model: Any,
     task: Any = None,
-    lengths: Sequence[int] | None = None,
-    n_sequences: int = N_SEQUENCES,
-    seed: int = 0,
+    lengths: Any = None,
+    n_sequences: Any = N_SEQUENCES,
+    seed: Any = 0,
     *,
+    name: str | None = None,
     progress: bool = False,
 ) -> Comparison:
     """Hold a model's predictions and every reference estimator's against the truth.
@@ -108,11 +114,12 @@ def compare(
 
     Args:
         model: A HookedTransformer.
-        task: What it is tested on; by default the task that the model knows.
+        task: What it is tested on, or its name; by default the task that the model knows.
         lengths: Numbers of context tokens, up to the model's context; by default the task's
             ``seq_len`` and its halves.
         n_sequences: A length; at least 64.
         seed: Of the sequences and of resampling.
+        name: What the result calls the model.
         progress: Show a progress bar on standard error once two seconds have passed.
 
     Raises:
@@ -121,11 +128,11 @@ def compare(
     """
     from tqdm.auto import tqdm
 
-    check_sampling(n_sequences, seed, MIN_SEQUENCES)
+    check_sampling(n_sequences, seed)
     task = task_for(model, task)
     family = family_of(task)
     family.check_model(model, task)
-    chosen = _checked_lengths(task, model, lengths)
+    chosen = _checked_lengths(family.shortest(task), task, model, lengths)
     rows = []
     for length in tqdm(
         chosen, desc="lengths", disable=None if progress else True, delay=2, leave=False
@@ -133,27 +140,26 @@ def compare(
         entries = family.contenders(task, model, length, n_sequences, seed)
         rows.append(estimator_results(entries, seed))
     return Comparison(
-        model=name_of(model),
+        model=name or name_of(model),
         task=task.name or task.to_json(),
         seed=seed,
         n_sequences=n_sequences,
         lengths=chosen,
         rows=tuple(rows),
+        divergence=family.divergence,
         versions=versions(),
     )
 
 
-def _checked_lengths(task: Any, model: Any, lengths: Sequence[int] | None) -> tuple[int, ...]:
-    shortest = getattr(task, "order", 0) + 1
+def _checked_lengths(shortest: int, task: Any, model: Any, lengths: Any) -> tuple[int, ...]:
     if lengths is None:
         halves = [task.seq_len // 2**power for power in (3, 2, 1, 0)]
         return tuple(length for length in dict.fromkeys(halves) if length >= shortest)
-    if not lengths:
-        raise ArgumentError("lengths must name at least one context length.")
-    for length in lengths:
-        if not isinstance(length, int) or not shortest <= length <= model.cfg.n_ctx:
-            raise ArgumentError(
-                f"context lengths must be integers from {shortest} to the model's context of "
-                f"{model.cfg.n_ctx}; got {length!r}."
-            )
-    return tuple(lengths)
+    if not isinstance(lengths, Iterable) or not (chosen := tuple(lengths)):
+        raise ArgumentError(f"lengths must list at least one context length; got {lengths!r}.")
+    return tuple(
+        checks.integer(
+            length, "a context length", shortest, ArgumentError, maximum=int(model.cfg.n_ctx)
+        )
+        for length in chosen
+    )

@@ -146,9 +146,20 @@ class Estimate:
 
 @runtime_checkable
 class Family(Protocol):
-    """Everything the package needs to know about a kind of task."""
+    """Everything the package needs to know about a kind of task.
+
+    Attributes:
+        name: As in ``Task.family``.
+        divergence: Name and unit of the divergence between predictions.
+        edited_hooks: Hooks within a block that the claims edit; checked before a run.
+    """
 
     name: str
+    divergence: str
+    edited_hooks: tuple[str, ...]
+
+    def shortest(self, task: Any) -> int:
+        """Fewest tokens from which the next one can be predicted in context."""
 
     def presets(self) -> Mapping[str, Callable[[], Any]]:
         """Loaders of the family's named tasks."""

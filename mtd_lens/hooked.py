@@ -18,7 +18,7 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.components import Attention, Unembed
 from transformer_lens.hook_points import HookPoint
 
-from mtd_lens.errors import ModelError
+from mtd_lens.errors import ArgumentError, ModelError
 from mtd_lens.layout import Architecture
 
 _ATTRIBUTE = "mtd_lens_info"
@@ -180,9 +180,31 @@ def assemble(
         for name, value in weights.items():
             target = parameters[name]
             target[tuple(slice(0, size) for size in value.shape)] = value.to(target.dtype)
+            if not target.isfinite().all():
+                raise ModelError(
+                    f"{name} overflows {dtype}: its largest entry is "
+                    f"{float(value.abs().max()):.3g}. Use float32 or float64."
+                )
     model.to(str(device or "cpu"), print_details=False)
     setattr(model, _ATTRIBUTE, info)
     return model.eval()
+
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def check_dtype(dtype: Any) -> torch.dtype:
+    """``dtype``, if it is one that models can have.
+
+    Raises:
+        ArgumentError: It is not.
+    """
+    if dtype not in DTYPES:
+        raise ArgumentError(
+            f"dtype must be a floating-point torch dtype, one of {', '.join(map(str, DTYPES))}; "
+            f"got {dtype!r}."
+        )
+    return dtype
 
 
 def info_of(model: Any) -> ModelInfo | None:
@@ -205,8 +227,8 @@ def task_of(model: Any) -> Any:
     info = info_of(model)
     if info is None:
         raise ModelError(
-            "this model does not know its task: it was not made by mtd-lens. Pass the task "
-            "explicitly, for example score(model, task=load_task('mtd-q5-m3-t64'))."
+            "this model does not know its task: it was not loaded by name or built by mtd-lens. "
+            "Pass the task, for example score(model, task=load_task('mtd-q5-m3-t64'))."
         )
     return info.task
 
@@ -241,7 +263,7 @@ def randomized(model: Any, seed: int, name: str) -> Any:
     """
     twin = copy.deepcopy(model)
     if isinstance(twin.unembed, LogProbUnembed):
-        twin.unembed = Unembed(twin.cfg).to(next(model.parameters()).device)
+        twin.unembed = Unembed(twin.cfg).to(model.unembed.W_U)
         twin.setup()
     generator = torch.Generator().manual_seed(seed)
     for parameter_name, parameter in twin.named_parameters():

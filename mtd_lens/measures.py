@@ -104,7 +104,7 @@ def measure_interchange(
     """
     model, causal = trial.model, trial.causal_model
     positions = causal.query_positions(trial.tokens.shape[1])
-    queries = slice(len(positions) - 1, None) if last_only else slice(None)
+    queries = _queries(positions, last_only)
     sites = {
         f"{layer}": probes.Site(f"blocks.{layer}.{hook}", positions[queries])
         for layer in range(model.cfg.n_layers)
@@ -157,7 +157,7 @@ def measure_probe(
     """
     model, causal = trial.model, trial.causal_model
     positions = causal.query_positions(trial.tokens.shape[1])
-    queries = slice(len(positions) - 1, None) if last_only else slice(None)
+    queries = _queries(positions, last_only)
     n_fit = len(trial.fit_tokens)
     tokens = torch.cat([trial.fit_tokens, trial.tokens])
     target = causal.run(tokens)[variable][:, queries]
@@ -220,7 +220,7 @@ def measure_attention(
     """
     model, causal = trial.model, trial.causal_model
     positions = causal.query_positions(trial.tokens.shape[1])
-    queries = slice(len(positions) - 1, None) if last_only else slice(None)
+    queries = _queries(positions, last_only)
     targets = [causal.run(t)[variable][:, queries] for t in (trial.fit_tokens, trial.tokens)]
     uniform = torch.full_like(targets[1], 1 / len(offsets))
     reference = probes.total_variation(uniform, targets[1]).mean(1)
@@ -267,13 +267,16 @@ def _distance(
 
 
 def measure_content(
-    trial: Trial, target: Float[Tensor, "query_token key_token"]
+    trial: Trial,
+    target: Float[Tensor, "query_token key_token"],
+    query_tokens: Int[Tensor, " query_token"],
 ) -> list[Measurement]:
     """Content score in the weights: ``1 - KL(model) / KL(uniform)`` of its softmax over key tokens.
 
     Args:
         trial: The model under test.
-        target: Distribution over key tokens for each query token.
+        target: Distribution over all key tokens for each query token.
+        query_tokens: Which tokens the rows are of.
     """
     model = trial.model
     uniform = probes.key_softmax_divergence(torch.zeros_like(target), target)
@@ -283,7 +286,9 @@ def measure_content(
     for layer in range(model.cfg.n_layers):
         heads = range(model.cfg.n_heads)
         found = [
-            probes.key_softmax_divergence(probes.token_scores(model, layer, head).cpu(), target)
+            probes.key_softmax_divergence(
+                probes.token_scores(model, layer, head).cpu()[query_tokens], target
+            )
             for head in heads
         ]
         best = min(heads, key=lambda head: float(found[head].mean()))
@@ -307,6 +312,11 @@ def _probe_errors(
     """A probe fitted on the first ``n_fit`` sequences, and its errors on the rest."""
     probe = probes.fit_ridge(features[:n_fit], target[:n_fit])
     return probe, probe.errors(features[n_fit:], target[n_fit:])
+
+
+def _queries(positions: Sequence[int], last_only: bool) -> slice:
+    """The last query position, or all of them, as an index into the query axis."""
+    return slice(len(positions) - 1, None) if last_only else slice(None)
 
 
 def _where(positions: Sequence[int]) -> str:

@@ -6,6 +6,7 @@ are registered one by one, here or by other packages through the entry-point gro
 a model; the entry's name is ``TASK/VARIANT``).
 """
 
+import copy
 import functools
 import importlib
 import pkgutil
@@ -67,26 +68,27 @@ def list_tasks() -> list[str]:
     return sorted(_task_loaders())
 
 
-def load_task(name: str) -> Any:
+def load_task(name: Any) -> Any:
     """The task of that name.
 
     Raises:
         UnknownNameError: Nothing is registered under ``name``; the message lists the nearest names.
     """
     loaders = _task_loaders()
-    if name not in loaders:
+    if not isinstance(name, str) or name not in loaders:
         raise UnknownNameError(
-            f"no task is named {name!r}. {nearest(name, loaders)} list_tasks() lists all."
+            f"no task is named {name!r}. {nearest(name, loaders)} "
+            "list_tasks() or `mtd-lens tasks` lists all."
         )
-    return loaders[name]()
+    return _called(loaders[name], f"task {name!r}", Task)
 
 
-def register_task(name: str, task: Any) -> None:
+def register_task(name: Any, task: Any) -> None:
     """Make a task loadable by name, and with it the models that its family builds for any task.
 
     Args:
         name: Without a slash, not taken yet.
-        task: A task, or a callable without arguments that returns one.
+        task: The task.
 
     Raises:
         ArgumentError: The name is taken or holds a slash, or ``task`` is no task.
@@ -95,9 +97,8 @@ def register_task(name: str, task: Any) -> None:
         raise ArgumentError(f"a task's name must be a string without a slash; got {name!r}.")
     if name in _task_loaders():
         raise ArgumentError(f"a task is named {name!r} already. Choose another name.")
-    if not callable(task):
-        family_of(task)
-    _tasks[name] = task if callable(task) else lambda: task
+    family_of(task)
+    _tasks[name] = lambda: task
 
 
 def list_models() -> list[str]:
@@ -105,7 +106,7 @@ def list_models() -> list[str]:
     names = set(_model_loaders())
     for task_name, loader in _task_loaders().items():
         try:
-            family = family_of(loader())
+            family = family_of(_called(loader, f"task {task_name!r}", Task))
         except MTDLensError as error:
             warnings.warn(f"task {task_name!r} is left out: {error}", stacklevel=2)
             continue
@@ -114,9 +115,9 @@ def list_models() -> list[str]:
 
 
 def load_model(
-    name: str = DEFAULT_MODEL,
-    device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
+    name: Any = DEFAULT_MODEL,
+    device: Any = None,
+    dtype: Any = None,
 ) -> Any:
     """The HookedTransformer of that name, in evaluation mode; ``task_of(model)`` is its task.
 
@@ -129,37 +130,42 @@ def load_model(
         UnknownNameError: Nothing is registered under ``name``; the message lists the nearest names.
         ArgumentError: A device or dtype that does not exist here.
     """
+    from mtd_lens.hooked import check_dtype
+
     target = _checked_device(device)
-    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise ArgumentError(f"dtype must be a floating-point torch dtype; got {dtype!r}.")
+    if dtype is not None:
+        check_dtype(dtype)
     loaders = _model_loaders()
     task_name, _, variant = str(name).partition("/")
-    known_task = task_name in _task_loaders()
     variants: Mapping[str, Callable[..., Any]] = {}
     task = None
-    if known_task:
+    if task_name in _task_loaders():
         task = load_task(task_name)
         variants = family_of(task).variants()
     if name in loaders:
-        model = loaders[name]()
+        model = copy.deepcopy(_called(loaders[name], f"model {name!r}", torch.nn.Module))
+        if task is not None:
+            family_of(task).check_model(model, task)
         model = model if dtype is None else model.to(dtype, print_details=False)
     elif variant in variants:
         model = variants[variant](task, dtype or torch.float32)
     else:
         raise UnknownNameError(
-            f"no model is named {name!r}. {nearest(name, list_models())} list_models() lists all."
+            f"no model is named {name!r}. {nearest(name, list_models())} "
+            "list_models() or `mtd-lens models` lists all."
         )
     if target is not None:
         model = model.to(target, print_details=False)
     return _knowing(model, name, task).eval()
 
 
-def register_model(name: str, loader: Callable[[], Any]) -> None:
+def register_model(name: Any, loader: Any) -> None:
     """Make a model loadable by name.
 
     Args:
         name: ``TASK/VARIANT``, where TASK is a known task; not taken yet.
-        loader: Called without arguments when the model is loaded; returns a HookedTransformer.
+        loader: Called without arguments when the model is loaded; returns a HookedTransformer,
+            of which ``load_model`` hands out a copy.
 
     Raises:
         ArgumentError: The name is taken or of another form, or ``loader`` is not callable.
@@ -173,7 +179,7 @@ def register_model(name: str, loader: Callable[[], Any]) -> None:
     load_task(task_name)
     if name in list_models():
         raise ArgumentError(f"a model is named {name!r} already. Choose another name.")
-    if not callable(loader):
+    if not callable(loader) or isinstance(loader, torch.nn.Module):
         raise ArgumentError(
             f"loader must be a function without arguments that returns the model; got "
             f"{type(loader).__name__}. Wrap the model: lambda: model."
@@ -186,54 +192,66 @@ def _knowing(model: Any, name: str, task: Any) -> Any:
     from mtd_lens.hooked import ModelInfo, info_of, with_info
 
     info = info_of(model)
-    return with_info(model, replace(info, name=name) if info else ModelInfo(task, name))
+    known = replace(info, name=name, task=task or info.task) if info else ModelInfo(task, name)
+    return with_info(model, known)
 
 
 def _task_loaders() -> dict[str, Callable[[], Any]]:
-    loaders: dict[str, Callable[[], Any]] = {}
+    """Loaders by name; the package's own names cannot be taken by others."""
+    presets: dict[str, Callable[[], Any]] = {}
     for family in list_families().values():
-        loaders |= family.presets()
-    return loaders | _entry_points("mtd_lens.tasks", Task) | _tasks
+        presets |= family.presets()
+    return _entry_points("mtd_lens.tasks") | _tasks | presets
 
 
 def _model_loaders() -> dict[str, Callable[[], Any]]:
-    return _entry_points("mtd_lens.models", None) | _models
+    return _entry_points("mtd_lens.models") | _models
 
 
-def _entry_points(group: str, contract: Any) -> dict[str, Callable[[], Any]]:
-    """Loaders that other packages offer; each package is imported only when its entry is used."""
-
-    def loader(entry: metadata.EntryPoint) -> Any:
-        try:
-            found = entry.load()()
-        except MTDLensError:
-            raise
-        except Exception as error:
-            raise ArgumentError(
-                f"the entry point {entry.name!r} in group {group!r} ({entry.value}) failed: "
-                f"{error}. Mend or uninstall the package that offers it."
-            ) from error
-        if contract is not None and not isinstance(found, contract):
-            raise ArgumentError(
-                f"the entry point {entry.name!r} in group {group!r} ({entry.value}) returned "
-                f"{type(found).__name__}, which is not what the group is for."
-            )
-        return found
-
+def _entry_points(group: str) -> dict[str, Callable[[], Any]]:
+    """Loaders that other packages offer; a package is imported when its loader is called."""
     return {
-        entry.name: functools.partial(loader, entry) for entry in metadata.entry_points(group=group)
+        entry.name: functools.partial(_load_entry, entry)
+        for entry in metadata.entry_points(group=group)
     }
 
 
-def _checked_device(device: str | torch.device | None) -> torch.device | None:
+def _load_entry(entry: metadata.EntryPoint) -> Any:
+    return entry.load()()
+
+
+def _called(loader: Callable[[], Any], what: str, kind: type) -> Any:
+    """What a loader returns, if it is of the right kind.
+
+    Raises:
+        ArgumentError: The loader failed, or returned something else.
+    """
+    try:
+        found = loader()
+    except MTDLensError:
+        raise
+    except Exception as error:
+        raise ArgumentError(
+            f"the loader of {what} failed: {type(error).__name__}: {error}. Mend what registered "
+            "it, or uninstall the package that offers it."
+        ) from error
+    if not isinstance(found, kind):
+        raise ArgumentError(
+            f"the loader of {what} returned {type(found).__name__}, which is no "
+            f"{kind.__name__}. Mend what registered it."
+        )
+    return found
+
+
+def _checked_device(device: Any) -> torch.device | None:
     if device is None:
         return None
     try:
         checked = torch.device(device)
-        torch.empty(0, device=checked)
-    except (RuntimeError, AssertionError, TypeError) as error:
+        torch.ones(1, device=checked).item()
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
         raise ArgumentError(
-            f"device {device!r} cannot be used here: {str(error).splitlines()[0]} "
-            "Use 'cpu', or a device that torch sees."
+            f"device {device!r} cannot be used here. Use 'cpu', or a device that torch sees, such "
+            "as 'cuda' where torch.cuda.is_available()."
         ) from error
     return checked

@@ -10,35 +10,76 @@ from typing import Any
 from mtd_lens.errors import OutputPathError
 
 
-def check_output_path(path: str | os.PathLike[str]) -> Path:
-    """The path, after checking that a file can be written there.
+def check_output_path(path: Any) -> Path:
+    """The path with links resolved, after checking that a file can be written there.
 
     Raises:
         OutputPathError: Its folder is missing or cannot be written to, or it is a folder.
     """
-    target = Path(path)
-    folder = target.parent
-    if not folder.is_dir():
-        raise OutputPathError(
-            f"cannot write {target}: there is no folder {folder}. Create it first."
-        )
-    if target.is_dir():
-        raise OutputPathError(f"cannot write {target}: it is a folder. Give a file name.")
     try:
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{target.name}."):
-            pass
-    except OSError as error:
+        target = Path(path).resolve()
+        folder = target.parent
+        if not folder.is_dir():
+            raise OutputPathError(
+                f"cannot write {target}: there is no folder {folder}. Create it first."
+            )
+        if target.is_dir():
+            raise OutputPathError(f"cannot write {target}: it is a folder. Give a file name.")
+        if _replaceable(target):
+            with tempfile.NamedTemporaryFile(dir=folder, prefix=_PREFIX):
+                pass
+    except (OSError, TypeError, ValueError) as error:
+        if isinstance(error, OutputPathError):
+            raise
         raise OutputPathError(
-            f"cannot write {target}: {error.strerror}. Choose another folder, or change its "
-            "permissions."
+            f"cannot write {path!r}: {getattr(error, 'strerror', None) or error}. Choose another "
+            "path, or change the folder's permissions."
         ) from error
     return target
 
 
-def write_text(path: str | os.PathLike[str], text: str) -> Path:
-    """Write a file whole or not at all: to a temporary file beside it, then renamed."""
+def check_output_paths(*paths: Any) -> None:
+    """Check several outputs of one run; None stands for one that is not wanted.
+
+    Raises:
+        OutputPathError: One cannot be written, or two are the same file.
+    """
+    targets = [check_output_path(path) for path in paths if path is not None]
+    if len(set(targets)) < len(targets):
+        raise OutputPathError(f"two outputs have the same path, {targets[0]}. Give them two names.")
+
+
+def write_text(path: Any, text: str) -> Path:
+    """Write a file whole or not at all: to a temporary file beside it, then renamed.
+
+    An existing file keeps its permissions. What is no regular file (a terminal, a pipe) is written
+    to directly.
+
+    Raises:
+        OutputPathError: The path cannot be written to.
+    """
     target = check_output_path(path)
-    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        if not _replaceable(target):
+            target.write_text(text, encoding="utf-8")
+            return target
+        _write_and_rename(target, text)
+    except OSError as error:
+        raise OutputPathError(
+            f"writing {target} failed: {error.strerror or error}. What was there is unchanged."
+        ) from error
+    return target
+
+
+_PREFIX = ".mtd-lens-"
+
+
+def _replaceable(target: Path) -> bool:
+    return target.is_file() or not target.exists()
+
+
+def _write_and_rename(target: Path, text: str) -> None:
+    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=_PREFIX)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
@@ -46,12 +87,12 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
+        mode = target.stat().st_mode & 0o7777 if target.exists() else 0o666 & ~umask
+        os.chmod(temporary, mode)
         os.replace(temporary, target)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    return target
 
 
 def text_table(

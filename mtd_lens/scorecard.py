@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +12,8 @@ from mtd_lens.errors import UnknownNameError, nearest
 VERDICTS = {
     "supported": "the interval lies above the null's and above the threshold",
     "refuted": "the interval reaches no higher than the null's, or than the reference's score of 0",
-    "inconclusive": "neither: better than the null and the reference, but not above the threshold",
-    "not_diagnostic": "a random or control model passes as well, or the construction itself fails",
+    "inconclusive": "none of the others",
+    "not_diagnostic": "the test cannot tell: the null passes it too, or the construction fails it",
     "not_applicable": "the variable does not vary on this task",
 }
 
@@ -68,10 +68,10 @@ class MatrixEntry:
 
 @dataclass(frozen=True)
 class EstimatorResult:
-    """A mean KL in nats with its interval: an estimator from the model, or the truth from it."""
+    """A mean divergence with its interval: an estimator from the model, or the truth from it."""
 
     name: str
-    kl: float
+    divergence: float
     low: float
     high: float
     parameters: Mapping[str, float]
@@ -97,7 +97,14 @@ class Scorecard:
     claims: tuple[ClaimResult, ...]
     matrix: tuple[MatrixEntry, ...]
     estimators: tuple[EstimatorResult, ...]
+    divergence: str
     versions: Mapping[str, str]
+
+    def __iter__(self) -> Iterator[ClaimResult]:
+        return iter(self.claims)
+
+    def __len__(self) -> int:
+        return len(self.claims)
 
     def __getitem__(self, claim_id: str) -> ClaimResult:
         for claim in self.claims:
@@ -113,15 +120,19 @@ class Scorecard:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as ``to_json`` writes it."""
-        return {
+        head = {
             "model": self.model,
             "task": self.task,
             "seed": self.seed,
             "n_sequences": self.n_sequences,
-            **self.parameters,
+        }
+        return {
+            **head,
+            **{name: value for name, value in self.parameters.items() if name not in head},
             "claims": [_plain(claim) for claim in self.claims],
             "matrix": [_plain(entry) for entry in self.matrix],
             "estimators": [estimator.to_dict() for estimator in self.estimators],
+            "divergence": self.divergence,
             "versions": dict(self.versions),
         }
 
@@ -169,21 +180,44 @@ class Scorecard:
             )
             for claim in self.claims
         ]
-        estimators = [
-            (e.name, f"{e.kl:.5f}", interval(e.low, e.high, 5), parameters(e.parameters))
-            for e in sorted(self.estimators, key=lambda e: e.kl)
+        blocks = [
+            f"{self.model}   {parameters(self.parameters)}   {self.n_sequences} sequences",
+            render.text_table(header, rows, left=(0, 6)),
         ]
-        title = f"{self.model}   {parameters(self.parameters)}   {self.n_sequences} sequences"
-        return "\n\n".join(
-            [
-                title,
-                render.text_table(header, rows, left=(0, 6)),
-                "KL(estimator ‖ model) at the last query, nats",
-                render.text_table(
-                    ("estimator", "KL", "95% interval", "fitted"), estimators, left=(0, 3)
-                ),
+        if self.matrix:
+            blocks += ["Every layer (* chosen)", self._matrix_table()]
+        if self.estimators:
+            estimators = [
+                (
+                    e.name,
+                    figure(e.divergence, 5),
+                    interval(e.low, e.high, 5),
+                    parameters(e.parameters),
+                )
+                for e in self._by_distance()
             ]
-        )
+            heading = ("estimator", "divergence", "95% interval", "fitted")
+            blocks += [
+                f"Estimator ‖ model at the last query ({self.divergence})",
+                render.text_table(heading, estimators, left=(0, 3)),
+            ]
+        return "\n\n".join(blocks)
+
+    def _by_distance(self) -> list[EstimatorResult]:
+        return sorted(self.estimators, key=lambda estimator: estimator.divergence)
+
+    def _matrix_table(self) -> str:
+        scores = {(entry.claim, entry.layer): entry.score for entry in self.matrix}
+        layers = range(self.n_layers)
+        rows = []
+        for claim in self.claims:
+            cells = [
+                figure(scores.get((claim.id, layer)), 2) + ("*" if layer == claim.layer else " ")
+                for layer in layers
+            ]
+            if any((claim.id, layer) in scores for layer in layers):
+                rows.append([claim.id, *cells])
+        return render.text_table(["claim", *(f"layer {layer} " for layer in layers)], rows)
 
     def _view(self) -> dict[str, Any]:
         scores = {(entry.claim, entry.layer): entry for entry in self.matrix}
@@ -191,7 +225,7 @@ class Scorecard:
         return {
             "card": self,
             "task": self.task if isinstance(self.task, str) else "a task of the user's own",
-            "rows": [claim.id for claim in self.claims if (claim.id, 0) in scores],
+            "rows": [claim.id for claim in self.claims if claim.id in {key[0] for key in scores}],
             "scores": scores,
             "chosen": chosen,
             "verdicts": VERDICTS,
@@ -199,12 +233,12 @@ class Scorecard:
             "interval": interval,
             "parameters": parameters,
             "colour": colour,
-            "estimators": sorted(self.estimators, key=lambda e: e.kl),
+            "estimators": self._by_distance(),
         }
 
 
 def figure(value: float | None, digits: int = 3) -> str:
-    """A number for a table; a dash for none. Never shows -0.000, nor 1.000 for less than 1."""
+    """A number for a table; a dash for none, and no minus before a rounded 0."""
     if value is None:
         return "–"
     if value < -99:
@@ -221,7 +255,13 @@ def interval(low: float | None, high: float | None, digits: int = 3) -> str:
 
 def parameters(values: Mapping[str, float]) -> str:
     """Fitted parameters in words."""
-    return ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in values.items())
+    words = []
+    for name, value in values.items():
+        if name.endswith("_at_bound"):
+            words.append(f"({name.removesuffix('_at_bound')} at the end of its range: no estimate)")
+        else:
+            words.append(f"{name.replace('_', ' ')} {value:.4g}")
+    return ", ".join(words).replace(", (", " (")
 
 
 def colour(score: float) -> dict[str, str]:

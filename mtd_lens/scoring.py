@@ -2,14 +2,18 @@
 
 import platform
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import metadata
 from typing import Any
 
+import numpy as np
+
 import probes
-from mtd_lens.contracts import Claim, Estimate, Measurement, Trial
-from mtd_lens.errors import ArgumentError
-from mtd_lens.registry import family_of
+from mtd_lens.contracts import Claim, Estimate, Family, Measurement, Trial
+from mtd_lens.errors import ArgumentError, ModelError
+from mtd_lens.registry import family_of, load_task
 from mtd_lens.scorecard import ClaimResult, EstimatorResult, MatrixEntry, Scorecard
+from probes import checks
 from probes.statistics import Interval
 
 N_SEQUENCES = 768
@@ -18,22 +22,24 @@ THRESHOLD = 0.8
 TIE = 0.01
 """Layers whose score on the fit split is within this of the best tie; the earliest is taken."""
 
+N_EXACT_NULLS = 20
+"""Random models behind the null of a score that is read from parameters alone."""
+
 REFERENCE = 1e-6
 """The reference's score, 0, with room for rounding."""
 
 NULL_SEED = 1_000_003
 """Seed of the null's weights, far from the seeds that the registry's random models use."""
 
-EDITED_HOOKS = ("hook_attn_out", "attn.hook_pattern")
-
 
 def score(
     model: Any,
     task: Any = None,
-    n_sequences: int = N_SEQUENCES,
-    seed: int = 0,
+    n_sequences: Any = N_SEQUENCES,
+    seed: Any = 0,
     *,
-    threshold: float = THRESHOLD,
+    threshold: Any = THRESHOLD,
+    name: str | None = None,
     progress: bool = False,
 ) -> Scorecard:
     """Test, layer by layer, whether a model computes its task's algorithm.
@@ -45,10 +51,11 @@ def score(
     Args:
         model: A HookedTransformer of any depth and width, of this package or not; it is left as it
             was found.
-        task: What it is tested on; by default the task that the model knows.
+        task: What it is tested on, or its name; by default the task that the model knows.
         n_sequences: At least 64.
         seed: Of the sequences, pairs, controls and resampling.
         threshold: What a supported claim's interval must lie above.
+        name: What the scorecard calls the model.
         progress: Show a progress bar on standard error once two seconds have passed.
 
     Raises:
@@ -59,14 +66,13 @@ def score(
     from tqdm.auto import tqdm
 
     check_sampling(n_sequences, seed)
-    if not 0 < threshold < 1:
-        raise ArgumentError(f"threshold must lie between 0 and 1; got {threshold!r}.")
+    threshold = checks.number(threshold, "threshold", 0, 1, ArgumentError)
     task = task_for(model, task)
     family = family_of(task)
     family.check_model(model, task)
     tokens = task.sample(n_sequences, seed).tokens.to(_device_of(model))
     fit_tokens, tokens = tokens[: n_sequences // 2], tokens[n_sequences // 2 :]
-    probes.check_editable(model, tokens, EDITED_HOOKS)
+    probes.check_editable(model, tokens, family.edited_hooks)
 
     causal_model = family.fit_causal_model(model, task, fit_tokens)
     subjects = {
@@ -75,19 +81,22 @@ def score(
         "ceiling": family.ceiling(task, causal_model).to(_device_of(model), print_details=False),
     }
     trials = {
-        name: Trial(subject, task, causal_model, fit_tokens, tokens, seed)
-        for name, subject in subjects.items()
+        who: Trial(subject, task, causal_model, fit_tokens, tokens, seed)
+        for who, subject in subjects.items()
     }
     results, matrix = [], []
     claims = family.claims(task)
     for claim in tqdm(
         claims, desc="claims", disable=None if progress else True, delay=2, leave=False
     ):
-        found = {name: claim.measure(trial) for name, trial in trials.items()}
-        results.append(_decide(claim, found, threshold, seed))
+        found = {who: claim.measure(trial) for who, trial in trials.items()}
+        null = (
+            _null_interval(claim, found["null"], trials["null"], family) if found["null"] else None
+        )
+        results.append(_decide(claim, found, null, threshold, seed))
         matrix += [_entry(claim, m, seed) for m in found["model"] if m.layer is not None]
     return Scorecard(
-        model=name_of(model),
+        model=name or name_of(model),
         task=task.name or task.to_json(),
         seed=seed,
         n_sequences=n_sequences,
@@ -95,6 +104,7 @@ def score(
         claims=tuple(results),
         matrix=tuple(matrix),
         estimators=estimator_results(family.estimates(trials["model"]), seed),
+        divergence=family.divergence,
         versions=versions(),
     )
 
@@ -109,35 +119,57 @@ def verdict_of(score: Interval, null: Interval, ceiling: Interval, threshold: fl
     """Decide a claim from its interval, the null's and the ceiling's.
 
     A score of 0 is no better than the reference by definition, so where the null is worse than
-    that, the reference stands in for it. A test that the null passes, or that the construction
-    fails, cannot tell: ``not_diagnostic``.
+    that, the reference stands in for it. A test that the construction fails, or that the null
+    passes as well as the model, cannot tell: ``not_diagnostic``.
     """
     floor = max(null.high, REFERENCE)
-    if floor >= threshold or ceiling.low <= threshold:
+    if ceiling.low <= threshold:
         return "not_diagnostic"
-    if score.low > threshold:
-        return "supported"
-    return "refuted" if score.high <= floor else "inconclusive"
+    if score.high < threshold and score.high <= floor:
+        return "refuted"
+    if floor >= threshold:
+        return "not_diagnostic"
+    return "supported" if score.low > threshold else "inconclusive"
+
+
+def _null_interval(
+    claim: Claim, measurements: Sequence[Measurement], trial: Trial, family: Family
+) -> Interval:
+    """The null's score: over sequences, or over random models where sequences play no part."""
+    chosen = _choose(measurements)
+    if not chosen.exact:
+        return _interval(chosen, trial.seed)
+    scores = [_interval(chosen, trial.seed).score]
+    for index in range(1, N_EXACT_NULLS):
+        model = family.null(trial.model, trial.task, NULL_SEED + trial.seed + index)
+        found = claim.measure(replace(trial, model=model))
+        scores.append(_interval(_choose(found), trial.seed).score)
+    low, middle, high = np.quantile(scores, [0.025, 0.5, 0.975])
+    return Interval(float(middle), float(low), float(high))
 
 
 def _decide(
-    claim: Claim, found: dict[str, Sequence[Measurement]], threshold: float, seed: int
+    claim: Claim,
+    found: dict[str, Sequence[Measurement]],
+    null: Interval | None,
+    threshold: float,
+    seed: int,
 ) -> ClaimResult:
-    if not all(found.values()):
+    if null is None or not all(found.values()):
         nothing: dict[str, Any] = dict.fromkeys(
             ("layer", "site", "score", "low", "high", "null", "null_high", "ceiling")
         )
         return ClaimResult(
             claim.id, claim.statement, threshold=threshold, verdict="not_applicable", **nothing
         )
-    chosen = {name: _choose(measurements) for name, measurements in found.items()}
-    score, null, ceiling = (_interval(chosen[name], seed) for name in ("model", "null", "ceiling"))
+    chosen = {who: _choose(measurements) for who, measurements in found.items()}
+    score, ceiling = (_interval(chosen[who], seed) for who in ("model", "ceiling"))
     details = dict(chosen["model"].details)
     control = chosen["model"].control
     if control is not None:
         control_interval = probes.one_minus_ratio(*control, seed=seed)
         details["random_model"] = null.score
-        null = max(null, control_interval, key=lambda interval: interval.high)
+        null = max(null, control_interval, key=lambda interval: interval.score)
     return ClaimResult(
         id=claim.id,
         statement=claim.statement,
@@ -193,23 +225,26 @@ def estimator_results(estimates: Sequence[Estimate], seed: int) -> tuple[Estimat
     )
 
 
-def check_sampling(n_sequences: Any, seed: Any, minimum: int = MIN_SEQUENCES) -> None:
+def check_sampling(n_sequences: Any, seed: Any) -> None:
     """Raise an ArgumentError for a number of sequences or a seed that cannot be used."""
-    if isinstance(n_sequences, bool) or not isinstance(n_sequences, int):
-        raise ArgumentError(f"n_sequences must be an integer; got {n_sequences!r}.")
-    if n_sequences < minimum:
+    n_sequences = checks.integer(n_sequences, "n_sequences", 0, ArgumentError)
+    if n_sequences < MIN_SEQUENCES:
         raise ArgumentError(
-            f"n_sequences = {n_sequences} is too few for the statistics. Use at least {minimum}."
+            f"n_sequences = {n_sequences} is too few for the statistics. "
+            f"Use at least {MIN_SEQUENCES}."
         )
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ArgumentError(f"seed must be an integer of at least 0; got {seed!r}.")
+    checks.seed(seed, ArgumentError)
 
 
 def task_for(model: Any, task: Any) -> Any:
-    """``task``, or the one that the model knows."""
+    """``task`` or the task of that name, or the one that the model knows."""
     from mtd_lens.hooked import task_of
 
-    return task_of(model) if task is None else task
+    if isinstance(model, str):
+        raise ModelError(f"expected a model; got the text {model!r}. Use load_model({model!r}).")
+    if task is None:
+        return task_of(model)
+    return load_task(task) if isinstance(task, str) else task
 
 
 def name_of(model: Any) -> str:

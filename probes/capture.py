@@ -10,6 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from probes import checks
+from probes.errors import DataError, SiteError
 from probes.sites import Site, check_hooks
 
 BATCH_SIZE = 32
@@ -28,7 +30,7 @@ class Readable(Protocol):
 
 
 def read_activations(
-    model: Any, tokens: Tensor, sites: Mapping[str, Readable], batch_size: int = BATCH_SIZE
+    model: Any, tokens: Any, sites: Mapping[str, Readable], batch_size: int = BATCH_SIZE
 ) -> dict[str, Tensor]:
     """Activations at ``sites`` for every sequence, under the same names.
 
@@ -41,13 +43,15 @@ def read_activations(
         batch_size: Sequences a forward pass.
 
     Raises:
-        SiteError: A hook that the model does not have.
+        SiteError: A hook that the model does not have, or that does not run.
+        DataError: Tokens that the model cannot read.
     """
+    check_hooks(model, (site.hook for site in sites.values()))
     return _run(model, tokens, sites, batch_size, stop=_last_layer(sites.values()))[0]
 
 
 def run_and_capture(
-    model: Any, tokens: Tensor, sites: Mapping[str, Readable], batch_size: int = BATCH_SIZE
+    model: Any, tokens: Any, sites: Mapping[str, Readable], batch_size: int = BATCH_SIZE
 ) -> tuple[dict[str, Tensor], Tensor]:
     """What ``read_activations`` returns, and the outputs at the last position."""
     return _run(model, tokens, sites, batch_size, stop=None)
@@ -55,11 +59,13 @@ def run_and_capture(
 
 def _run(
     model: Any,
-    tokens: Tensor,
+    tokens: Any,
     sites: Mapping[str, Readable],
     batch_size: int,
     stop: int | None,
 ) -> tuple[dict[str, Tensor], Tensor]:
+    check_tokens(model, tokens)
+    batch_size = checks.integer(batch_size, "batch_size", 1, DataError)
     check_hooks(model, (site.hook for site in sites.values()))
     found: dict[str, list[Tensor]] = {name: [] for name in sites}
 
@@ -72,10 +78,34 @@ def _run(
     hooks = [reader(name, site) for name, site in sites.items()]
     with torch.no_grad(), model.hooks(fwd_hooks=hooks):
         outputs = [model(batch, stop_at_layer=stop)[:, -1] for batch in tokens.split(batch_size)]
+    silent = [sites[name].hook for name, parts in found.items() if not parts]
+    if silent:
+        raise SiteError(
+            f"hook {silent[0]!r} exists but did not run in this model. Some hooks run only when "
+            "they are switched on (set_use_attn_result, set_use_split_qkv_input), or not at all in "
+            "attention-only models."
+        )
     return {name: torch.cat(parts) for name, parts in found.items()}, torch.cat(outputs)
 
 
-def last_outputs(model: Any, tokens: Tensor, batch_size: int = BATCH_SIZE) -> Tensor:
+def check_tokens(model: Any, tokens: Any) -> None:
+    """Raise a DataError unless ``tokens`` are sequences that ``model`` can read."""
+    if not isinstance(tokens, Tensor) or tokens.ndim != 2 or tokens.is_floating_point():
+        kind = f"{tokens.dtype} {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else tokens
+        raise DataError(f"tokens must be an integer tensor, [sequence, position]; got {kind!r}.")
+    if len(tokens) < 1 or not 1 <= tokens.shape[1] <= model.cfg.n_ctx:
+        raise DataError(
+            f"tokens must hold sequences of 1 to {model.cfg.n_ctx} positions, the model's context; "
+            f"got shape {tuple(tokens.shape)}."
+        )
+    if int(tokens.min()) < 0 or int(tokens.max()) >= model.cfg.d_vocab:
+        raise DataError(
+            f"tokens must lie in 0 … {model.cfg.d_vocab - 1}, the model's vocabulary; got "
+            f"{int(tokens.min())} … {int(tokens.max())}."
+        )
+
+
+def last_outputs(model: Any, tokens: Any, batch_size: int = BATCH_SIZE) -> Tensor:
     """The model's output at the last position, ``[sequence, d_vocab_out]``."""
     return _run(model, tokens, {}, batch_size, stop=None)[1]
 

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probes.capture import BATCH_SIZE, read_activations, run_and_capture
-from probes.errors import SiteError
+from probes import checks
+from probes.capture import BATCH_SIZE, check_tokens, read_activations, run_and_capture
+from probes.errors import DataError, SiteError
 from probes.sites import Site, check_hooks
 
 # Where the effect of an edit must show within the same block, whatever the blocks above do.
@@ -20,6 +21,7 @@ _WITNESS = {
     "hook_attn_out": "hook_resid_post",
     "attn.hook_pattern": "attn.hook_z",
     "attn.hook_z": "hook_attn_out",
+    "hook_mlp_out": "hook_resid_post",
 }
 
 
@@ -38,8 +40,8 @@ class Interchanged:
 
 def run_interchange(
     model: Any,
-    tokens: Tensor,
-    source: Tensor,
+    tokens: Any,
+    source: Any,
     sites: Mapping[str, Site],
     batch_size: int = BATCH_SIZE,
 ) -> Interchanged:
@@ -56,12 +58,20 @@ def run_interchange(
 
     Raises:
         SiteError: A hook that the model does not have, or one outside the blocks.
+        DataError: Tokens that the model cannot read, or sources that are no rows of them.
     """
+    check_tokens(model, tokens)
     outside = [site.hook for site in sites.values() if site.layer is None]
     if outside:
         raise SiteError(
             f"interchange swaps activations inside blocks; {outside[0]!r} is outside. "
             "Use a hook named blocks.LAYER.…"
+        )
+    whole = isinstance(source, Tensor) and not source.is_floating_point()
+    if not whole or source.shape != tokens.shape[:1] or not _within(source, len(tokens)):
+        raise DataError(
+            f"source must hold one row number of tokens, 0 … {len(tokens) - 1}, for each of the "
+            f"{len(tokens)} sequences; got {source!r}."
         )
     streams = {
         f"resid_pre {site.layer}": Site(f"blocks.{site.layer}.hook_resid_pre")
@@ -70,15 +80,23 @@ def run_interchange(
     natural, base = run_and_capture(model, tokens, {**sites, **streams}, batch_size)
     patched = {}
     for name, site in sites.items():
+        start_at: int | None = site.layer
         starts = natural[f"resid_pre {site.layer}"].split(batch_size)
+        if model.hook_dict[f"blocks.{site.layer}.hook_resid_pre"].fwd_hooks:
+            # A hook of the caller's there would act twice on a stream that it has acted on.
+            start_at, starts = None, tokens.split(batch_size)
         values = natural[name][source].split(batch_size)
         outputs = []
         for start, value in zip(starts, values, strict=True):
             hook = (site.hook, _writer(site, value))
             with torch.no_grad(), model.hooks(fwd_hooks=[hook]):
-                outputs.append(model(start, start_at_layer=site.layer)[:, -1])
+                outputs.append(model(start, start_at_layer=start_at)[:, -1])
         patched[name] = torch.cat(outputs)
     return Interchanged(base, patched)
+
+
+def _within(index: Tensor, length: int) -> bool:
+    return int(index.min()) >= 0 and int(index.max()) < length
 
 
 def _writer(site: Site, value: Tensor) -> Callable[[Tensor, Any], Tensor]:
@@ -93,6 +111,7 @@ def check_editable(model: Any, tokens: Tensor, hook_suffixes: tuple[str, ...]) -
     """
     few = tokens[:2]
     for suffix in hook_suffixes:
+        checks.choice(suffix, "kind of hook", _WITNESS, SiteError)
         moved = False
         for layer in range(model.cfg.n_layers):
             edited, seen = f"blocks.{layer}.{suffix}", f"blocks.{layer}.{_WITNESS[suffix]}"

@@ -5,11 +5,13 @@ independent), from Gram matrices alone, so the data are read once.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probes import checks
 from probes.errors import DataError
 
 PENALTIES = tuple(10.0**power for power in range(-10, 3))
@@ -41,36 +43,39 @@ class RidgeProbe:
         return features.to(self.weights) @ self.weights + self.bias
 
     def errors(
-        self,
-        features: Float[Tensor, "sequence position feature"],
-        targets: Float[Tensor, "sequence position output"],
+        self, features: Any, targets: Any
     ) -> tuple[Float[Tensor, " sequence"], Float[Tensor, " sequence"]]:
         """Squared error and squared deviation from the mean, summed within each sequence.
 
         One minus the ratio of their means over sequences is R² over all outputs.
         """
+        _check_pair(features, targets)
         residual = targets - self.predict(features).to(targets)
         deviation = targets - targets.mean((0, 1))
         return residual.square().sum((1, 2)), deviation.square().sum((1, 2))
 
 
 def fit_ridge(
-    features: Float[Tensor, "sequence position feature"],
-    targets: Float[Tensor, "sequence position output"],
+    features: Any,
+    targets: Any,
     penalties: tuple[float, ...] = PENALTIES,
     n_folds: int = N_FOLDS,
 ) -> RidgeProbe:
     """Fit a ridge regression with an unpenalised intercept, in float64.
 
     Args:
-        features: Activations.
-        targets: The variable to read.
+        features: Activations, ``[sequence, position, feature]``.
+        targets: The variable to read, ``[sequence, position, output]``.
         penalties: Candidates, in units of the mean variance of a feature.
         n_folds: Folds of whole sequences.
 
     Raises:
-        DataError: Fewer sequences than folds, or values that are not finite.
+        DataError: Other shapes, fewer sequences than folds, or values that are not finite.
     """
+    n_folds = checks.integer(n_folds, "n_folds", 2, DataError)
+    if not penalties or min(penalties) <= 0:
+        raise DataError(f"penalties must be positive, at least one; got {penalties!r}.")
+    _check_pair(features, targets)
     if len(features) < n_folds:
         raise DataError(
             f"a ridge probe needs at least {n_folds} sequences, one a fold; got {len(features)}. "
@@ -102,6 +107,23 @@ def fit_ridge(
         penalty=penalties[best],
         cross_validated=1 - float(held_out[best]) / variation if variation > 0 else 0.0,
     )
+
+
+def _check_pair(features: Any, targets: Any) -> None:
+    """Raise a DataError unless both are ``[sequence, position, …]`` tensors of equal length."""
+    tensors = isinstance(features, Tensor) and isinstance(targets, Tensor)
+    if not tensors or features.ndim != 3 or targets.ndim != 3:
+        shapes = [tuple(x.shape) if isinstance(x, Tensor) else type(x) for x in (features, targets)]
+        raise DataError(
+            "a ridge probe takes two tensors, features [sequence, position, feature] and targets "
+            f"[sequence, position, output]; got {shapes[0]} and {shapes[1]}. Use x[:, None] for "
+            "one position."
+        )
+    if features.shape[:2] != targets.shape[:2]:
+        raise DataError(
+            "features and targets must agree in their numbers of sequences and positions; got "
+            f"{tuple(features.shape)} and {tuple(targets.shape)}."
+        )
 
 
 def _moments(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,7 +9,7 @@ everything else                           ``[batch, position, component]``
 ========================================  =====================================
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ class Site:
 
     Attributes:
         hook: Full hook name, for example ``"blocks.0.hook_attn_out"``.
-        positions: Positions (query positions for attention patterns); all of them if None.
+        positions: A list of positions (query positions for attention patterns); all if None.
             Negative ones count from the end.
         head: One head, or all heads if None; only for hooks that have a head axis.
         subspace: Orthonormal columns ``[component, width]``; reading projects on it, writing
@@ -37,11 +37,19 @@ class Site:
     """
 
     hook: str
-    positions: Sequence[int] | None = None
+    positions: Any = None
     head: int | None = None
     subspace: Float[Tensor, "component width"] | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.positions, int | slice) or (
+            self.positions is not None
+            and not (self.positions and all(isinstance(p, int) for p in self.positions))
+        ):
+            raise SiteError(
+                f"positions at {self.hook!r} must be a list of integers, or None for all; got "
+                f"{self.positions!r}."
+            )
         if self.head is not None and not self._has_heads:
             raise SiteError(
                 f"hook {self.hook!r} has no head axis, so head={self.head} cannot be selected. "
@@ -59,7 +67,8 @@ class Site:
     def layer(self) -> int | None:
         """Block index, or None for hooks outside the blocks."""
         parts = self.hook.split(".")
-        return int(parts[1]) if parts[0] == "blocks" else None
+        inside = parts[0] == "blocks" and len(parts) > 2 and parts[1].isdecimal()
+        return int(parts[1]) if inside else None
 
     @property
     def _kind(self) -> str:
@@ -74,6 +83,16 @@ class Site:
         head: Any = slice(None) if self.head is None else self.head
         axis = 2 if self._kind in _HEAD_FIRST else 1
         length = activation.shape[axis]
+        n_heads = activation.shape[3 - axis] if self._has_heads else 0
+        if self.head is not None and not 0 <= self.head < n_heads:
+            raise SiteError(
+                f"head {self.head} at {self.hook!r} is outside the {n_heads} heads. Count from 0."
+            )
+        if self.subspace is not None and len(self.subspace) != activation.shape[-1]:
+            raise SiteError(
+                f"the subspace at {self.hook!r} has {len(self.subspace)} components, the "
+                f"activation {activation.shape[-1]}."
+            )
         if self.positions is None:
             positions: Any = slice(None)
         else:

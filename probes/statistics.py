@@ -13,6 +13,7 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
+from probes import checks
 from probes.errors import DataError
 
 CONFIDENCE = 0.95
@@ -74,15 +75,24 @@ def one_minus_ratio(
         n_resamples=N_RESAMPLES,
         confidence_level=CONFIDENCE,
         method="percentile",
-        rng=np.random.default_rng(seed),
+        rng=np.random.default_rng(checks.seed(seed, DataError)),
     )
     low, high = result.confidence_interval
     return Interval(float(1 - above.mean() / below.mean()), float(low), float(high))
 
 
 def mean_interval(values: Float[Tensor, " sequence"], seed: int = 0) -> Interval:
-    """Mean over sequences with a 95% percentile bootstrap interval (units of ``values``)."""
+    """Mean over sequences with a 95% percentile bootstrap interval (units of ``values``).
+
+    Raises:
+        DataError: Fewer than 16 values, or values that are not finite.
+    """
     array = values.detach().to("cpu", torch.float64).numpy()
+    if len(array) < MIN_SEQUENCES or not np.isfinite(array).all():
+        raise DataError(
+            f"a bootstrap interval needs at least {MIN_SEQUENCES} finite values; got {len(array)}, "
+            f"of which {int(np.isfinite(array).sum())} are finite."
+        )
     result = stats.bootstrap(
         (array,),
         np.mean,
@@ -90,7 +100,7 @@ def mean_interval(values: Float[Tensor, " sequence"], seed: int = 0) -> Interval
         n_resamples=N_RESAMPLES,
         confidence_level=CONFIDENCE,
         method="percentile",
-        rng=np.random.default_rng(seed),
+        rng=np.random.default_rng(checks.seed(seed, DataError)),
     )
     low, high = result.confidence_interval
     return Interval(float(array.mean()), float(low), float(high))

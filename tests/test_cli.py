@@ -45,6 +45,11 @@ def test_score_prints_writes_and_exits_with_0(capsys, monkeypatch, tmp_path, var
     assert files[1].read_text().startswith("<!doctype html>")
 
 
+def test_version(capsys, monkeypatch):
+    status, out, _ = run(capsys, monkeypatch, "--version")
+    assert (status, out) == (0, "mtd-lens 0.1.0\n")
+
+
 def test_compare(capsys, monkeypatch, tmp_path):
     status, out, _ = run(
         capsys,
@@ -68,6 +73,10 @@ def test_compare(capsys, monkeypatch, tmp_path):
         (["score", "mtd-q3-m2-t32/random-relative", "--device", "gpu"], "device 'gpu'"),
         (["compare", "mtd-q3-m2-t32/random-relative", "--lengths", "a,b"], "integers"),
         (["compare", "mtd-q3-m2-t32/random-relative", "--lengths", "500"], "got 500"),
+        (["score", "mtd-q3-m2-t32/random-relative", "--seed", "9" * 20], "seed"),
+        (["score", "mtd-q3-m2-t32/random-relative", "--device", "meta"], "device 'meta'"),
+        (["score", "mtd-q3-m2-t32/random-relative", "--threshold", "3"], "threshold"),
+        (["score", "x", "--json", "a", "--html", "a"], "same path"),
         (["score"], "Missing argument"),
         (["score", "x", "--sequences", "many"], "Invalid value"),
         (["scor"], "No such command"),

@@ -46,16 +46,30 @@ TASKS = {
     "empty": (lambda: make([]), r"square"),
     "text": (lambda: make("pi"), r"matrix of numbers; got str"),
     "ragged": (lambda: make([[1.0], [0.5, 0.5]]), r"matrix of numbers"),
-    "order 0": (lambda: make(order=0), r"order 0 and seq_len 8"),
+    "order 0": (lambda: make(order=0), r"order must be an integer of at least 1; got 0"),
     "order of seq_len": (lambda: make(order=8), r"order 8 and seq_len 8"),
-    "order 1.5": (lambda: make(order=1.5), r"order must be an integer; got 1\.5"),
-    "seq_len text": (lambda: make(seq_len="8"), r"seq_len must be an integer; got '8'"),
-    "concentration 0": (lambda: make(concentration=0), r"positive and finite; got 0"),
-    "concentration nan": (lambda: make(concentration=NAN), r"positive and finite; got nan"),
-    "concentration text": (lambda: make(concentration="1"), r"must be a number; got '1'"),
-    "no sequences": (lambda: make().sample(0), r"positive integer; got 0"),
-    "half a sequence": (lambda: make().sample(1.5), r"positive integer; got 1\.5"),
+    "order 1.5": (lambda: make(order=1.5), r"order must be an integer.*got 1\.5"),
+    "seq_len text": (lambda: make(seq_len="8"), r"seq_len must be an integer.*got '8'"),
+    "concentration 0": (lambda: make(concentration=0), r"concentration must be a number.*got 0"),
+    "concentration nan": (
+        lambda: make(concentration=NAN),
+        r"concentration must be a number.*got nan",
+    ),
+    "concentration text": (
+        lambda: make(concentration="1"),
+        r"concentration must be a number.*got '1'",
+    ),
+    "no sequences": (lambda: make().sample(0), r"at least 1; got 0"),
+    "half a sequence": (lambda: make().sample(1.5), r"at least 1; got 1\.5"),
     "negative seed": (lambda: make().sample(1, seed=-1), r"seed must be an integer.*got -1"),
+    "huge entry": (lambda: make([[10**400]]), r"matrix of numbers"),
+    "complex": (lambda: make(torch.eye(2) * 1j), r"complex"),
+    "name": (lambda: mtd_lens.MTDTask(GOOD, 2, 8, name="a/b"), r"without a slash"),
+    "no json": (lambda: mtd_lens.MTDTask.from_json(None), r"to_json returns; got None"),
+    "other json": (lambda: mtd_lens.MTDTask.from_json({"family": "ngram"}), r"to_json returns"),
+    "seed text": (lambda: make().sample(1, seed="a"), r"seed must be an integer.*got 'a'"),
+    "seed huge": (lambda: make().sample(1, seed=2**70), r"seed must be an integer"),
+    "concentration tiny": (lambda: make(concentration=1e-320), r"concentration"),
     "json": (lambda: mtd_lens.MTDTask.from_json({"order": 1}), r"missing: \['seq_len', 'trans"),
 }
 
@@ -145,20 +159,60 @@ ARGUMENTS = {
     ),
     "no steps": (
         lambda task, t: mtd_lens.mirror_descent(task, t, 0.1, 0),
-        r"n_steps must be a positive integer; got 0",
+        r"n_steps must be an integer of at least 1; got 0",
     ),
     "EM without steps": (
         lambda task, t: mtd_lens.expectation_maximization(task, t, -1),
-        r"n_steps must be a positive integer; got -1",
+        r"n_steps must be an integer of at least 1; got -1",
     ),
     "method": (
         lambda task, t: mtd_lens.posterior_mean(task, t, "quadratur"),
         r"method 'quadratur'.*quadrature",
     ),
-    "nodes": (lambda task, t: mtd_lens.posterior_mean(task, t, n_nodes=-1), r"n_nodes"),
+    "nodes": (
+        lambda task, t: mtd_lens.posterior_mean(task, t, "quadrature", n_nodes=0),
+        r"n_nodes.*got 0",
+    ),
+    "huge step": (lambda task, t: mtd_lens.mirror_descent(task, t, 1e308, 3), r"overflows"),
+    "gap": (lambda task, t: mtd_lens.maximum_likelihood(task, t, gap=NAN), r"gap"),
+    "weights of the wrong length": (
+        lambda task, t: mtd_lens.log_likelihood(task, t, torch.tensor([0.5, 0.5])),
+        r"shape \(3,\)",
+    ),
+    "held off the simplex": (
+        lambda task, t: mtd_lens.MTDCausalModel(task, 1.0).do(
+            mixture_weights=torch.tensor([5.0, -3.0, -1.0])
+        ),
+        r"simplex",
+    ),
+    "held at a list": (
+        lambda task, t: mtd_lens.MTDCausalModel(task, 1.0).do(mixture_weights=[1.0, 0.0, 0.0]),
+        r"floating-point tensor",
+    ),
+    "causal model of nothing": (lambda task, t: mtd_lens.MTDCausalModel("x", 1.0), r"MTDTask"),
+    "targets": (
+        lambda task, t: mtd_lens.fit_beta(task, t, torch.ones(3, 4)),
+        r"targets.*\(3, 4\)",
+    ),
+    "beta bounds": (
+        lambda task, t: mtd_lens.fit_beta(task, t, torch.full((4, 4), 0.25), (10.0, 1.0)),
+        r"increasing",
+    ),
+    "half precision": (
+        lambda task, t: mtd_lens.construct(
+            mtd_lens.MTDTask(GOOD, 2, 8), 9e3, dtype=torch.float8_e4m3fn
+        ),
+        r"one of torch\.float64",
+    ),
+    "predictions of a long context": (
+        lambda task, t: mtd_lens.model_predictions(
+            mtd_lens.construct(task, 1.0), torch.cat([t, t], 1)
+        ),
+        r"28 tokens are longer than the model's context of 14",
+    ),
     "gibbs": (
         lambda task, t: mtd_lens.gibbs_posterior(task, t, standard_error=0.0),
-        r"positive standard_error",
+        r"standard_error must be a number above 0",
     ),
     "variable": (
         lambda task, t: mtd_lens.MTDCausalModel(task, 1.0).do(mixture_weight=t),
@@ -196,7 +250,7 @@ ARGUMENTS = {
         lambda task, t: mtd_lens.ablate_construction(
             mtd_lens.construct(mtd_lens.MTDTask(GOOD, 1, 5), 1.0), "lag"
         ),
-        r"one lag only",
+        r"cannot show its lag broken",
     ),
 }
 
@@ -213,6 +267,10 @@ def test_arguments(task, call, message):
 
 
 MODELS = {
+    "text": (lambda m, t: mtd_lens.score("mtd-q3-m2-t32/random-relative"), r"Use load_model"),
+    "threshold text": (lambda m, t: mtd_lens.score(m, t, threshold="a"), r"threshold.*'a'"),
+    "sequences text": (lambda m, t: mtd_lens.score(m, t, n_sequences="a"), r"n_sequences.*'a'"),
+    "length": (lambda m, t: mtd_lens.compare(m, t, lengths=8), r"list at least one.*got 8"),
     "too few": (lambda m, t: mtd_lens.score(m, t, n_sequences=10), r"too few.*at least 64"),
     "seed": (lambda m, t: mtd_lens.score(m, t, seed=-1), r"seed.*got -1"),
     "threshold": (lambda m, t: mtd_lens.score(m, t, threshold=1.5), r"threshold.*1\.5"),
@@ -226,9 +284,10 @@ MODELS = {
     ),
     "not a model": (lambda m, t: mtd_lens.score(torch.nn.Identity(), t), r"got Identity"),
     "no task": (lambda m, t: mtd_lens.score(torch.nn.Identity()), r"does not know its task"),
-    "not a task": (lambda m, t: mtd_lens.score(m, "mtd-q3"), r"expected a task; got str"),
-    "lengths": (lambda m, t: mtd_lens.compare(m, t, lengths=[3]), r"from 4 to .* 14; got 3"),
-    "long lengths": (lambda m, t: mtd_lens.compare(m, t, lengths=[15]), r"of 14; got 15"),
+    "not a task": (lambda m, t: mtd_lens.score(m, 3), r"expected a task; got int"),
+    "unknown task": (lambda m, t: mtd_lens.score(m, "mtd-q3"), r"no task is named 'mtd-q3'"),
+    "lengths": (lambda m, t: mtd_lens.compare(m, t, lengths=[3]), r"from 4 to 14; got 3"),
+    "long lengths": (lambda m, t: mtd_lens.compare(m, t, lengths=[15]), r"from 4 to 14; got 15"),
     "no lengths": (lambda m, t: mtd_lens.compare(m, t, lengths=[]), r"at least one"),
     "compare few": (lambda m, t: mtd_lens.compare(m, t, n_sequences=3), r"too few"),
     "claim": (
@@ -311,6 +370,36 @@ def test_output_paths(task, tmp_path):
     assert (tmp_path / "file").read_text() == "kept"
 
 
+def test_two_outputs_cannot_share_a_path(tmp_path):
+    from mtd_lens import render
+
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    with pytest.raises(mtd_lens.OutputPathError, match="same path"):
+        render.check_output_paths(tmp_path / "a", None, tmp_path / "link")
+    for bad in (5, "a\0b"):
+        with pytest.raises(mtd_lens.OutputPathError, match="cannot write"):
+            render.check_output_path(bad)
+
+
+def test_writing_follows_links_keeps_modes_and_feeds_pipes(tmp_path):
+    from mtd_lens import render
+
+    target, link, pipe = (tmp_path / name for name in ("target", "link", "pipe"))
+    target.write_text("old")
+    target.chmod(0o600)
+    link.symlink_to(target)
+    render.write_text(link, "new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+    assert target.stat().st_mode & 0o777 == 0o600
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    render.write_text(pipe, "through")
+    assert os.read(reader, 100) == b"through"
+    os.close(reader)
+    assert pipe.is_fifo()
+
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     from mtd_lens import render
 
@@ -321,7 +410,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(mtd_lens.OutputPathError, match="disk full"):
         render.write_text(target, "new")
     assert target.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]

@@ -7,6 +7,7 @@ import torch
 from conftest import transition
 
 import mtd_lens
+from mtd_lens.families.mtd import posterior
 from mtd_lens.families.mtd.posterior import exact_nodes, simplex_rule
 
 
@@ -67,12 +68,24 @@ def test_gibbs_lies_within_its_own_standard_errors(seed):
     assert 0.5 < standardised.square().mean() < 2
 
 
-def test_auto_takes_gibbs_where_the_rule_is_too_large():
+def test_auto_refines_a_rule_where_the_exact_one_is_too_large(monkeypatch):
     task = mtd_lens.load_task("mtd-q10-m5-t192")
     tokens = task.sample(2, seed=0).tokens
-    assert exact_nodes(187) ** 4 > 200_000
-    found = mtd_lens.posterior_mean(task, tokens, standard_error=0.01)
-    again = mtd_lens.posterior_mean(task, tokens, "gibbs", standard_error=0.01)
-    assert torch.equal(found, again)
-    nodes = mtd_lens.posterior_mean(task, tokens, "quadrature", n_nodes=14)
-    assert (found - nodes).abs().max() < 0.05
+    assert exact_nodes(187) ** 4 > posterior.MAX_NODES
+    found, error = posterior.posterior_with_error(task, tokens)
+    assert (error == 0).all()
+    finer = mtd_lens.posterior_mean(task, tokens, "quadrature", n_nodes=20)
+    assert (found - finer).abs().max() < 1e-6
+    # where no rule of the allowed size is fine enough, it samples
+    monkeypatch.setattr(posterior, "MAX_NODES", 1000)
+    sampled, error = posterior.posterior_with_error(task, tokens, standard_error=0.01)
+    assert (error > 0).all()
+    assert ((sampled - finer) / error).abs().max() < 5
+
+
+def test_gibbs_at_a_small_concentration_waits_until_it_has_mixed():
+    task = mtd_lens.MTDTask(transition(3, seed=0), 2, 10, concentration=0.05)
+    tokens = task.sample(6, seed=0).tokens
+    mean, error = mtd_lens.gibbs_posterior(task, tokens, standard_error=0.03)
+    exact = mtd_lens.posterior_mean(task, tokens)
+    assert ((mean - exact) / error.clamp_min(1e-3)).abs().max() < 5

@@ -2,6 +2,7 @@
 
 import warnings
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -179,6 +180,56 @@ def test_unknown_hooks_heads_and_positions(model, sequences):
     with pytest.raises(probes.SiteError, match=r"outside\s+the 12 positions"):
         read(probes.Band("blocks.0.attn.hook_pattern", queries=(1,), offsets=(0, 2)))
 
+    with pytest.raises(probes.SiteError, match=r"head 3 .* outside the 3 heads"):
+        read(probes.Site("blocks.0.attn.hook_z", head=3))
+    with pytest.raises(probes.SiteError, match=r"subspace .* has 8 components, the activation 24"):
+        read(probes.Site("blocks.0.hook_attn_out", subspace=torch.eye(8)))
+    with pytest.raises(probes.SiteError, match=r"no hook 'blocks.foo.hook'"):
+        read(probes.Site("blocks.foo.hook"))
+    for positions in (3, [], [1.5], slice(2)):
+        with pytest.raises(probes.SiteError, match="list of integers"):
+            probes.Site("blocks.0.hook_attn_out", positions=positions)
+    with pytest.raises(probes.SiteError, match=r"exists but did not run"):
+        read(probes.Site("blocks.0.attn.hook_result"))
+    with pytest.raises(probes.SiteError, match="unknown kind of hook 'hook_mlp'"):
+        probes.check_editable(model, sequences, ("hook_mlp",))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (torch.zeros(4, 12), "integer tensor"),
+        (torch.zeros(12, dtype=torch.long), "integer tensor"),
+        ([[1, 2]], "integer tensor"),
+        (torch.zeros(4, 13, dtype=torch.long), "1 to 12 positions"),
+        (torch.full((4, 12), 5), "0 … 4"),
+    ],
+)
+def test_tokens_that_the_model_cannot_read(model, tokens, message):
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        with pytest.raises(probes.DataError, match=message):
+            probes.last_outputs(model, tokens)
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.parametrize("source", [torch.arange(9), torch.arange(10.0), torch.arange(10) + 1])
+def test_sources_that_are_no_rows(model, sequences, source):
+    sites = {"x": probes.Site("blocks.0.hook_attn_out")}
+    with pytest.raises(probes.DataError, match="one row number of tokens"):
+        probes.run_interchange(model, sequences, source, sites)
+
+
+def test_a_callers_hook_acts_once_on_patched_runs(model, sequences):
+    def scale(activation, hook):
+        return 1.5 * activation
+
+    sites = {"it": probes.Site("blocks.1.hook_attn_out")}
+    with model.hooks(fwd_hooks=[("blocks.1.hook_resid_pre", scale)]):
+        runs = probes.run_interchange(model, sequences, torch.arange(10), sites)
+    assert torch.allclose(runs.patched["it"], runs.base, atol=1e-5)
+
 
 def test_edits_that_are_ignored_are_noticed(model, sequences):
     probes.check_editable(model, sequences, ("hook_attn_out", "attn.hook_pattern", "attn.hook_z"))
@@ -253,6 +304,20 @@ def test_ridge_refuses_what_it_cannot_use():
         probes.fit_ridge(torch.zeros(3, 2, 2), torch.zeros(3, 2, 1))
     with pytest.raises(probes.DataError, match="finite"):
         probes.fit_ridge(torch.full((9, 2, 2), torch.nan), torch.zeros(9, 2, 1))
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (torch.zeros(9, 2), torch.zeros(9, 2, 1), "takes two tensors"),
+        (np.zeros((9, 2, 3)), torch.zeros(9, 2, 1), "takes two tensors"),
+        (torch.zeros(9, 2, 3), torch.zeros(8, 2, 1), "agree"),
+        (torch.zeros(9, 2, 3), torch.zeros(9, 3, 1), "agree"),
+    ],
+)
+def test_ridge_names_the_shapes_that_do_not_fit(x, y, message):
+    with pytest.raises(probes.DataError, match=message):
+        probes.fit_ridge(x, y)
 
 
 def test_constant_features_give_r2_of_zero():

@@ -94,8 +94,35 @@ def test_entry_points_of_other_packages(monkeypatch):
     assert model.mtd_lens_info.name == "offered/theirs"
     with pytest.raises(mtd_lens.MTDLensError, match=r"'broken'.*no such file"):
         mtd_lens.load_task("broken")
-    with pytest.raises(mtd_lens.MTDLensError, match=r"'number'.*returned int"):
+    with pytest.raises(mtd_lens.MTDLensError, match=r"'number' returned int"):
         mtd_lens.load_task("number")
+
+
+def test_a_loader_that_fails_or_returns_something_else_is_named():
+    mtd_lens.register_model("mtd-q3-m2-t32/none", lambda: None)
+    mtd_lens.register_model("mtd-q3-m2-t32/failing", entry_broken)
+    mtd_lens.register_model(
+        "mtd-q3-m2-t32/other", lambda: mtd_lens.construct(entry_task(), beta=1.0)
+    )
+    for variant, message in (
+        ("none", r"'mtd-q3-m2-t32/none' returned NoneType"),
+        ("failing", r"'mtd-q3-m2-t32/failing' failed: RuntimeError: no such file"),
+        ("other", r"task has 3 tokens, but the model reads 2"),
+    ):
+        with pytest.raises(mtd_lens.MTDLensError, match=message):
+            mtd_lens.load_model(f"mtd-q3-m2-t32/{variant}")
+    with pytest.raises(mtd_lens.MTDLensError, match="lambda: model"):
+        mtd_lens.register_model("mtd-q3-m2-t32/bare", torch.nn.Identity())
+
+
+def test_loading_leaves_the_registered_model_alone():
+    mine = mtd_lens.construct(mtd_lens.load_task("mtd-q3-m2-t32"), beta=3.0).train()
+    mtd_lens.register_model("mtd-q3-m2-t32/mine", lambda: mine)
+    loaded = mtd_lens.load_model("mtd-q3-m2-t32/mine", dtype=torch.float64)
+    assert loaded is not mine
+    assert mine.training
+    assert next(mine.parameters()).dtype == torch.float32
+    assert mine.mtd_lens_info.name != loaded.mtd_lens_info.name
 
 
 def test_one_broken_package_does_not_hide_the_models_of_the_others(monkeypatch):

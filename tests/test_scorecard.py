@@ -154,6 +154,33 @@ def test_a_users_own_model_is_scored_and_left_alone(own_model):
     json.loads(card.to_json())
 
 
+@pytest.mark.parametrize("part", ["beta", "lag"])
+def test_a_beta_at_the_end_of_its_range_is_no_estimate(task, part):
+    broken = mtd_lens.ablate_construction(mtd_lens.construct(task, 5.0), part)
+    card = mtd_lens.score(broken, n_sequences=64)
+    assert card.parameters["beta_at_bound"]
+    assert "no estimate" in str(card)
+    assert "no estimate" in card.to_html()
+    whole = mtd_lens.score(mtd_lens.construct(task, 5.0), n_sequences=64)
+    assert set(whole.parameters) == {"beta"}
+    assert whole.parameters["beta"] == pytest.approx(5.0, rel=1e-3)
+
+
+def test_tokens_that_never_follow_do_not_count_against_the_weights():
+    rows = [[0.5, 0.5, 0.0], [0.2, 0.8, 0.0], [0.6, 0.4, 0.0]]
+    model = mtd_lens.construct(mtd_lens.MTDTask(rows, 2, 12), 4.0)
+    model.blocks[0].attn.W_K.data[:, :3, 2] = torch.tensor([5.0, -3.0, 1.0])
+    card = mtd_lens.score(model, n_sequences=64)
+    assert card["responsibilities.weights"].score > 0.999
+
+
+def test_a_doubled_model_is_scored_and_ablated(task):
+    model = mtd_lens.construct(task, 5.0).double()
+    assert mtd_lens.score(model, n_sequences=64)["prediction.estimator"].score > 0.999
+    broken = mtd_lens.ablate_construction(model, "lag")
+    assert next(broken.parameters()).dtype == torch.float64
+
+
 def test_the_same_seed_gives_the_same_scorecard(own_model):
     task = mtd_lens.load_task("mtd-q3-m2-t32")
     first, second, other = (
@@ -181,6 +208,7 @@ def test_json_holds_what_is_promised(card, tmp_path):
         "claims",
         "matrix",
         "estimators",
+        "divergence",
         "versions",
     ]
     wanted = {
@@ -221,6 +249,8 @@ def test_the_table_and_the_one_line_form(card):
     for claim in CLAIMS:
         assert re.search(rf"{claim} .*supported", text)
     assert "one step" in text
+    assert re.search(r"mixture_weights.interchange +\S+ +\S+ +1.00\*", text)  # the matrix
+    assert [claim.id for claim in card] == list(CLAIMS)
     assert repr(card) == "Scorecard('small/constructed-absolute': 9 supported)"
     assert isinstance(card["prediction.estimator"], ClaimResult)
 
@@ -244,7 +274,8 @@ def test_what_does_not_vary_is_not_applicable():
         ((0.2, 0.3), (0.0, 0.1), (1.0, 1.0), "inconclusive"),
         ((0.02, 0.08), (0.0, 0.1), (1.0, 1.0), "refuted"),
         ((-9.0, -8.0), (-20.0, -19.0), (1.0, 1.0), "refuted"),  # worse than the reference
-        ((0.9, 0.95), (0.7, 0.85), (1.0, 1.0), "not_diagnostic"),  # the null passes
+        ((0.9, 0.95), (0.7, 0.85), (1.0, 1.0), "not_diagnostic"),  # the null passes as well
+        ((-0.7, -0.6), (0.7, 0.85), (1.0, 1.0), "refuted"),  # the null passes, the model does not
         ((0.1, 0.2), (0.0, 0.1), (0.3, 0.5), "not_diagnostic"),  # the construction fails
     ],
 )
@@ -265,10 +296,15 @@ def test_comparison_with_the_truth(tmp_path):
     found = mtd_lens.compare(model, lengths=[8, 64], n_sequences=128)
     rows = [{entry.name: entry for entry in entries} for entries in found.rows]
     for row in rows:
-        assert row["uniform"].kl > row["one step"].kl > row["exact Bayes"].kl > 0
-        assert row["maximum likelihood"].kl > row["exact Bayes"].kl
+        assert (
+            row["uniform"].divergence
+            > row["one step"].divergence
+            > row["exact Bayes"].divergence
+            > 0
+        )
+        assert row["maximum likelihood"].divergence > row["exact Bayes"].divergence
     # the model's β is fitted at the full length: there it is the one-step estimator
-    assert rows[1]["model"].kl == pytest.approx(rows[1]["one step"].kl, rel=0.1)
+    assert rows[1]["model"].divergence == pytest.approx(rows[1]["one step"].divergence, rel=0.1)
     assert rows[0]["one step"].parameters["step_size"] > rows[1]["one step"].parameters["step_size"]
     data = json.loads(found.to_json(tmp_path / "c.json"))
     assert [entry["length"] for entry in data["lengths"]] == [8, 64]

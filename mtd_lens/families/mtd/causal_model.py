@@ -7,21 +7,23 @@ of transition rows, at every query position ``order … T-1``.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from scipy import optimize
 from torch import Tensor
 
-from mtd_lens.errors import ArgumentError, nearest
+from mtd_lens.errors import ArgumentError
 from mtd_lens.families.mtd import estimators
 from mtd_lens.families.mtd.task import MTDTask
+from probes import checks
 
+PROBABILITIES = ("mixture_weights", "prediction")
 VARIABLES = ("responsibilities", "mean_responsibility", "mixture_weights", "prediction")
 
 BETA_RANGE = (1e-2, 1e3)
+MAX_BETA = 1e4
 N_FIT_SEQUENCES = 2048
 FIT_SEED = 0
 
@@ -34,6 +36,8 @@ class MTDCausalModel:
         task: The task.
         beta: β = η m n of the step, at least 0; 0 gives uniform mixture weights.
         interventions: Variables held at values.
+        beta_at_bound: True if β was fitted and lies at the end of the range that was searched, so
+            that it is no estimate.
 
     >>> import mtd_lens, torch
     >>> task = mtd_lens.MTDTask([[0.9, 0.1], [0.4, 0.6]], order=2, seq_len=8)
@@ -45,18 +49,21 @@ class MTDCausalModel:
     """
 
     task: MTDTask
-    beta: float
+    beta: float | int
     interventions: Mapping[str, Tensor] = field(default_factory=dict)
+    beta_at_bound: bool = False
 
     variables = VARIABLES
 
     def __post_init__(self) -> None:
         check_beta(self.beta)
+        if not isinstance(self.task, MTDTask):
+            raise ArgumentError(f"MTDCausalModel needs an MTDTask; got {self.task!r}.")
 
     @property
     def parameters(self) -> dict[str, float]:
         """What is fitted to the model under test."""
-        return {"beta": self.beta}
+        return {"beta": float(self.beta)} | ({"beta_at_bound": 1.0} if self.beta_at_bound else {})
 
     def query_positions(self, length: int) -> tuple[int, ...]:
         """Positions at which the variables are defined: those with a full window of parents."""
@@ -71,14 +78,16 @@ class MTDCausalModel:
                 held at some positions only.
 
         Raises:
-            ArgumentError: An unknown variable.
+            ArgumentError: An unknown variable, or mixture weights or a prediction off the simplex.
         """
-        for name in values:
-            if name not in VARIABLES:
-                raise ArgumentError(
-                    f"the causal model has no variable {name!r}. {nearest(name, VARIABLES)}"
-                )
-        return MTDCausalModel(self.task, self.beta, {**self.interventions, **values})
+        for name, value in values.items():
+            checks.choice(name, "variable", VARIABLES, ArgumentError)
+            if not isinstance(value, Tensor) or not value.is_floating_point():
+                raise ArgumentError(f"{name} must be held at a floating-point tensor.")
+            if name in PROBABILITIES:
+                held = value[~value.isnan().any(-1)]
+                estimators.on_simplex(held, tuple(held.shape))
+        return replace(self, interventions={**self.interventions, **values})
 
     def run(self, tokens: Tensor) -> dict[str, Tensor]:
         """All variables at every query position, in float64.
@@ -121,20 +130,16 @@ def check_beta(beta: Any) -> float:
     """``beta`` as a float.
 
     Raises:
-        ArgumentError: Not a finite number of at least 0.
+        ArgumentError: Not a finite number from 0 to ``MAX_BETA``.
     """
-    if isinstance(beta, bool) or not isinstance(beta, int | float) or not 0 <= beta < float("inf"):
-        raise ArgumentError(
-            f"beta must be a finite number of at least 0; got {beta!r}. "
-            "Leave it out to have it fitted."
-        )
-    return float(beta)
+    advice = "Leave it out to have it fitted."
+    return checks.number(beta, "beta", 0, MAX_BETA, ArgumentError, advice, low_included=True)
 
 
 def fit_beta(
     task: MTDTask,
     tokens: Tensor,
-    targets: Float[Tensor, "sequence token"],
+    targets: Tensor,
     bounds: tuple[float, float] = BETA_RANGE,
 ) -> float:
     """The β whose prediction at the last query is nearest to ``targets``.
@@ -147,6 +152,13 @@ def fit_beta(
         targets: ``[sequence, token]``, the distributions to follow.
         bounds: Of β.
     """
+    if tuple(targets.shape) != (len(tokens), task.n_tokens) or not targets.isfinite().all():
+        raise ArgumentError(
+            f"targets must be finite, [sequence, token] = {(len(tokens), task.n_tokens)}; got "
+            f"shape {tuple(targets.shape)}."
+        )
+    if not 0 < bounds[0] < bounds[1] <= MAX_BETA:
+        raise ArgumentError(f"bounds of beta must be positive and increasing; got {bounds!r}.")
     mean = estimators.responsibilities(task, tokens).mean(1)
     rows = estimators.parent_rows(task, tokens)[:, -1]
     targets = targets.to(mean)

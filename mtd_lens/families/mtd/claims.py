@@ -1,11 +1,12 @@
 """What a scorecard tests of a model on an MTD task, and the estimators that it is compared with."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy import optimize
 from torch import Tensor
 
@@ -14,9 +15,9 @@ from mtd_lens import measures
 from mtd_lens.contracts import Claim, Estimate, Measurement, Trial
 from mtd_lens.errors import ModelError
 from mtd_lens.families.mtd import estimators
-from mtd_lens.families.mtd.posterior import posterior_mean
-from mtd_lens.families.mtd.task import MTDTask
-from mtd_lens.hooked import probabilities
+from mtd_lens.families.mtd.posterior import posterior_with_error
+from mtd_lens.families.mtd.task import MTDTask, check_tokens
+from mtd_lens.hooked import probabilities, task_of
 from mtd_lens.shapes import Tokens, Weights
 
 PROBE_HOOKS = ("hook_attn_out", "hook_resid_post")
@@ -50,7 +51,7 @@ def claims(task: MTDTask) -> list[Claim]:
         Claim(
             "responsibilities.weights",
             "A head's content score between tokens is the log of the transition.",
-            lambda t: measures.measure_content(t, column_normalised(task)),
+            lambda t: measures.measure_content(t, *column_normalised(task)),
         ),
         Claim(
             "mean_responsibility.interchange",
@@ -82,16 +83,20 @@ def claims(task: MTDTask) -> list[Claim]:
     ]
 
 
-def column_normalised(task: MTDTask) -> Float[Tensor, "query_token key_token"]:
+def column_normalised(
+    task: MTDTask,
+) -> tuple[Float[Tensor, "query_token key_token"], Int[Tensor, " query_token"]]:
     """``transition[a, b] / Σ_a' transition[a', b]`` for each query token b that can occur.
 
     It is the posterior over the parent token a with all tokens equally likely: what the softmax of
-    a content score ``log transition[a, b]`` over key tokens must be. Tokens that never follow
-    another are given a uniform row.
+    a content score ``log transition[a, b]`` over key tokens must be.
+
+    Returns:
+        One row for each query token, and those tokens; tokens that never follow another have none.
     """
     columns = task.transition.T
-    total = columns.sum(-1, keepdim=True)
-    return torch.where(total > 0, columns / total.clamp_min(1e-300), 1 / task.n_tokens)
+    occurring = (columns.sum(-1) > 0).nonzero()[:, 0]
+    return columns[occurring] / columns[occurring].sum(-1, keepdim=True), occurring
 
 
 def raw_windows(task: MTDTask, tokens: Tokens) -> Float[Tensor, "sequence query feature"]:
@@ -118,12 +123,24 @@ def _control(trial: Trial, index: int) -> Callable[[Tensor], Tensor]:
     return control
 
 
-def model_predictions(model: Any, tokens: Tokens) -> Float[Tensor, "sequence token"]:
-    """The model's distribution of the token after the last position, float64.
+def model_predictions(
+    model: Any, tokens: Tensor, task: MTDTask | None = None
+) -> Float[Tensor, "sequence token"]:
+    """A model's distribution of the token after the last position, whatever its read-out.
+
+    Args:
+        model: A HookedTransformer.
+        tokens: ``[sequence, position]``.
+        task: Whose tokens they are; by default the task that the model knows.
+
+    Returns:
+        ``[sequence, token]``, float64, rows sum to 1.
 
     Raises:
-        ModelError: Its output is not finite.
+        TokensError: Tokens that do not fit the task, or longer than the model's context.
+        ModelError: The model's output is not finite, or no task is known.
     """
+    tokens = check_tokens(task or task_of(model), tokens, max_length=model.cfg.n_ctx)
     output = probes.last_outputs(model, tokens)
     if not output.isfinite().all():
         row = int((~output.isfinite()).any(-1).nonzero()[0])
@@ -140,7 +157,7 @@ def measure_estimator(trial: Trial) -> list[Measurement]:
     for tokens in (trial.fit_tokens, trial.tokens):
         one_step = trial.causal_model.run(tokens)["prediction"][:, -1]
         uniform = estimators.predict(trial.task, tokens, uniform_weights(trial.task, tokens))
-        predicted = model_predictions(trial.model, tokens)
+        predicted = model_predictions(trial.model, tokens, trial.task)
         halves.append(
             (
                 probes.kl_divergence(one_step, predicted),
@@ -192,10 +209,10 @@ def reference_weights(
         "uniform": (uniform_weights(task, tokens), {})
     }
     for n_steps in range(1, MAX_MIRROR_STEPS + 1):
-        step_size = _best_step_size(task, fit_tokens, n_steps, loss)
+        fitted = _best_step_size(task, fit_tokens, n_steps, loss)
         label = "one step" if n_steps == 1 else f"{n_steps} steps"
-        weights = estimators.mirror_descent(task, tokens, step_size, n_steps)
-        found[label] = (weights, {"step_size": step_size, "n_steps": float(n_steps)})
+        weights = estimators.mirror_descent(task, tokens, fitted["step_size"], n_steps)
+        found[label] = (weights, fitted)
     n_steps = min(
         range(1, MAX_EM_STEPS + 1),
         key=lambda n: loss(estimators.expectation_maximization(task, fit_tokens, n)),
@@ -203,32 +220,32 @@ def reference_weights(
     em_weights = estimators.expectation_maximization(task, tokens, n_steps)
     found["EM"] = (em_weights, {"n_steps": float(n_steps)})
     found["maximum likelihood"] = (estimators.maximum_likelihood(task, tokens), {})
-    found["exact Bayes"] = (posterior_mean(task, tokens), {})
+    mean, error = posterior_with_error(task, tokens)
+    sampled = float(error.max()) > 0
+    found["exact Bayes"] = (mean, {"standard_error": float(error.max())} if sampled else {})
     return found
 
 
 def _best_step_size(
     task: MTDTask, tokens: Tokens, n_steps: int, loss: Callable[[Weights], float]
-) -> float:
-    n_evidence = tokens.shape[1] - task.order
-    stable = 1 / (n_evidence * task.order**2)  # Theorem 2 of the paper
+) -> dict[str, float]:
+    """The step size of least loss, around the stable one of Theorem 2."""
+    stable = 1 / ((tokens.shape[1] - task.order) * task.order**2)
+    low, high = math.log(stable / 100), math.log(stable * 1000)
     result = optimize.minimize_scalar(
-        lambda log_step: loss(
-            estimators.mirror_descent(
-                task, tokens, float(torch.tensor(log_step, dtype=torch.float64).exp()), n_steps
-            )
-        ),
-        bounds=[float(torch.tensor(x).log()) for x in (stable / 100, stable * 1000)],
+        lambda log_step: loss(estimators.mirror_descent(task, tokens, math.exp(log_step), n_steps)),
+        bounds=(low, high),
         method="bounded",
         options={"xatol": 1e-4},
     )
-    return float(torch.tensor(result.x, dtype=torch.float64).exp())
+    at_bound = min(result.x - low, high - result.x) < 1e-3
+    return {"step_size": math.exp(result.x)} | ({"step_size_at_bound": 1.0} if at_bound else {})
 
 
 def estimates(trial: Trial) -> Sequence[Estimate]:
     """KL(estimator ‖ model) for every reference estimator, its parameters fitted to the model."""
-    fit_target = model_predictions(trial.model, trial.fit_tokens)
-    predicted = model_predictions(trial.model, trial.tokens)
+    fit_target = model_predictions(trial.model, trial.fit_tokens, trial.task)
+    predicted = model_predictions(trial.model, trial.tokens, trial.task)
     reference = reference_weights(
         trial.task, trial.fit_tokens, fit_target, trial.tokens, target_first=False
     )
@@ -261,5 +278,5 @@ def contenders(
         )
         for name, (weights, fitted) in reference.items()
     ]
-    predicted = model_predictions(model, tokens[test])
+    predicted = model_predictions(model, tokens[test], task)
     return [*rows, Estimate("model", probes.kl_divergence(truth[test], predicted), {})]

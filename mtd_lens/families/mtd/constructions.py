@@ -5,13 +5,14 @@ from typing import Any, cast
 
 import torch
 
-from mtd_lens.errors import ArgumentError, ModelError, nearest
+from mtd_lens.errors import ArgumentError, ModelError
 from mtd_lens.families.mtd.absolute import construct_absolute
 from mtd_lens.families.mtd.causal_model import best_beta, check_beta
 from mtd_lens.families.mtd.plan import Plan
 from mtd_lens.families.mtd.relative import construct_relative
 from mtd_lens.families.mtd.task import MTDTask
 from mtd_lens.layout import ReadOut
+from probes import checks
 
 FORMS = {"relative": construct_relative, "absolute": construct_absolute}
 READ_OUTS = ("log_probs", "probs")
@@ -28,11 +29,11 @@ PARTS = {
 
 
 def construct(
-    task: MTDTask,
-    beta: float | None = None,
-    form: str = "absolute",
-    read_out: str = "log_probs",
-    dtype: torch.dtype = torch.float32,
+    task: Any,
+    beta: float | int | None = None,
+    form: Any = "absolute",
+    read_out: Any = "log_probs",
+    dtype: Any = torch.float32,
 ) -> Any:
     """A HookedTransformer that does one step of mirror descent, exactly, at every query position.
 
@@ -56,10 +57,8 @@ def construct(
     Raises:
         ArgumentError: An unknown form or read-out, a β out of range, a dtype that is not floating.
     """
-    if form not in FORMS:
-        raise ArgumentError(f"unknown form {form!r}. {nearest(form, FORMS)}")
-    if read_out not in READ_OUTS:
-        raise ArgumentError(f"unknown read_out {read_out!r}. {nearest(read_out, READ_OUTS)}")
+    checks.choice(form, "form", FORMS, ArgumentError)
+    checks.choice(read_out, "read_out", READ_OUTS, ArgumentError)
     if not isinstance(task, MTDTask):
         raise ArgumentError(
             f"construct needs an MTDTask; got {type(task).__name__}. Use load_task(name) or "
@@ -69,7 +68,7 @@ def construct(
     return _build(Plan(task, beta, cast(ReadOut, read_out)), form, dtype)
 
 
-def ablate_construction(model: Any, part: str) -> Any:
+def ablate_construction(model: Any, part: Any) -> Any:
     """A new construction like ``model`` with one part broken: what a scorecard must notice.
 
     Args:
@@ -82,8 +81,7 @@ def ablate_construction(model: Any, part: str) -> Any:
     """
     from mtd_lens.hooked import info_of
 
-    if part not in PARTS:
-        raise ArgumentError(f"unknown part {part!r}. {nearest(part, PARTS)}")
+    checks.choice(part, "part", PARTS, ArgumentError)
     info = info_of(model)
     if info is None or not isinstance(info.blueprint, tuple):
         raise ModelError(
@@ -91,23 +89,34 @@ def ablate_construction(model: Any, part: str) -> Any:
             "with construct(task)."
         )
     plan, form = info.blueprint
-    if part == "lag" and plan.task.order == 1:
-        raise ArgumentError("a task of order 1 has one lag only, so it cannot be read wrongly.")
     changes: dict[str, Any] = {
         "transition": {"content": plan.task.transition.roll(1, 0)},
         "average": {"window": WINDOW},
         "beta": {"beta": 0.0},
         "lag": {"lag_shift": 1},
     }
-    broken = replace(plan, **changes[part])
-    return _build(broken, form, model.cfg.dtype, name=f"{info.name} without its {part}")
+    task = plan.task
+    unbroken = {
+        "transition": torch.equal(changes["transition"]["content"], task.transition),
+        "average": task.seq_len - task.order <= WINDOW,
+        "beta": plan.beta == 0,
+        "lag": False,
+    }
+    if task.order == 1 or unbroken[part]:
+        raise ArgumentError(
+            f"the task cannot show its {part} broken: the model would compute the same. Use a task "
+            "of order 2 or more, with distinct rows and longer sequences."
+        )
+    weight = next(model.parameters())
+    broken = _build(
+        replace(plan, **changes[part]), form, weight.dtype, f"{info.name} without its {part}"
+    )
+    return broken.to(str(weight.device), print_details=False)
 
 
-def _build(plan: Plan, form: str, dtype: torch.dtype, name: str | None = None) -> Any:
-    from mtd_lens.hooked import ModelInfo, assemble
+def _build(plan: Plan, form: str, dtype: Any, name: str | None = None) -> Any:
+    from mtd_lens.hooked import ModelInfo, assemble, check_dtype
 
-    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise ArgumentError(f"dtype must be a floating-point torch dtype; got {dtype!r}.")
     architecture, weights = FORMS[form](plan)
     info = ModelInfo(
         task=plan.task,
@@ -115,4 +124,4 @@ def _build(plan: Plan, form: str, dtype: torch.dtype, name: str | None = None) -
         probabilities=plan.read_out == "probs",
         blueprint=(plan, form),
     )
-    return assemble(architecture, weights, info, dtype)
+    return assemble(architecture, weights, info, check_dtype(dtype))

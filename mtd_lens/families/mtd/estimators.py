@@ -19,6 +19,7 @@ from torch import Tensor
 from mtd_lens.errors import ArgumentError, TokensError
 from mtd_lens.families.mtd.task import MTDTask, check_tokens
 from mtd_lens.shapes import Likelihoods, PerSequence, Responsibilities
+from probes import checks
 
 SIMPLEX_TOLERANCE = 1e-5
 
@@ -91,7 +92,7 @@ def mirror_descent(
     task: MTDTask,
     tokens: Tensor,
     step_size: Any,
-    n_steps: int = 1,
+    n_steps: Any = 1,
     *,
     every_query: bool = False,
 ) -> Float[Tensor, "sequence *query lag"]:
@@ -123,15 +124,18 @@ def mirror_descent(
             "Pass one number, or one entry a query together with every_query=True."
         )
     step = step.reshape(-1, 1)
+    n_steps = checks.integer(n_steps, "n_steps", 1, ArgumentError)
     log_weights = _uniform(likelihoods, seen).log()
-    for _ in range(_positive_integer(n_steps, "n_steps")):
+    for _ in range(n_steps):
         gradient = _gradient(likelihoods, log_weights.exp(), seen)
         log_weights = torch.log_softmax(log_weights + step * gradient, -1)
+    if not log_weights.isfinite().all():
+        raise ArgumentError(f"step_size {step_size!r} overflows float64. Use a smaller one.")
     return _squeeze(log_weights.exp(), every_query)
 
 
 def expectation_maximization(
-    task: MTDTask, tokens: Tensor, n_steps: int = 1, *, every_query: bool = False
+    task: MTDTask, tokens: Tensor, n_steps: Any = 1, *, every_query: bool = False
 ) -> Float[Tensor, "sequence *query lag"]:
     """EM from the uniform point: ``λ_g ← mean_k γ_k(g; λ)``.
 
@@ -145,13 +149,13 @@ def expectation_maximization(
     seen = _seen(likelihoods, every_query)
     counts = seen.sum(1)[:, None]
     weights = _uniform(likelihoods, seen)
-    for _ in range(_positive_integer(n_steps, "n_steps")):
+    for _ in range(checks.integer(n_steps, "n_steps", 1, ArgumentError)):
         weights = weights * _gradient(likelihoods, weights, seen) / counts
     return _squeeze(weights, every_query)
 
 
 def maximum_likelihood(
-    task: MTDTask, tokens: Tensor, *, gap: float = 1e-12
+    task: MTDTask, tokens: Tensor, *, gap: Any = 1e-12
 ) -> Float[Tensor, "sequence lag"]:
     """The maximum likelihood estimate of λ, by an interior-point Newton method.
 
@@ -164,6 +168,7 @@ def maximum_likelihood(
         tokens: ``[sequence, position]``.
         gap: Bound on ``max ℓ − ℓ(estimate)`` in nats, per evidence position.
     """
+    gap = checks.number(gap, "gap", 0.0, 1.0, ArgumentError)
     likelihoods = lag_likelihoods(task, tokens)
     scaled = likelihoods / likelihoods.amax(-1, keepdim=True)
     weights = likelihoods.new_full((len(likelihoods), task.order), 1 / task.order)
@@ -276,7 +281,9 @@ def _checked_weights(task: MTDTask, weights: Tensor | None, like: Tensor) -> Ten
     if not isinstance(weights, Tensor) or not weights.is_floating_point():
         raise ArgumentError("weights must be a floating-point tensor, [sequence, lag] or [lag].")
     weights = weights.to(like.device, torch.float64)
-    return on_simplex(weights.expand(n, m) if weights.ndim == 1 else weights, (n, m))
+    if weights.ndim == 1:
+        return on_simplex(weights, (m,)).expand(n, m)
+    return on_simplex(weights, (n, m))
 
 
 def _seen(likelihoods: Likelihoods, every_query: bool) -> Float[Tensor, "query evidence"]:
@@ -303,9 +310,3 @@ def _gradient(
 
 def _squeeze(weights: Tensor, every_query: bool) -> Tensor:
     return weights if every_query else weights[:, 0]
-
-
-def _positive_integer(value: Any, what: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ArgumentError(f"{what} must be a positive integer; got {value!r}.")
-    return value

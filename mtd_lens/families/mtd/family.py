@@ -1,5 +1,6 @@
 """The MTD family as the rest of the package sees it."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -8,9 +9,9 @@ import torch
 from torch import Tensor
 
 from mtd_lens.contracts import Claim, Estimate, Trial
-from mtd_lens.errors import ModelError
+from mtd_lens.errors import ArgumentError, ModelError
 from mtd_lens.families.mtd import presets
-from mtd_lens.families.mtd.causal_model import MTDCausalModel, best_beta, fit_beta
+from mtd_lens.families.mtd.causal_model import MAX_BETA, MTDCausalModel, best_beta, fit_beta
 from mtd_lens.families.mtd.task import MTDTask
 
 BETA_SPAN = 8.0
@@ -27,6 +28,12 @@ class MTDFamily:
     """See :class:`mtd_lens.contracts.Family`."""
 
     name = "mtd"
+    divergence = "KL, nats"
+    edited_hooks = ("hook_attn_out", "attn.hook_pattern")
+
+    def shortest(self, task: MTDTask) -> int:
+        """Fewest tokens from which the next one can be predicted in context."""
+        return task.order + 1
 
     def presets(self) -> Mapping[str, Callable[[], MTDTask]]:
         """Loaders of the family's named tasks."""
@@ -47,8 +54,10 @@ class MTDFamily:
 
     def check_model(self, model: Any, task: MTDTask) -> None:
         """Raise a ModelError if ``model`` cannot be run on ``task``."""
-        cfg = getattr(model, "cfg", None)
-        if cfg is None or not hasattr(model, "hook_dict"):
+        cfg: Any = getattr(model, "cfg", None)
+        if not isinstance(task, MTDTask):
+            raise ArgumentError(f"expected an MTDTask; got {task!r}.")
+        if not hasattr(cfg, "d_vocab") or not hasattr(model, "hook_dict"):
             raise ModelError(
                 f"a model under test must be a HookedTransformer; got {type(model).__name__}."
             )
@@ -71,9 +80,10 @@ class MTDFamily:
         from mtd_lens.families.mtd.claims import model_predictions
 
         best = best_beta(task)
-        bounds = (best / BETA_SPAN, best * BETA_SPAN)
-        beta = fit_beta(task, tokens, model_predictions(model, tokens), bounds)
-        return MTDCausalModel(task, beta)
+        bounds = (best / BETA_SPAN, min(best * BETA_SPAN, MAX_BETA))
+        beta = fit_beta(task, tokens, model_predictions(model, tokens, task), bounds)
+        nearest_bound = min(abs(math.log(beta / bound)) for bound in bounds)
+        return MTDCausalModel(task, beta, beta_at_bound=nearest_bound < 1e-3)
 
     def null(self, model: Any, task: MTDTask, seed: int) -> Any:
         """A model of the same architecture with random weights."""

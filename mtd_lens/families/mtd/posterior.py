@@ -7,22 +7,29 @@ reports its Monte Carlo standard error.
 """
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from scipy import special
 from torch import Tensor
 
-from mtd_lens.errors import ArgumentError, nearest
+from mtd_lens.errors import ArgumentError
 from mtd_lens.families.mtd.estimators import lag_likelihoods
 from mtd_lens.families.mtd.task import MTDTask
 from mtd_lens.shapes import Likelihoods, Weights
+from probes import checks
 
 METHODS = ("auto", "quadrature", "gibbs")
 
 MAX_NODES = 200_000
-"""Quadrature rules up to this size are exact by default; ``"auto"`` uses Gibbs above it."""
+"""``"auto"`` uses quadrature rules of at most this size."""
 
+AUTO_TOLERANCE = 1e-6
+"""Where the exact rule is larger, ``"auto"`` takes one whose last refinement changed less."""
+
+_REFINEMENT = 4
+_MIN_STEPS = 128
 _MAX_ENTRIES = 2**24
 _RENORMALISE_EVERY = 16
 
@@ -30,20 +37,21 @@ _RENORMALISE_EVERY = 16
 def posterior_mean(
     task: MTDTask,
     tokens: Tensor,
-    method: str = "auto",
+    method: Any = "auto",
     *,
-    n_nodes: int | None = None,
-    standard_error: float = 1e-3,
-    seed: int = 0,
+    n_nodes: Any = None,
+    standard_error: Any = 1e-3,
+    seed: Any = 0,
 ) -> Weights:
     """``E[λ | tokens]`` under ``λ ~ Dirichlet(concentration)``.
 
     Args:
         task: The task.
         tokens: ``[sequence, position]``.
-        method: ``"quadrature"``, ``"gibbs"``, or ``"auto"``: quadrature where its exact rule has
-            at most 200,000 nodes.
-        n_nodes: Nodes a dimension for quadrature; by default as many as make it exact.
+        method: ``"quadrature"``, ``"gibbs"``, or ``"auto"``: the exact quadrature rule where it has
+            at most 200,000 nodes; else one that is refined until it changes by less than 1e-6; else
+            Gibbs.
+        n_nodes: Nodes a dimension for ``"quadrature"``; by default as many as make it exact.
         standard_error: For Gibbs, run until every standard error is at most this.
         seed: For Gibbs.
 
@@ -54,21 +62,53 @@ def posterior_mean(
         ArgumentError: An unknown method, or a quadrature rule beyond 20 million nodes.
         TokensError: Tokens that do not fit the task or are impossible under it.
     """
-    if method not in METHODS:
-        raise ArgumentError(f"unknown posterior method {method!r}. {nearest(method, METHODS)}")
+    return posterior_with_error(
+        task, tokens, method, n_nodes=n_nodes, standard_error=standard_error, seed=seed
+    )[0]
+
+
+def posterior_with_error(
+    task: MTDTask,
+    tokens: Tensor,
+    method: Any = "auto",
+    *,
+    n_nodes: Any = None,
+    standard_error: Any = 1e-3,
+    seed: Any = 0,
+) -> tuple[Weights, Weights]:
+    """As ``posterior_mean``, together with its Monte Carlo standard error: 0 for quadrature."""
+    checks.choice(method, "posterior method", METHODS, ArgumentError)
     likelihoods = lag_likelihoods(task, tokens)
-    nodes_each = n_nodes or exact_nodes(likelihoods.shape[1])
-    if not isinstance(nodes_each, int) or nodes_each < 1:
-        raise ArgumentError(f"n_nodes must be a positive integer; got {n_nodes!r}.")
-    size = nodes_each ** (task.order - 1)
-    if method == "quadrature" or (method == "auto" and size <= MAX_NODES):
+    exact = exact_nodes(likelihoods.shape[1])
+    mean = None
+    if method == "quadrature":
+        each = exact if n_nodes is None else checks.integer(n_nodes, "n_nodes", 1, ArgumentError)
+        size = each ** (task.order - 1)
         if size > 100 * MAX_NODES:
             raise ArgumentError(
-                f"the quadrature rule would have {size:,} nodes ({nodes_each} in each of "
+                f"the quadrature rule would have {size:,} nodes ({each} in each of "
                 f"{task.order - 1} dimensions). Use method='gibbs', or a smaller n_nodes."
             )
-        return _quadrature(likelihoods, task.concentration, nodes_each)
-    return gibbs_posterior(task, tokens, standard_error=standard_error, seed=seed)[0]
+        mean = _quadrature(likelihoods, task.concentration, each)
+    elif method == "auto":
+        mean = _refined(likelihoods, task.concentration, exact)
+    if mean is not None:
+        return mean, torch.zeros_like(mean)
+    return gibbs_posterior(task, tokens, standard_error=standard_error, seed=seed)
+
+
+def _refined(likelihoods: Likelihoods, concentration: float, exact: int) -> Weights | None:
+    """The exact rule if small enough, else a refined one; None if none of the size will do."""
+    dimensions = likelihoods.shape[-1] - 1
+    if exact**dimensions <= MAX_NODES:
+        return _quadrature(likelihoods, concentration, exact)
+    coarse, each = None, 3 * _REFINEMENT
+    while each**dimensions <= MAX_NODES:
+        fine = _quadrature(likelihoods, concentration, each)
+        if coarse is not None and float((fine - coarse).abs().max()) <= AUTO_TOLERANCE:
+            return fine
+        coarse, each = fine, each + _REFINEMENT
+    return None
 
 
 def exact_nodes(n_evidence: int) -> int:
@@ -80,11 +120,11 @@ def gibbs_posterior(
     task: MTDTask,
     tokens: Tensor,
     *,
-    standard_error: float = 1e-3,
-    n_chains: int = 16,
-    n_burn_in: int = 100,
-    max_steps: int = 100_000,
-    seed: int = 0,
+    standard_error: Any = 1e-3,
+    n_chains: Any = 16,
+    n_burn_in: Any = 100,
+    max_steps: Any = 100_000,
+    seed: Any = 0,
 ) -> tuple[Weights, Weights]:
     """Posterior mean by Gibbs sampling (lags given λ, then λ given lags) in parallel chains.
 
@@ -96,23 +136,27 @@ def gibbs_posterior(
         tokens: ``[sequence, position]``.
         standard_error: Stop when the largest standard error is at most this.
         n_chains: Independent chains a sequence.
-        n_burn_in: Steps discarded at the start of each chain.
+        n_burn_in: Steps discarded at the start of each chain; more where the concentration is
+            below 1, since the sampler then mixes more slowly.
         max_steps: Stop after this many steps in any case.
         seed: Of the sampler.
 
     Returns:
         The posterior mean and its Monte Carlo standard error, both ``[sequence, lag]``, float64.
     """
-    if not standard_error > 0 or n_chains < 2:
-        raise ArgumentError(
-            f"Gibbs sampling needs a positive standard_error and at least 2 chains; got "
-            f"{standard_error!r} and {n_chains!r}."
-        )
+    standard_error = checks.number(standard_error, "standard_error", 0, math.inf, ArgumentError)
+    n_chains = checks.integer(n_chains, "n_chains", 2, ArgumentError)
+    n_burn_in = checks.integer(n_burn_in, "n_burn_in", 0, ArgumentError)
+    max_steps = checks.integer(max_steps, "max_steps", 1, ArgumentError)
+    seed = checks.seed(seed, ArgumentError)
     likelihoods = lag_likelihoods(task, tokens)
     n, n_evidence, m = likelihoods.shape
+    # A small concentration makes λ stick to the corners: the sampler mixes more slowly.
+    slowness = max(1.0, 1.0 / task.concentration)
+    n_burn_in, check_at = round(n_burn_in * slowness), round(_MIN_STEPS * slowness)
     generator = torch.Generator(device=likelihoods.device).manual_seed(seed)
     weights = likelihoods.new_full((n, n_chains, m), 1 / m)
-    total, n_kept, check_at = torch.zeros_like(weights), 0, 64
+    total, n_kept = torch.zeros_like(weights), 0
     for step in range(n_burn_in + max_steps):
         cumulative = (likelihoods[:, None] * weights[:, :, None]).cumsum(-1)
         uniforms = torch.rand(

@@ -1,6 +1,5 @@
 """Mixture of Transition Distributions (Raftery 1985): the task and its sampler."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,12 @@ from torch import Tensor
 
 from mtd_lens.errors import ArgumentError, TaskError, TokensError
 from mtd_lens.shapes import Tokens, Transition, Weights
+from probes import checks
+
+INTEGERS = frozenset({torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8})
+
+CONCENTRATIONS = (1e-3, 1e6)
+"""Range in which Dirichlet draws and quadrature rules are sound in float64."""
 
 ROW_SUM_TOLERANCE = 1e-6
 """Rows of a transition may miss a sum of 1 by this much; they are then divided by their sum."""
@@ -73,16 +78,30 @@ class MTDTask:
         *,
         name: str | None = None,
     ) -> None:
-        order, seq_len = _integer(order, "order"), _integer(seq_len, "seq_len")
-        if not 1 <= order < seq_len:
+        seq_len = checks.integer(seq_len, "seq_len", 2, TaskError)
+        order = checks.integer(order, "order", 1, TaskError)
+        if order >= seq_len:
             raise TaskError(
-                f"order must be at least 1 and below seq_len; got order {order} and seq_len "
-                f"{seq_len}. Lower the order or lengthen the sequences."
+                f"order must be below seq_len; got order {order} and seq_len {seq_len}. "
+                "Lower the order or lengthen the sequences."
             )
         object.__setattr__(self, "_transition", _checked_transition(transition))
         object.__setattr__(self, "_order", order)
         object.__setattr__(self, "_seq_len", seq_len)
-        object.__setattr__(self, "_concentration", _checked_concentration(concentration))
+        object.__setattr__(
+            self,
+            "_concentration",
+            checks.number(
+                concentration,
+                "concentration",
+                *CONCENTRATIONS,
+                TaskError,
+                "1.0 makes the prior on the mixture weights uniform.",
+                low_included=True,
+            ),
+        )
+        if name is not None and (not isinstance(name, str) or "/" in name):
+            raise TaskError(f"a task's name must be a string without a slash; got {name!r}.")
         object.__setattr__(self, "_name", name)
 
     def __setattr__(self, attribute: str, value: Any) -> None:
@@ -124,11 +143,8 @@ class MTDTask:
         Raises:
             ArgumentError: ``n`` is not a positive integer, or ``seed`` is negative.
         """
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ArgumentError(f"the number of sequences must be a positive integer; got {n!r}.")
-        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-            raise ArgumentError(f"seed must be an integer of at least 0; got {seed!r}.")
-        rng = np.random.default_rng(seed)
+        n = checks.integer(n, "the number of sequences", 1, ArgumentError)
+        rng = np.random.default_rng(checks.seed(seed, ArgumentError))
         m, length = self.order, self.seq_len
         weights = rng.dirichlet(np.full(m, self.concentration), n)
         lags = np.zeros((n, length), dtype=np.int64)
@@ -154,12 +170,14 @@ class MTDTask:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "MTDTask":
+    def from_json(cls, data: Any) -> "MTDTask":
         """The task that ``to_json`` described.
 
         Raises:
             TaskError: A field is missing or out of its range.
         """
+        if not isinstance(data, Mapping) or data.get("family", cls.family) != cls.family:
+            raise TaskError(f"expected what MTDTask.to_json returns; got {data!r}.")
         missing = {"transition", "order", "seq_len"} - set(data)
         if missing:
             raise TaskError(
@@ -201,28 +219,15 @@ def _draw(probabilities: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
     return (cumulative <= scaled).sum(-1)
 
 
-def _integer(value: Any, what: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TaskError(f"{what} must be an integer; got {value!r}.")
-    return int(value)
-
-
-def _checked_concentration(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
-        raise TaskError(f"concentration must be a number; got {value!r}.")
-    if not (value > 0 and math.isfinite(value)):
-        raise TaskError(
-            f"concentration must be positive and finite; got {value!r}. 1.0 makes the prior on the "
-            "mixture weights uniform."
-        )
-    return float(value)
-
-
 def _checked_transition(transition: Any) -> Transition:
     """A float64 copy with rows that sum to 1 exactly."""
     try:
-        matrix = torch.as_tensor(transition, dtype=torch.float64).detach().cpu().clone()
-    except (TypeError, ValueError, RuntimeError) as error:
+        given = torch.as_tensor(transition)
+        if given.is_complex():
+            raise TypeError("it is complex")
+        exact = torch.as_tensor(transition, dtype=torch.float64)
+        matrix = exact.detach().cpu().clone()
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise TaskError(
             f"transition must be a square matrix of numbers; got {type(transition).__name__}, "
             f"which is not one ({error})."
@@ -266,7 +271,7 @@ def check_tokens(task: MTDTask, tokens: Any, max_length: int | None = None) -> T
     Raises:
         TokensError: Not an integer tensor of rank 2, out of the vocabulary, too short or too long.
     """
-    if not isinstance(tokens, Tensor) or tokens.is_floating_point() or tokens.dtype == torch.bool:
+    if not isinstance(tokens, Tensor) or tokens.dtype not in INTEGERS or tokens.is_sparse:
         kind = tokens.dtype if isinstance(tokens, Tensor) else type(tokens).__name__
         raise TokensError(
             f"tokens must be a torch tensor of integers, [sequence, position]; got {kind}. "

@@ -1,0 +1,53 @@
+"""Checks of arguments, each with an error that says what came and what to do."""
+
+import math
+import numbers
+from collections.abc import Collection
+from typing import Any
+
+from probes.errors import MTDLensError, nearest
+
+MAX_SEED = 2**63 - 1
+
+
+def integer(
+    value: Any, what: str, minimum: int, error: type[MTDLensError], maximum: int | None = None
+) -> int:
+    """``value`` as an int, if it is an integer (not a bool) of at least ``minimum``."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or value < minimum or (maximum is not None and value > maximum):
+        bounds = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
+        raise error(f"{what} must be an integer {bounds}; got {value!r}.")
+    return int(value)
+
+
+def seed(value: Any, error: type[MTDLensError]) -> int:
+    """``value`` as a seed."""
+    return integer(value, "seed", 0, error, MAX_SEED)
+
+
+def number(
+    value: Any,
+    what: str,
+    low: float | int,
+    high: float | int,
+    error: type[MTDLensError],
+    advice: str = "",
+    *,
+    low_included: bool = False,
+) -> float:
+    """``value`` as a float, if it is a finite real number above ``low`` and at most ``high``."""
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    inside = real and (low <= value if low_included else low < value) and value <= high
+    if not inside or not math.isfinite(value):
+        start = f"of at least {low:g}" if low_included else f"above {low:g}"
+        end = f", at most {high:g}" if math.isfinite(high) else " and finite"
+        raise error(f"{what} must be a number {start}{end}; got {value!r}. {advice}".rstrip())
+    return float(value)
+
+
+def choice(value: Any, what: str, known: Collection[str], error: type[MTDLensError]) -> str:
+    """``value``, if it is one of the ``known`` names."""
+    if not isinstance(value, str) or value not in known:
+        raise error(f"unknown {what} {value!r}. {nearest(value, known)}")
+    return value
