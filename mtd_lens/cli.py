@@ -8,7 +8,6 @@ import typer
 
 app = typer.Typer(
     name="mtd-lens",
-    help="Test algorithmic claims about transformers on in-context tasks.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -25,18 +24,24 @@ Html = Annotated[Optional[Path], typer.Option("--html", help="Write a self-conta
 Device = Annotated[Optional[str], typer.Option("--device", help="For example cpu or cuda.")]  # noqa: UP045
 
 
-@app.callback()
-def version(
-    show: Annotated[
-        bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)
-    ] = False,
-) -> None:
-    """Test algorithmic claims about transformers on in-context tasks."""
+def _print_version(show: bool) -> None:
     if show:
         from importlib import metadata
 
         print(f"mtd-lens {metadata.version('mtd-lens')}")
         raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Show the version and exit.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Test algorithmic claims about transformers on in-context tasks."""
 
 
 @app.command()

@@ -1,6 +1,5 @@
 """Predictions against the truth, at several context lengths: reference estimators and a model."""
 
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -63,10 +62,7 @@ class Comparison:
         Raises:
             OutputPathError: The path cannot be written to.
         """
-        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        if path is not None:
-            render.write_text(path, text)
-        return text
+        return render.json_text(self.to_dict(), path)
 
     def __repr__(self) -> str:
         return f"Comparison({self.model!r}, lengths={list(self.lengths)})"

@@ -1,6 +1,7 @@
 """Writing results: files that are never half-written, plain-text tables, HTML pages."""
 
 import io
+import json
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -69,6 +70,14 @@ def write_text(path: Any, text: str) -> Path:
             f"writing {target} failed: {error.strerror or error}. What was there is unchanged."
         ) from error
     return target
+
+
+def json_text(data: Any, path: Any = None) -> str:
+    """Plain data as JSON text, also written to ``path`` if one is given."""
+    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    if path is not None:
+        write_text(path, text)
+    return text
 
 
 _PREFIX = ".mtd-lens-"

@@ -1,6 +1,5 @@
 """The scorecard: what was found of each claim, and how it is shown."""
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -142,10 +141,7 @@ class Scorecard:
         Raises:
             OutputPathError: The path cannot be written to.
         """
-        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        if path is not None:
-            render.write_text(path, text)
-        return text
+        return render.json_text(self.to_dict(), path)
 
     def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
         """A self-contained page with the table and the matrix, also written to ``path``.
@@ -257,10 +253,13 @@ def parameters(values: Mapping[str, float]) -> str:
     """Fitted parameters in words."""
     words = []
     for name, value in values.items():
-        if name.endswith("_at_bound"):
-            words.append(f"({name.removesuffix('_at_bound')} at the end of its range: no estimate)")
+        label = name.replace("_", " ")
+        if label.endswith(" at bound"):
+            words.append(
+                f"({label.removesuffix(' at bound')} at the end of its range: no estimate)"
+            )
         else:
-            words.append(f"{name.replace('_', ' ')} {value:.4g}")
+            words.append(f"{label} {value:.4g}")
     return ", ".join(words).replace(", (", " (")
 
 

@@ -5,7 +5,9 @@ Every score of this package is one minus a ratio of means over sequences,
 it is as large as that of the reference in the denominator. R² has that form too.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +17,8 @@ from torch import Tensor
 
 from probes import checks
 from probes.errors import DataError
+
+Array = np.ndarray[Any, Any]
 
 CONFIDENCE = 0.95
 N_RESAMPLES = 1000
@@ -67,18 +71,11 @@ def one_minus_ratio(
             f"the reference discrepancy is {below.mean():.3g}, so the score is undefined: the "
             "variable does not vary, or intervening on it changes nothing."
         )
-    result = stats.bootstrap(
-        (above, below),
-        lambda a, b, axis=-1: 1 - a.mean(axis) / np.maximum(b.mean(axis), NEGLIGIBLE),
-        paired=True,
-        vectorized=True,
-        n_resamples=N_RESAMPLES,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(checks.seed(seed, DataError)),
-    )
-    low, high = result.confidence_interval
-    return Interval(float(1 - above.mean() / below.mean()), float(low), float(high))
+
+    def score(a: Array, b: Array, axis: int = -1) -> Array:
+        return 1 - a.mean(axis) / np.maximum(b.mean(axis), NEGLIGIBLE)
+
+    return _bootstrap((above, below), score, seed)
 
 
 def mean_interval(values: Float[Tensor, " sequence"], seed: int = 0) -> Interval:
@@ -93,9 +90,15 @@ def mean_interval(values: Float[Tensor, " sequence"], seed: int = 0) -> Interval
             f"a bootstrap interval needs at least {MIN_SEQUENCES} finite values; got {len(array)}, "
             f"of which {int(np.isfinite(array).sum())} are finite."
         )
+    return _bootstrap((array,), np.mean, seed)
+
+
+def _bootstrap(samples: tuple[Array, ...], statistic: Callable[..., Any], seed: int) -> Interval:
+    """A statistic of paired samples with its percentile interval."""
     result = stats.bootstrap(
-        (array,),
-        np.mean,
+        samples,
+        statistic,
+        paired=True,
         vectorized=True,
         n_resamples=N_RESAMPLES,
         confidence_level=CONFIDENCE,
@@ -103,7 +106,7 @@ def mean_interval(values: Float[Tensor, " sequence"], seed: int = 0) -> Interval
         rng=np.random.default_rng(checks.seed(seed, DataError)),
     )
     low, high = result.confidence_interval
-    return Interval(float(array.mean()), float(low), float(high))
+    return Interval(float(statistic(*samples, axis=-1)), float(low), float(high))
 
 
 def kl_divergence(

@@ -220,7 +220,9 @@ ARGUMENTS = {
     ),
     "intervention": (
         lambda task, t: (
-            mtd_lens.MTDCausalModel(task, 1.0).do(mixture_weights=torch.ones(9, 1, 3)).run(t)
+            mtd_lens.MTDCausalModel(task, 1.0)
+            .do(mixture_weights=torch.full((9, 1, 3), 1 / 3))
+            .run(t)
         ),
         r"mixture_weights has shape \(9, 1, 3\).*\(4, 11, 3\)",
     ),
@@ -233,7 +235,7 @@ ARGUMENTS = {
     ),
     "dtype": (
         lambda task, t: mtd_lens.construct(task, 1.0, dtype=torch.int64),
-        r"floating-point torch dtype; got torch\.int64",
+        r"floating-point torch dtype.*got torch\.int64",
     ),
     "not a task": (lambda task, t: mtd_lens.construct("mtd", 1.0), r"MTDTask; got str"),
     "part": (

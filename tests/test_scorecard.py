@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from conftest import transition
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 import mtd_lens
@@ -256,7 +257,7 @@ def test_the_table_and_the_one_line_form(card):
 
 
 def test_what_does_not_vary_is_not_applicable():
-    task = mtd_lens.MTDTask([[0.7, 0.3], [0.2, 0.8]], order=1, seq_len=10)
+    task = mtd_lens.MTDTask(transition(6, seed=0), order=1, seq_len=10)
     card = mtd_lens.score(mtd_lens.construct(task), n_sequences=64)
     verdicts = {claim.id: claim.verdict for claim in card.claims}
     assert verdicts.pop("responsibilities.weights") == "supported"
