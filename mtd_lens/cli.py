@@ -24,12 +24,13 @@ Html = Annotated[Optional[Path], typer.Option("--html", help="Write a self-conta
 Device = Annotated[Optional[str], typer.Option("--device", help="For example cpu or cuda.")]  # noqa: UP045
 
 
-def _print_version(show: bool) -> None:
+def _print_version(show: bool) -> bool:
     if show:
         from importlib import metadata
 
         print(f"mtd-lens {metadata.version('mtd-lens')}")
         raise typer.Exit
+    return show
 
 
 @app.callback()

@@ -18,8 +18,6 @@ from torch import Tensor
 from probes import checks
 from probes.errors import DataError
 
-Array = np.ndarray[Any, Any]
-
 CONFIDENCE = 0.95
 N_RESAMPLES = 1000
 MIN_SEQUENCES = 16
@@ -72,7 +70,7 @@ def one_minus_ratio(
             "variable does not vary, or intervening on it changes nothing."
         )
 
-    def score(a: Array, b: Array, axis: int = -1) -> Array:
+    def score(a: Any, b: Any, axis: int = -1) -> Any:
         return 1 - a.mean(axis) / np.maximum(b.mean(axis), NEGLIGIBLE)
 
     return _bootstrap((above, below), score, seed)
@@ -93,7 +91,7 @@ def mean_interval(values: Float[Tensor, " sequence"], seed: int = 0) -> Interval
     return _bootstrap((array,), np.mean, seed)
 
 
-def _bootstrap(samples: tuple[Array, ...], statistic: Callable[..., Any], seed: int) -> Interval:
+def _bootstrap(samples: tuple[Any, ...], statistic: Callable[..., Any], seed: int) -> Interval:
     """A statistic of paired samples with its percentile interval."""
     result = stats.bootstrap(
         samples,
