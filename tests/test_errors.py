@@ -1,7 +1,5 @@
 """Bad input: one row each, with the part of the message that names the offence."""
 
-import os
-
 import jaxtyping
 import pytest
 import torch
@@ -117,10 +115,6 @@ def test_tokens(task, function, spoil, message):
 def test_impossible_sequences(task, function):
     with pytest.raises(mtd_lens.TokensError, match=r"sequence 1 is impossible.*position 4"):
         function(*impossible(task))
-
-
-def _weights(task, *rows):
-    return torch.tensor(rows)
 
 
 ARGUMENTS = {
@@ -356,63 +350,3 @@ NAMES = {
 def test_names(call, message):
     with pytest.raises(MTDLensError, match=message):
         call()
-
-
-def test_output_paths(task, tmp_path):
-    card = mtd_lens.score(mtd_lens.construct(task, 4.0), n_sequences=64)
-    (tmp_path / "file").write_text("kept")
-    for path, message in (
-        (tmp_path / "missing" / "a.json", "no folder"),
-        (tmp_path, "it is a folder"),
-        (tmp_path / "file" / "a.json", "no folder"),
-    ):
-        for write in (card.to_json, card.to_html):
-            with pytest.raises(mtd_lens.OutputPathError, match=message):
-                write(path)
-    assert (tmp_path / "file").read_text() == "kept"
-
-
-def test_two_outputs_cannot_share_a_path(tmp_path):
-    from mtd_lens import render
-
-    (tmp_path / "link").symlink_to(tmp_path / "a")
-    with pytest.raises(mtd_lens.OutputPathError, match="same path"):
-        render.check_output_paths(tmp_path / "a", None, tmp_path / "link")
-    for bad in (5, "a\0b"):
-        with pytest.raises(mtd_lens.OutputPathError, match="cannot write"):
-            render.check_output_path(bad)
-
-
-def test_writing_follows_links_keeps_modes_and_feeds_pipes(tmp_path):
-    from mtd_lens import render
-
-    target, link, pipe = (tmp_path / name for name in ("target", "link", "pipe"))
-    target.write_text("old")
-    target.chmod(0o600)
-    link.symlink_to(target)
-    render.write_text(link, "new")
-    assert link.is_symlink()
-    assert target.read_text() == "new"
-    assert target.stat().st_mode & 0o777 == 0o600
-    os.mkfifo(pipe)
-    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    render.write_text(pipe, "through")
-    assert os.read(reader, 100) == b"through"
-    os.close(reader)
-    assert pipe.is_fifo()
-
-
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    from mtd_lens import render
-
-    target = tmp_path / "report.json"
-    target.write_text("old")
-
-    def fail(*arguments):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(mtd_lens.OutputPathError, match="disk full"):
-        render.write_text(target, "new")
-    assert target.read_text() == "old"
-    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]

@@ -33,7 +33,7 @@ def test_run_with_cache_and_hooks(model, task, tokens):
             tokens, fwd_hooks=[(f"blocks.{layer}.attn.hook_pattern", uniform)]
         )
         moved = (edited - logits)[:, task.order :].abs().max()
-        assert (moved > 1e-3) == (layer != 1 or model.cfg.n_heads > 0)
+        assert moved > 1e-3, layer
     assert torch.equal(model(tokens), logits)
 
 
@@ -131,7 +131,7 @@ def test_relative_attention_equals_brute_force(task, tokens):
     _, cache = model.run_with_cache(tokens)
     attn = model.blocks[1].attn
     q, k, v = (cache[f"blocks.1.attn.hook_{kind}"] for kind in "qkv")
-    n, length = tokens.shape
+    length = tokens.shape[1]
     expected = torch.zeros_like(v)
     for i in range(length):
         scores = torch.stack(
@@ -140,5 +140,4 @@ def test_relative_attention_equals_brute_force(task, tokens):
         pattern = scores.softmax(-1)
         for j in range(i + 1):
             expected[:, i, 0] += pattern[:, j, None] * (v[:, j, 0] + attn.RV[0, i - j])
-    assert n > 0
     assert (cache["blocks.1.attn.hook_z"] - expected).abs().max() < 1e-12
