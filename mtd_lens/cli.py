@@ -129,6 +129,85 @@ def compare(
     _say_written(json)
 
 
+@app.command()
+def train(
+    task: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(help="A task's name; not needed to resume."),
+    ] = None,
+    arch: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--arch", help="disentangled, attn-only or gpt."),
+    ] = None,
+    layers: Annotated[Optional[int], typer.Option("--layers", help="Depth, 1 to 6.")] = None,  # noqa: UP045
+    steps: Annotated[Optional[int], typer.Option("--steps", help="Optimiser steps.")] = None,  # noqa: UP045
+    seed: Annotated[Optional[int], typer.Option("--seed", help="Of weights and data.")] = None,  # noqa: UP045
+    out: Annotated[Optional[Path], typer.Option("--out", help="New folder of the run.")] = None,  # noqa: UP045
+    resume: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--resume", help="Go on with the run in this folder."),
+    ] = None,
+    config: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--config", help="Settings in TOML; options given here go before them."),
+    ] = None,
+    loss: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--loss", help="next-token, distribution or last-squared-error."),
+    ] = None,
+    batch_size: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--batch-size", help="Sequences a step."),
+    ] = None,
+    learning_rate: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--learning-rate", help="After the warm-up."),
+    ] = None,
+    checkpoint_every: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--checkpoint-every", help="Steps between checkpoints."),
+    ] = None,
+    keep_checkpoints: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--keep-checkpoints", help="Last checkpoints that stay; 0 keeps all."),
+    ] = None,
+    dtype: Annotated[Optional[str], typer.Option("--dtype", help="float32 or float64.")] = None,  # noqa: UP045
+    device: Device = None,
+    stop_after: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--stop-after", help="Stop after this step, to be resumed later."),
+    ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write the metrics for TensorBoard too.")
+    ] = False,
+) -> None:
+    """Train a model from scratch; a run that was stopped goes on with --resume."""
+    from mtd_lens import training
+    from mtd_lens.training_config import read_settings
+
+    given = {
+        "architecture": arch,
+        "n_layers": layers,
+        "steps": steps,
+        "seed": seed,
+        "loss": loss,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "checkpoint_every": checkpoint_every,
+        "keep_checkpoints": keep_checkpoints,
+        "dtype": dtype,
+        "device": device,
+    }
+    from_file = {} if config is None else read_settings(config)
+    given = {**from_file, **{name: value for name, value in given.items() if value is not None}}
+    run = training.train_or_resume(
+        task, given, out, resume, stop_after=stop_after, progress=True, tensorboard=tensorboard
+    )
+    last = run.metrics[-1]
+    print(" ".join(f"{name} {value:.5g}" for name, value in last.items()))
+    print(f"wrote {run.folder}", file=sys.stderr)
+
+
 def main() -> None:
     """Run the command line."""
     from mtd_lens.errors import MTDLensError

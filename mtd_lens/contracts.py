@@ -192,3 +192,37 @@ class Family(Protocol):
         self, task: Any, model: Any, length: int, n_sequences: int, seed: int
     ) -> Sequence[Estimate]:
         """The estimators and the model against the truth, on contexts of ``length``."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What a model is trained on.
+
+    Attributes:
+        inputs: ``[sequence, position]``: what the model reads.
+        targets: ``[sequence, query]``: the next token at the last ``query`` positions.
+        truth: ``[sequence, query, token]``: the next token's distribution given the latent
+            variables; None where it was not asked for.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    truth: Tensor | None
+
+
+@runtime_checkable
+class TrainableFamily(Protocol):
+    """What a family adds so that models can be trained on its tasks; a Family may do without."""
+
+    def examples(self, task: Any, n: int, seed: int, *, with_truth: bool) -> Examples:
+        """Draw fresh examples."""
+
+    def yardsticks(
+        self, task: Any, n: int, seed: int
+    ) -> tuple[Tensor, Mapping[str, Float[Tensor, "sequence token"]]]:
+        """Held-out sequences, and predictions at their end that training is followed against."""
+
+    def discrepancy(
+        self, reference: Tensor, output: Float[Tensor, "sequence outcome"]
+    ) -> Float[Tensor, " sequence"]:
+        """Divergence of a model's raw output at the last position from reference predictions."""

@@ -4,6 +4,7 @@ from probes.errors import DataError, MTDLensError, SiteError, nearest
 
 __all__ = [
     "ArgumentError",
+    "CheckpointError",
     "DataError",
     "MTDLensError",
     "ModelError",
@@ -11,6 +12,7 @@ __all__ = [
     "SiteError",
     "TaskError",
     "TokensError",
+    "TrainingError",
     "UnknownNameError",
     "nearest",
 ]
@@ -38,3 +40,11 @@ class ModelError(MTDLensError):
 
 class OutputPathError(MTDLensError):
     """A path that a result cannot be written to."""
+
+
+class CheckpointError(MTDLensError):
+    """A checkpoint that is missing, damaged, or of something else than what was asked for."""
+
+
+class TrainingError(MTDLensError):
+    """Training that cannot start, go on, or be resumed."""

@@ -7,8 +7,8 @@ causal. A model carries its task and how its output is read, so that results can
 import copy
 import math
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -33,12 +33,15 @@ class ModelInfo:
         name: Registry name, or a description.
         probabilities: True if its output is probabilities, not logits.
         blueprint: What a construction was built from; None for other models.
+        redraw: ``seed -> weights`` by name: random weights of trained scale, for architectures
+            whose fixed parts must stay as they are; None where every weight is free.
     """
 
     task: Any
     name: str
     probabilities: bool = False
     blueprint: Any = None
+    redraw: Callable[[int], Mapping[str, Tensor]] | None = None
 
 
 class RelativeAttention(Attention):
@@ -91,12 +94,13 @@ def _offsets(n_queries: int, n_keys: int, device: torch.device) -> Int[Tensor, "
 class LogProbUnembed(Unembed):
     """A linear read-out of probabilities, returned as log-probabilities.
 
-    Probabilities below the smallest normal number of the dtype are raised to it.
+    Probabilities below ``floor``, or the smallest normal number of the dtype, are raised to it.
     ``hook_prob`` holds the probabilities, ``hook_out`` their logarithms.
     """
 
-    def __init__(self, cfg: HookedTransformerConfig) -> None:
+    def __init__(self, cfg: HookedTransformerConfig, floor: float = 0.0) -> None:
         super().__init__(cfg)
+        self.floor = floor
         self.hook_prob = HookPoint()
 
     def forward(
@@ -105,7 +109,8 @@ class LogProbUnembed(Unembed):
         """Log-probabilities of the next token."""
         linear = nn.functional.linear(self.hook_in(residual), self.W_U.T.contiguous(), self.b_U)
         probability = self.hook_prob(linear)
-        return self.hook_out(probability.clamp_min(torch.finfo(linear.dtype).tiny).log())
+        floor = max(self.floor, torch.finfo(linear.dtype).tiny)
+        return self.hook_out(probability.clamp_min(floor).log())
 
 
 class AnalyticTransformer(HookedTransformer):
@@ -150,9 +155,11 @@ def assemble(
         n_ctx=architecture.n_ctx,
         d_vocab=architecture.n_tokens,
         d_vocab_out=architecture.n_tokens,
-        attn_only=True,
-        normalization_type=None,
-        use_attn_scale=False,
+        attn_only=architecture.d_mlp is None,
+        d_mlp=architecture.d_mlp,
+        act_fn=None if architecture.d_mlp is None else "gelu",
+        normalization_type="LN" if architecture.layer_norm else None,
+        use_attn_scale=architecture.scaled,
         positional_embedding_type="standard",
         default_prepend_bos=False,
         init_weights=False,
@@ -171,23 +178,28 @@ def assemble(
         for index, block in enumerate(model.blocks):
             block.attn = RelativeAttention(cfg, index)
     if log_probs:
-        model.unembed = LogProbUnembed(cfg)
+        model.unembed = LogProbUnembed(cfg, architecture.probability_floor)
     model.setup()
+    _write(model, weights)
+    model.to(str(device or "cpu"), print_details=False)
+    setattr(model, _ATTRIBUTE, info)
+    return model.eval()
+
+
+def _write(model: Any, weights: Mapping[str, Tensor]) -> None:
+    """Set a model's parameters; those not named, and entries beyond a weight's shape, become 0."""
     with torch.no_grad():
         parameters = dict(model.named_parameters())
         for parameter in parameters.values():
             parameter.zero_()
         for name, value in weights.items():
             target = parameters[name]
-            target[tuple(slice(0, size) for size in value.shape)] = value.to(target.dtype)
+            target[tuple(slice(0, size) for size in value.shape)] = value.to(target)
             if not target.isfinite().all():
                 raise ModelError(
-                    f"{name} overflows {dtype}: its largest entry is "
+                    f"{name} overflows {target.dtype}: its largest entry is "
                     f"{float(value.abs().max()):.3g}. Use float32 or float64."
                 )
-    model.to(str(device or "cpu"), print_details=False)
-    setattr(model, _ATTRIBUTE, info)
-    return model.eval()
 
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -265,6 +277,11 @@ def randomized(model: Any, seed: int, name: str) -> Any:
     if isinstance(twin.unembed, LogProbUnembed):
         twin.unembed = Unembed(twin.cfg).to(model.unembed.W_U)
         twin.setup()
+    info = info_of(model)
+    task = info.task if info else None
+    if info is not None and info.redraw is not None:
+        _write(twin, info.redraw(seed))
+        return with_info(twin, replace(info, name=name)).eval()
     generator = torch.Generator().manual_seed(seed)
     for parameter_name, parameter in twin.named_parameters():
         kind = parameter_name.rsplit(".", 1)[-1].lstrip("_")
@@ -275,8 +292,7 @@ def randomized(model: Any, seed: int, name: str) -> Any:
         else:
             draw = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             parameter.data.copy_(draw * _trained_scale(kind, parameter, twin.cfg))
-    info = info_of(model)
-    return with_info(twin, ModelInfo(info.task if info else None, name)).eval()
+    return with_info(twin, ModelInfo(task, name)).eval()
 
 
 def _trained_scale(kind: str, parameter: Tensor, cfg: Any) -> float:

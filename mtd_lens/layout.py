@@ -34,13 +34,18 @@ class Layout:
 
 @dataclass(frozen=True)
 class Architecture:
-    """Shape of an attention-only HookedTransformer without normalisation.
+    """Shape of a HookedTransformer.
 
     Attributes:
         form: ``"absolute"`` for stock attention, ``"relative"`` for attention with relative key
             and value tables (Shaw et al. 2018).
         read_out: ``"log_probs"`` puts a logarithm behind the unembedding, ``"probs"`` and
             ``"logits"`` leave it linear; they differ in how the output is read.
+        d_mlp: Width of the MLPs (GELU); None for attention only.
+        layer_norm: LayerNorm before each layer and before the unembedding.
+        scaled: Attention scores are divided by the square root of ``d_head``.
+        probability_floor: What a ``"log_probs"`` read-out raises smaller values to before the
+            logarithm; 0 for the smallest normal number.
     """
 
     form: Form
@@ -51,3 +56,7 @@ class Architecture:
     d_head: int
     n_ctx: int
     n_tokens: int
+    d_mlp: int | None = None
+    layer_norm: bool = False
+    scaled: bool = False
+    probability_floor: float = 0.0

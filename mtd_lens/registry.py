@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
-from mtd_lens import families
+from mtd_lens import checkpoints, families
 from mtd_lens.contracts import Family, Task
-from mtd_lens.errors import ArgumentError, MTDLensError, UnknownNameError, nearest
+from mtd_lens.errors import ArgumentError, CheckpointError, MTDLensError, UnknownNameError, nearest
 
 DEFAULT_TASK = "mtd-q5-m3-t64"
 DEFAULT_MODEL = f"{DEFAULT_TASK}/constructed-absolute"
@@ -157,6 +157,52 @@ def load_model(
     if target is not None:
         model = model.to(target, print_details=False)
     return _knowing(model, name, task).eval()
+
+
+def load_checkpoint(path: Any, device: Any = None) -> Any:
+    """The HookedTransformer of a checkpoint, in evaluation mode; nothing is unpickled.
+
+    Args:
+        path: A checkpoint's folder, or that of a training run, whose last checkpoint is taken.
+        device: Default: the CPU.
+
+    Returns:
+        The model, which knows its task (``task_of``).
+
+    Raises:
+        CheckpointError: Missing, truncated, tampered with, of another version, or with weights that
+            are not those of the architecture that it names.
+    """
+    from mtd_lens.architectures import Size, build_trainable
+    from mtd_lens.hooked import ModelInfo, assemble
+
+    target = _checked_device(device)
+    folder = checkpoints.checkpoint_folder(path)
+    manifest = checkpoints.read_manifest(folder)
+    weights = checkpoints.read_tensors(folder, manifest, checkpoints.MODEL)
+    family = list_families().get(manifest["task"].get("family"))
+    if family is None:
+        raise CheckpointError(
+            f"{folder} is of the task family {manifest['task'].get('family')!r}, which is not "
+            "installed."
+        )
+    task = family.task_from_json(manifest["task"])
+    config = manifest["config"]
+    try:
+        size = Size(
+            task.n_tokens, task.seq_len, config["n_layers"], config["d_model"], config["n_heads"]
+        )
+        trained = build_trainable(config["architecture"], size)
+        trained.load(weights)
+    except (MTDLensError, KeyError) as error:
+        raise CheckpointError(
+            f"the checkpoint {folder} cannot be loaded: {error} Its manifest and its weights do not "
+            "belong together; use another checkpoint."
+        ) from error
+    label = f"{task.name or family.name}/{folder.resolve().name}"
+    info = ModelInfo(task, label, redraw=trained.redraw if trained.has_fixed_weights else None)
+    model = assemble(trained.architecture, trained.weights(), info, trained.dtype)
+    return model if target is None else model.to(target, print_details=False)
 
 
 def register_model(name: Any, loader: Any) -> None:

@@ -72,6 +72,20 @@ def write_text(path: Any, text: str) -> Path:
     return target
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it.
+
+    Raises:
+        OutputPathError: It cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputPathError(
+            f"cannot make the folder {path}: {error.strerror or error}. Choose another one."
+        ) from error
+
+
 def json_text(data: Any, path: Any = None) -> str:
     """Plain data as JSON text, also written to ``path`` if one is given."""
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

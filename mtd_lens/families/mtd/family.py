@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtd_lens.contracts import Claim, Estimate, Trial
+import probes
+from mtd_lens.contracts import Claim, Estimate, Examples, Trial
 from mtd_lens.errors import ArgumentError, ModelError
-from mtd_lens.families.mtd import presets
+from mtd_lens.families.mtd import estimators, presets
 from mtd_lens.families.mtd.causal_model import MAX_BETA, MTDCausalModel, best_beta, fit_beta
+from mtd_lens.families.mtd.posterior import posterior_mean
 from mtd_lens.families.mtd.task import MTDTask
 
 BETA_SPAN = 8.0
@@ -116,6 +118,35 @@ class MTDFamily:
         from mtd_lens.families.mtd.claims import contenders
 
         return contenders(task, model, length, n_sequences, seed)
+
+    def examples(self, task: MTDTask, n: int, seed: int, *, with_truth: bool) -> Examples:
+        """Sequences of one token more than the context, so that every query has a target."""
+        length = task.seq_len
+        longer = MTDTask(task.transition, task.order, length + 1, task.concentration)
+        batch = longer.sample(n, seed)
+        inputs = batch.tokens[:, :length]
+        truth = None
+        if with_truth:
+            weights = batch.weights[:, None].expand(-1, length - task.order, -1)
+            truth = estimators.predict(task, inputs, weights)
+        return Examples(inputs, batch.tokens[:, task.order + 1 :], truth)
+
+    def yardsticks(
+        self, task: MTDTask, n: int, seed: int
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """The truth, the best one step of mirror descent, and exact Bayes."""
+        batch = task.sample(n, seed)
+        one_step = MTDCausalModel(task, best_beta(task)).run(batch.tokens)["prediction"][:, -1]
+        posterior = posterior_mean(task, batch.tokens)
+        return batch.tokens, {
+            "KL from truth": estimators.predict(task, batch.tokens, batch.weights),
+            "KL from one step": one_step,
+            "KL from exact Bayes": estimators.predict(task, batch.tokens, posterior),
+        }
+
+    def discrepancy(self, reference: Tensor, output: Tensor) -> Tensor:
+        """KL(reference ‖ prediction) in nats."""
+        return probes.kl_divergence(reference, output.to(torch.float64).softmax(-1))
 
 
 def _constructed(task: MTDTask, dtype: torch.dtype, form: str) -> Any:

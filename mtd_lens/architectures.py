@@ -1,0 +1,373 @@
+"""Transformers that can be trained, in plain torch: the same functions as their HookedTransformers.
+
+A trainable model holds the weights that training changes, under the names that they have in a
+HookedTransformer's ``state_dict``. It leaves out hooks, attention over more heads or wider streams
+than there are, and copies that are the identity, so that a step of training is fast; ``weights()``
+gives what :func:`mtd_lens.hooked.assemble` needs for the hooked model of the same function.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mtd_lens.errors import ArgumentError, ModelError
+from mtd_lens.layout import Architecture
+from probes import checks
+
+MAX_LAYERS = 6
+
+
+@dataclass(frozen=True)
+class Size:
+    """Shape of a trainable model.
+
+    Attributes:
+        n_tokens: Vocabulary.
+        n_ctx: Longest context.
+        n_layers: From 1 to 6.
+        d_model: Width of a stock model's residual stream; a disentangled one's follows from its
+            depth.
+        n_heads: Of a stock model; must divide ``d_model``. A disentangled one has one.
+    """
+
+    n_tokens: int
+    n_ctx: int
+    n_layers: int
+    d_model: int = 64
+    n_heads: int = 4
+
+    def __post_init__(self) -> None:
+        for name in ("n_tokens", "n_ctx", "d_model", "n_heads"):
+            checks.integer(getattr(self, name), name, 1, ArgumentError)
+        checks.integer(self.n_layers, "n_layers", 1, ArgumentError, MAX_LAYERS)
+        if self.d_model % self.n_heads:
+            raise ArgumentError(
+                f"n_heads must divide d_model; got {self.n_heads} heads and d_model "
+                f"{self.d_model}."
+            )
+
+
+class Trainable(nn.Module):
+    """Weights under their HookedTransformer names, and the function that they compute.
+
+    Attributes:
+        size: Its shape.
+        architecture: The shape of its HookedTransformer.
+        has_fixed_weights: Some weights of the HookedTransformer are not trained.
+    """
+
+    size: Size
+    architecture: Architecture
+    has_fixed_weights = False
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return next(self.parameters()).dtype
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Take trained weights and their dtype.
+
+        Raises:
+            ModelError: They are not those of this architecture and size.
+        """
+        own = dict(self.named_parameters())
+        wrong = sorted(set(own) ^ set(weights))
+        if wrong:
+            raise ModelError(f"the architecture and the weights do not both have {wrong[0]}.")
+        for name, value in weights.items():
+            if value.shape != own[name].shape:
+                raise ModelError(
+                    f"{name} has shape {tuple(value.shape)}; the architecture's has "
+                    f"{tuple(own[name].shape)}."
+                )
+        self.to(next(iter(weights.values())).dtype).load_state_dict(dict(weights))
+
+    def _register(self, weights: Mapping[str, Tensor]) -> None:
+        """Hold ``blocks.0.attn.W_K`` and the like as parameters of nested modules."""
+        for name, value in weights.items():
+            *path, leaf = name.split(".")
+            module: nn.Module = self
+            for part in path:
+                if part not in module._modules:
+                    module.add_module(part, nn.Module())
+                module = module._modules[part]  # type: ignore[assignment]
+            module.register_parameter(leaf, nn.Parameter(value))
+
+    def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos token"]:
+        """Logits (or log-probabilities) of the next token, as the HookedTransformer's."""
+        raise NotImplementedError
+
+    def weights(self) -> dict[str, Tensor]:
+        """All weights of the HookedTransformer, also those that training leaves alone."""
+        return {name: value.detach() for name, value in self.named_parameters()}
+
+    def redraw(self, seed: int) -> dict[str, Tensor]:
+        """Random weights of trained scale, with the fixed ones as they are."""
+        raise NotImplementedError
+
+
+class StockTransformer(Trainable):
+    """TransformerLens's own transformer: learned absolute positions; MLPs and LayerNorm if asked.
+
+    Args:
+        size: Its shape.
+        generator: Of the initial weights.
+        gpt: With LayerNorm and MLPs of width ``4 d_model``; without, attention alone.
+    """
+
+    def __init__(self, size: Size, generator: torch.Generator, *, gpt: bool) -> None:
+        super().__init__()
+        self.size = size
+        d, n_heads, d_head = size.d_model, size.n_heads, size.d_model // size.n_heads
+        self.architecture = Architecture(
+            form="absolute",
+            read_out="logits",
+            n_layers=size.n_layers,
+            n_heads=n_heads,
+            d_model=d,
+            d_head=d_head,
+            n_ctx=size.n_ctx,
+            n_tokens=size.n_tokens,
+            d_mlp=4 * d if gpt else None,
+            layer_norm=gpt,
+            scaled=True,
+        )
+
+        def normal(*shape: int, std: float) -> Tensor:
+            return std * torch.randn(*shape, generator=generator)
+
+        inward, outward = 1 / math.sqrt(d), 1 / math.sqrt(2 * d * size.n_layers)
+        weights = {
+            "embed.W_E": normal(size.n_tokens, d, std=0.5),
+            "pos_embed.W_pos": normal(size.n_ctx, d, std=0.5),
+        }
+        for layer in range(size.n_layers):
+            attention = {
+                "W_Q": normal(n_heads, d, d_head, std=inward),
+                "W_K": normal(n_heads, d, d_head, std=inward),
+                "W_V": normal(n_heads, d, d_head, std=inward),
+                "W_O": normal(n_heads, d_head, d, std=outward),
+                **{f"b_{part}": torch.zeros(n_heads, d_head) for part in "QKV"},
+                "b_O": torch.zeros(d),
+            }
+            block = {f"attn.{name}": value for name, value in attention.items()}
+            if gpt:
+                block |= {
+                    "mlp.W_in": normal(d, 4 * d, std=inward),
+                    "mlp.b_in": torch.zeros(4 * d),
+                    "mlp.W_out": normal(4 * d, d, std=outward / 2),
+                    "mlp.b_out": torch.zeros(d),
+                }
+                for norm in ("ln1", "ln2"):
+                    block |= {f"{norm}.w": torch.ones(d), f"{norm}.b": torch.zeros(d)}
+            weights |= {f"blocks.{layer}.{name}": value for name, value in block.items()}
+        if gpt:
+            weights |= {"ln_final.w": torch.ones(d), "ln_final.b": torch.zeros(d)}
+        weights["unembed.W_U"] = normal(d, size.n_tokens, std=inward)
+        weights["unembed.b_U"] = torch.zeros(size.n_tokens)
+        self._register(weights)
+
+    def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos token"]:
+        """Logits of the next token."""
+        w = dict(self.named_parameters())
+        stream = w["embed.W_E"][tokens] + w["pos_embed.W_pos"][: tokens.shape[1]]
+        for layer in range(self.size.n_layers):
+            block = {
+                name: w[f"blocks.{layer}.{name}"]
+                for name in self._BLOCK
+                if f"blocks.{layer}.{name}" in w
+            }
+            stream = stream + self._attention(block, self._normed(block, "ln1", stream))
+            if "mlp.W_in" in block:
+                hidden = self._normed(block, "ln2", stream) @ block["mlp.W_in"]
+                hidden = functional.gelu(hidden + block["mlp.b_in"])
+                stream = stream + (hidden @ block["mlp.W_out"] + block["mlp.b_out"])
+        return self._normed(w, "ln_final", stream) @ w["unembed.W_U"] + w["unembed.b_U"]
+
+    _BLOCK = (
+        *(f"attn.{kind}_{part}" for kind in "Wb" for part in "QKVO"),
+        *(f"mlp.{kind}_{part}" for kind in "Wb" for part in ("in", "out")),
+        *(f"ln{norm}.{part}" for norm in "12" for part in "wb"),
+    )
+
+    def _normed(self, w: Mapping[str, Tensor], name: str, stream: Tensor) -> Tensor:
+        if f"{name}.w" not in w:
+            return stream
+        return functional.layer_norm(stream, stream.shape[-1:], w[f"{name}.w"], w[f"{name}.b"])
+
+    def _attention(self, w: Mapping[str, Tensor], stream: Tensor) -> Tensor:
+        """All heads' queries, keys and values by one product, then torch's fused attention."""
+        inward = torch.cat([w[f"attn.W_{part}"] for part in "QKV"])  # [3 heads, d, d_head]
+        bias = torch.cat([w[f"attn.b_{part}"] for part in "QKV"])
+        d_head = inward.shape[-1]
+        joint = stream @ inward.transpose(0, 1).flatten(1) + bias.flatten()
+        heads = joint.unflatten(-1, (-1, d_head)).transpose(1, 2)
+        q, k, v = heads.chunk(3, dim=1)
+        z = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return z.transpose(1, 2).flatten(2) @ w["attn.W_O"].flatten(0, 1) + w["attn.b_O"]
+
+
+class DisentangledTransformer(Trainable):
+    """One head a layer, relative tables, and a residual stream in which nothing is overwritten.
+
+    The stream starts as the token's one-hot, a constant, and a learned function of the position;
+    every layer appends its attention's average of the whole stream so far and of a relative value
+    table. So queries and values are copies of the stream (``W_Q``, ``W_V``, ``W_O`` are fixed), and
+    what is learnt is one score matrix ``W_K`` a layer, the relative tables ``RK`` and ``RV``, the
+    positions and the unembedding (Nichani et al. 2024; D'Angelo & Flammarion 2026).
+
+    Args:
+        size: Its shape; ``d_model`` and ``n_heads`` are not used.
+        generator: Of the initial weights.
+    """
+
+    has_fixed_weights = True
+
+    D_POSITION = 2
+    """Components of the stream for a learned function of the position."""
+
+    D_RELATIVE = 4
+    """Components that a layer's relative value table writes."""
+
+    FLOOR = 1e-3
+    """Probabilities below this count as this; in training the gradient passes through."""
+
+    def __init__(self, size: Size, generator: torch.Generator) -> None:
+        super().__init__()
+        self.size = size
+        q = size.n_tokens
+        self.widths = [q + 1 + self.D_POSITION]
+        for _ in range(size.n_layers):
+            self.widths.append(2 * self.widths[-1] + self.D_RELATIVE)
+        self.architecture = Architecture(
+            form="relative",
+            read_out="log_probs",
+            n_layers=size.n_layers,
+            n_heads=1,
+            d_model=self.widths[-1],
+            d_head=self.widths[-2] + self.D_RELATIVE,
+            n_ctx=size.n_ctx,
+            n_tokens=q,
+            probability_floor=self.FLOOR,
+        )
+
+        def normal(*shape: int, std: float) -> Tensor:
+            return std * torch.randn(*shape, generator=generator)
+
+        weights = {"pos_embed.W_pos": normal(size.n_ctx, self.D_POSITION, std=0.02)}
+        for layer, width in enumerate(self.widths[:-1]):
+            weights |= {
+                f"blocks.{layer}.attn.W_K": normal(width, width, std=0.02),
+                f"blocks.{layer}.attn.RK": normal(size.n_ctx, width, std=0.02),
+                f"blocks.{layer}.attn.RV": normal(size.n_ctx, self.D_RELATIVE, std=0.5),
+            }
+        weights["unembed.W_U"] = normal(self.widths[-1], q, std=0.02)
+        weights["unembed.W_U"][q] += 1 / q  # the constant: at first all tokens are equally likely
+        self._register(weights)
+        self._offsets: dict[tuple[int, torch.device], tuple[Tensor, Tensor, Tensor]] = {}
+
+    def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos token"]:
+        """Log-probabilities of the next token, up to a floor."""
+        w = dict(self.named_parameters())
+        n, length = tokens.shape
+        positions = w["pos_embed.W_pos"][:length]
+        one_hot = functional.one_hot(tokens, self.size.n_tokens).to(positions)
+        constant = positions.new_ones(n, length, 1)
+        stream = torch.cat([one_hot, constant, positions.expand(n, length, -1)], -1)
+        offsets, mask, causal = self._by_offset(length, positions)
+        offsets = offsets.expand(n, length, length)
+        for layer in range(self.size.n_layers):
+            W_K, RK, RV = (w[f"blocks.{layer}.attn.{name}"] for name in ("W_K", "RK", "RV"))
+            relative = (stream @ RK[:length].T).gather(-1, offsets) + mask
+            scores = torch.baddbmm(relative, stream, (stream @ W_K).transpose(1, 2))
+            pattern = scores.softmax(-1)
+            at_offset = torch.zeros_like(pattern).scatter_add(-1, offsets, pattern * causal)
+            stream = torch.cat([stream, pattern @ stream, at_offset @ RV[:length]], -1)
+        linear = stream @ w["unembed.W_U"]
+        floored = linear + (linear.clamp_min(self.FLOOR) - linear).detach()
+        return floored.log()
+
+    def _by_offset(self, length: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query minus key position (0 above the diagonal), the causal mask of scores, and as 0/1."""
+        key = (length, like.device)
+        if key not in self._offsets:
+            positions = torch.arange(length, device=like.device)
+            offsets = positions[:, None] - positions
+            mask = torch.zeros(length, length).to(like).masked_fill(offsets < 0, -torch.inf)
+            self._offsets[key] = offsets.clamp_min(0), mask, (offsets >= 0).to(like)
+        return self._offsets[key]
+
+    def weights(self) -> dict[str, Tensor]:
+        """All weights of the HookedTransformer, with the fixed copies."""
+        return self._with_copies(super().weights())
+
+    def redraw(self, seed: int) -> dict[str, Tensor]:
+        """Random score matrices, tables and unembedding of trained scale; the copies stay."""
+        generator = torch.Generator().manual_seed(seed)
+        drawn = {}
+        for name, value in super().weights().items():
+            layer = int(name.split(".")[1]) if name.startswith("blocks") else 0
+            squared_length = 2.0 ** (layer + 1)  # of the stream, on average
+            std = {"W_K": 1 / squared_length, "RK": 1 / math.sqrt(squared_length)}.get(
+                name.rsplit(".", 1)[-1], 1 / math.sqrt(value.shape[-2])
+            )
+            drawn[name] = std * torch.randn(value.shape, generator=generator).to(value)
+        return self._with_copies(drawn)
+
+    def _with_copies(self, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        q, d_head = self.size.n_tokens, self.architecture.d_head
+        like = trained["unembed.W_U"]
+        eye = torch.eye(self.architecture.d_model).to(like)
+        embedding = like.new_zeros(q, q + 1)
+        embedding[:, :q], embedding[:, q] = eye[:q, :q], 1.0
+        positions = trained["pos_embed.W_pos"]
+        weights = {
+            "embed.W_E": embedding,
+            "pos_embed.W_pos": functional.pad(positions, (q + 1, 0)),
+            "unembed.W_U": like,
+        }
+        for layer, width in enumerate(self.widths[:-1]):
+            names = {part: f"blocks.{layer}.attn.{part}" for part in ("W_K", "RK", "RV")}
+            appended = width + self.D_RELATIVE
+            weights |= {
+                f"blocks.{layer}.attn.W_Q": eye[None, :width, :width],
+                f"blocks.{layer}.attn.W_V": eye[None, :width, :width],
+                f"blocks.{layer}.attn.W_O": functional.pad(
+                    eye[None, :appended, :appended], (width, 0)
+                ),
+                names["W_K"]: trained[names["W_K"]][None],
+                names["RK"]: trained[names["RK"]][None],
+                names["RV"]: functional.pad(trained[names["RV"]], (width, 0))[None],
+            }
+        assert all(value.shape[-1] <= max(d_head, len(eye)) for value in weights.values())
+        return weights
+
+
+ARCHITECTURES: dict[str, Any] = {
+    "disentangled": DisentangledTransformer,
+    "attn-only": lambda size, generator: StockTransformer(size, generator, gpt=False),
+    "gpt": lambda size, generator: StockTransformer(size, generator, gpt=True),
+}
+
+
+def build_trainable(name: Any, size: Size, seed: Any = 0) -> Trainable:
+    """A new model of a named architecture, with initial weights.
+
+    Args:
+        name: ``"disentangled"``, ``"attn-only"`` or ``"gpt"``.
+        size: Its shape.
+        seed: Of the initial weights; the process's random state is left alone.
+
+    Raises:
+        ArgumentError: An unknown name.
+    """
+    checks.choice(name, "architecture", ARCHITECTURES, ArgumentError)
+    generator = torch.Generator().manual_seed(checks.seed(seed, ArgumentError))
+    return ARCHITECTURES[name](size, generator)

@@ -1,0 +1,432 @@
+"""Train a transformer on any task; a run can be killed at any moment and resumed exactly."""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from mtd_lens import checkpoints, render
+from mtd_lens.architectures import Size, Trainable, build_trainable
+from mtd_lens.contracts import Examples, TrainableFamily
+from mtd_lens.errors import ArgumentError, CheckpointError, ModelError, TrainingError
+from mtd_lens.registry import family_of, list_families, load_checkpoint, load_task
+from mtd_lens.scoring import versions
+from mtd_lens.training_config import TrainingConfig
+from probes import checks
+
+RUN, METRICS = "run.json", "metrics.jsonl"
+
+CHUNK_TOKENS = 2**18
+"""Sequences for many steps are drawn at once, about this many tokens: a draw costs mostly calls."""
+
+YARDSTICK_SEED = 2**40
+"""Of the held-out sequences, the same for every run; training draws from hashed seeds."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished or stopped training run.
+
+    Attributes:
+        folder: Of its checkpoints and metrics.
+        step: The last step taken.
+        metrics: The rows of ``metrics.jsonl``.
+        model: The HookedTransformer of the last checkpoint.
+    """
+
+    folder: Path
+    step: int
+    metrics: list[dict[str, Any]]
+    model: Any
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r}, step={self.step})"
+
+
+def train(
+    task: Any,
+    config: TrainingConfig,
+    out: Any,
+    *,
+    resume: bool = False,
+    stop_after: Any = None,
+    progress: bool = False,
+    tensorboard: bool = False,
+) -> Run:
+    """Train a model from scratch on fresh sequences, writing checkpoints and metrics to a folder.
+
+    Several processes started by ``accelerate launch`` train one model together.
+
+    Args:
+        task: The task, or its name.
+        config: Every setting of the run.
+        out: Its folder: new or empty, or with ``resume`` that of an unfinished run.
+        resume: Go on from the last checkpoint; on a CPU the result is bit-identical to that of a
+            run that was never stopped. A folder without a run starts one.
+        stop_after: Stop, with a checkpoint, after this step; the schedule stays that of the run.
+        progress: Show a progress bar on standard error.
+        tensorboard: Also write the metrics for TensorBoard.
+
+    Raises:
+        ArgumentError: A task or setting out of its range.
+        TrainingError: The folder holds a run already, or another one; the loss is not finite.
+        CheckpointError: The last checkpoint is damaged.
+        OutputPathError: The folder cannot be written to.
+    """
+    task = load_task(task) if isinstance(task, str) else task
+    family = family_of(task)
+    if not isinstance(config, TrainingConfig):
+        raise ArgumentError(f"config must be a TrainingConfig; got {type(config).__name__}.")
+    if not isinstance(family, TrainableFamily):
+        raise ModelError(f"the family {family.name!r} has no examples to train on.")
+    last = config.steps
+    if stop_after is not None:
+        last = checks.integer(stop_after, "stop_after", 1, ArgumentError, config.steps)
+    with _threads(config):
+        accelerator = _accelerator(config)
+        folder = _open_run(Path(out), task, config, accelerator, resume=resume)
+        trainer = _Trainer(task, config, accelerator, family)
+        step = trainer.restore(folder) if resume else 0
+        if accelerator.is_main_process:
+            _cut_metrics(folder, step)
+        trainer.run(folder, step, last, progress=progress, tensorboard=tensorboard)
+        accelerator.wait_for_everyone()
+    return Run(folder, last, read_metrics(folder), load_checkpoint(folder))
+
+
+def train_or_resume(
+    task: Any, settings: Mapping[str, Any], out: Any, resume: Any, **options: Any
+) -> Run:
+    """Start a run in ``out``, or go on with the one in the folder ``resume``.
+
+    Args:
+        task: The task, or its name; None to resume on the run's own.
+        settings: Fields of :class:`TrainingConfig`; to resume, those left out are the run's.
+        out: A new folder, to start.
+        resume: A run's folder, to go on.
+        **options: As for ``train``.
+
+    Raises:
+        TrainingError: Neither or both folders are given, or the run is another one.
+    """
+    if (out is None) == (resume is None):
+        raise TrainingError("give either a new folder (--out DIR) or a run to resume (--resume DIR).")
+    if resume is None:
+        if task is None:
+            raise TrainingError("a new run needs a task. `mtd-lens tasks` lists them.")
+        return train(task, TrainingConfig().changed(settings), out, **options)
+    there = read_run(resume)
+    config = TrainingConfig(**there["config"]).changed(settings)
+    if task is None:
+        task = list_families()[there["task"]["family"]].task_from_json(there["task"])
+    return train(task, config, resume, resume=True, **options)
+
+
+class _Trainer:
+    """A model, its optimiser, and where the data come from."""
+
+    def __init__(self, task: Any, config: TrainingConfig, accelerator: Any, family: Any) -> None:
+        self.task, self.config, self.family = task, config, family
+        self.accelerator = accelerator
+        size = Size(task.n_tokens, task.seq_len, config.n_layers, config.d_model, config.n_heads)
+        dtype = getattr(torch, config.dtype)
+        self.model: Trainable = build_trainable(config.architecture, size, config.seed).to(dtype)
+        optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=config.learning_rate,
+            betas=(config.beta1, config.beta2),
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        self.distributed, self.optimizer = accelerator.prepare(self.model, optimizer)
+
+    def run(
+        self, folder: Path, step: int, last: int, *, progress: bool, tensorboard: bool
+    ) -> None:
+        """Take the steps after ``step`` up to ``last``."""
+        from tqdm.auto import tqdm
+
+        config, main = self.config, self.accelerator.is_main_process
+        held_out, yardsticks = self._yardsticks() if main else (None, {})
+        writer = _summary_writer(folder) if tensorboard and main else None
+        started, losses = time.perf_counter(), []
+        bar = tqdm(
+            total=config.steps, initial=step, disable=not (progress and main), unit="step",
+            dynamic_ncols=True, mininterval=0.5, file=sys.stderr,
+        )  # fmt: skip
+        for examples in self._batches(step, last):
+            step += 1
+            losses.append(self._step(step, examples, folder))
+            bar.update()
+            row: dict[str, Any] = {}
+            if step % config.log_every == 0 or step == last:
+                mean = self.accelerator.reduce(
+                    torch.tensor(losses, dtype=torch.float64), reduction="mean"
+                )
+                row, losses = {"step": step, "loss": float(mean.mean())}, []
+            if main and (step % config.evaluate_every == 0 or step == last):
+                row |= self._evaluate(held_out, yardsticks)
+                bar.set_postfix({k: f"{v:.4f}" for k, v in row.items() if k != "step"})
+            if main and row:
+                row["seconds"] = round(time.perf_counter() - started, 1)
+                _append_metrics(folder, row, writer)
+            if main and (step % config.checkpoint_every == 0 or step == last):
+                self._save(folder, step, row)
+        bar.close()
+        if writer:
+            writer.close()
+
+    def _step(self, step: int, examples: Examples, folder: Path) -> float:
+        """One step of the optimiser; returns the loss before it."""
+        config = self.config
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * schedule(config, step)
+        loss = loss_of(config.loss, self.distributed(examples.inputs), examples)
+        value = loss.item()
+        if not math.isfinite(value):
+            kept = checkpoints.checkpoints_in(folder)
+            raise TrainingError(
+                f"the loss is {value} at step {step}. The last good checkpoint is "
+                f"{kept[-1] if kept else 'none'}. Start again with a lower learning_rate or "
+                "clip_norm, or more warmup_steps."
+            )
+        self.optimizer.zero_grad()
+        self.accelerator.backward(loss)
+        self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+        self.optimizer.step()
+        return value
+
+    def _batches(self, step: int, last: int) -> Iterator[Examples]:
+        """Examples of the steps after ``step``; those of a step depend on seed and step alone."""
+        config, device = self.config, self.accelerator.device
+        with_truth = config.loss != "next-token"
+        batch = config.batch_size
+        in_chunk = max(1, CHUNK_TOKENS // (batch * self.task.seq_len))
+        while step < last:
+            chunk, offset = divmod(step, in_chunk)
+            seeds = [config.seed, self.accelerator.process_index, chunk]
+            seed = int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0]) >> 1
+            drawn = self.family.examples(
+                self.task, batch * in_chunk, seed, with_truth=with_truth
+            )
+            for index in range(offset, min(in_chunk, offset + last - step)):
+                rows = slice(batch * index, batch * (index + 1))
+                truth = drawn.truth[rows].to(device) if drawn.truth is not None else None
+                yield Examples(drawn.inputs[rows].to(device), drawn.targets[rows].to(device), truth)
+            step += in_chunk - offset
+
+    def _yardsticks(self) -> tuple[Tensor, Mapping[str, Tensor]]:
+        n, device = self.config.evaluation_sequences, self.accelerator.device
+        tokens, found = self.family.yardsticks(self.task, n, YARDSTICK_SEED)
+        return tokens.to(device), {name: value.to(device) for name, value in found.items()}
+
+    def _evaluate(self, tokens: Tensor, yardsticks: Mapping[str, Tensor]) -> dict[str, float]:
+        """Mean divergence of the predictions at the last query from each reference."""
+        with torch.no_grad():
+            output = self.model(tokens)[:, -1].to(torch.float64)
+        return {
+            name: float(self.family.discrepancy(reference, output).mean())
+            for name, reference in yardsticks.items()
+        }
+
+    def _save(self, folder: Path, step: int, row: Mapping[str, Any]) -> None:
+        """A checkpoint of this step; older ones go."""
+        target = folder / f"{checkpoints.STEP_PREFIX}{step:07d}"
+        if target.exists():
+            return
+        weights = dict(self.model.named_parameters())
+        for name, value in weights.items():
+            if not value.isfinite().all():
+                raise TrainingError(
+                    f"{name} is not finite after step {step}; no checkpoint was written. Start "
+                    "again with a lower learning_rate."
+                )
+        state = {
+            f"{name}/{key}": value
+            for name, parameter in weights.items()
+            for key, value in self.optimizer.state[parameter].items()
+        }
+        figures = {key: value for key, value in row.items() if key not in ("step", "seconds")}
+        manifest = run_manifest(self.task, self.config, self.accelerator.num_processes)
+        checkpoints.save_checkpoint(
+            target,
+            {**manifest, "step": step, "metrics": figures, "versions": versions()},
+            {checkpoints.MODEL: weights, checkpoints.STATE: state},
+        )
+        if self.config.keep_checkpoints:
+            for old in checkpoints.checkpoints_in(folder)[: -self.config.keep_checkpoints]:
+                checkpoints.remove_checkpoint(old)
+
+    def restore(self, folder: Path) -> int:
+        """Weights and optimiser of the last checkpoint; returns its step, 0 where there is none."""
+        found = checkpoints.checkpoints_in(folder)
+        if not found:
+            return 0
+        manifest = checkpoints.read_manifest(found[-1])
+        weights = checkpoints.read_tensors(found[-1], manifest, checkpoints.MODEL)
+        state = checkpoints.read_tensors(found[-1], manifest, checkpoints.STATE)
+        self.model.load_state_dict(weights)
+        for name, parameter in self.model.named_parameters():
+            moments = {
+                key.rsplit("/", 1)[1]: value
+                for key, value in state.items()
+                if key.rsplit("/", 1)[0] == name
+            }
+            self.optimizer.state[parameter] = {
+                key: value if key == "step" else value.to(parameter.device)
+                for key, value in moments.items()
+            }
+        return int(manifest["step"])
+
+
+def schedule(config: TrainingConfig, step: int) -> float:
+    """The learning rate of a step, from 1, as a fraction of its highest: warm-up, then a cosine."""
+    if step < config.warmup_steps:
+        return step / config.warmup_steps
+    done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def loss_of(
+    kind: str, output: Float[Tensor, "batch pos token"], examples: Examples
+) -> Float[Tensor, ""]:
+    """A loss of :data:`mtd_lens.training_config.LOSSES`, from the model's output."""
+    output = output[:, -examples.targets.shape[1] :]
+    if kind == "next-token":
+        return functional.cross_entropy(output.flatten(0, 1), examples.targets.flatten())
+    assert examples.truth is not None
+    truth = examples.truth.to(output)
+    if kind == "distribution":
+        return -(truth * output.log_softmax(-1)).sum(-1).mean()
+    return (output[:, -1].softmax(-1) - truth[:, -1]).square().sum(-1).mean()
+
+
+def run_manifest(task: Any, config: TrainingConfig, n_processes: int) -> dict[str, Any]:
+    """What makes a run the run that it is."""
+    return {"task": task.to_json(), "config": config.to_json(), "processes": n_processes}
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run's metrics; a last line that was cut off is left out."""
+    path = folder / METRICS
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def _append_metrics(folder: Path, row: Mapping[str, Any], writer: Any) -> None:
+    with (folder / METRICS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+    if writer:
+        for name, value in row.items():
+            if name != "step":
+                writer.add_scalar(name, value, row["step"])
+
+
+def _cut_metrics(folder: Path, step: int) -> None:
+    """Drop the rows of steps that will be taken again."""
+    kept = [row for row in read_metrics(folder) if row["step"] <= step]
+    render.write_text(folder / METRICS, "".join(json.dumps(row) + "\n" for row in kept))
+
+
+def _open_run(
+    folder: Path, task: Any, config: TrainingConfig, accelerator: Any, *, resume: bool
+) -> Path:
+    """Make the folder of a run, or check that the one there is of the same run."""
+    manifest = run_manifest(task, config, accelerator.num_processes)
+    existing = folder / RUN
+    if resume and existing.exists():
+        there = read_run(folder)
+        different = {
+            f"{key}.{name}" if isinstance(value, dict) else key
+            for key, value in manifest.items()
+            for name in (value if isinstance(value, dict) else [key])
+            if (value[name] if isinstance(value, dict) else value)
+            != (there.get(key, {}).get(name) if isinstance(value, dict) else there.get(key))
+        }
+        if different:
+            raise TrainingError(
+                f"{folder} holds another run: {', '.join(sorted(different))} differ. Resume it with "
+                "its own settings (leave them out), or train into a new folder."
+            )
+        return folder
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        what = "a run already" if existing.exists() else "other files"
+        raise TrainingError(
+            f"{folder} holds {what}. Use a new folder, or resume the run (--resume DIR)."
+        )
+    if accelerator.is_main_process:
+        render.make_folder(folder)
+        render.json_text(manifest, existing)
+    accelerator.wait_for_everyone()
+    return folder
+
+
+def read_run(folder: Any) -> dict[str, Any]:
+    """Task and configuration of the run in a folder, as plain data.
+
+    Raises:
+        CheckpointError: There is none, or it cannot be read.
+    """
+    path = Path(folder) / RUN
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder} holds no training run: {path.name} cannot be read ({error}). Give the folder "
+            "that a run was written to."
+        ) from error
+    if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
+        raise CheckpointError(f"{path} does not describe a training run.")
+    return found
+
+
+def _accelerator(config: TrainingConfig) -> Any:
+    from accelerate import Accelerator
+
+    try:
+        device = torch.device(config.device)
+        torch.ones(1, device=device)
+        return Accelerator(cpu=device.type == "cpu")
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise ArgumentError(
+            f"device {config.device!r} cannot be used here: {error} Use 'cpu', or a device that "
+            "torch sees."
+        ) from error
+
+
+def _summary_writer(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ArgumentError(
+            "writing for TensorBoard needs the package tensorboard. Install it with "
+            "`pip install tensorboard`, or leave the option out; metrics.jsonl has everything."
+        ) from error
+    return SummaryWriter(str(folder / "tensorboard"))
+
+
+@contextmanager
+def _threads(config: TrainingConfig) -> Iterator[None]:
+    """As many threads as the run is to use, and afterwards as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(config.threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
