@@ -48,8 +48,7 @@ class Size:
         checks.integer(self.n_layers, "n_layers", 1, ArgumentError, MAX_LAYERS)
         if self.d_model % self.n_heads:
             raise ArgumentError(
-                f"n_heads must divide d_model; got {self.n_heads} heads and d_model "
-                f"{self.d_model}."
+                f"n_heads must divide d_model; got {self.n_heads} heads and d_model {self.d_model}."
             )
 
 
@@ -295,7 +294,7 @@ class DisentangledTransformer(Trainable):
         return floored.log()
 
     def _by_offset(self, length: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Query minus key position (0 above the diagonal), the causal mask of scores, and as 0/1."""
+        """Query minus key position (at least 0), the causal mask of scores, and the same as 0/1."""
         key = (length, like.device)
         if key not in self._offsets:
             positions = torch.arange(length, device=like.device)

@@ -82,8 +82,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(
-            f"{folder} holds no checkpoint: there is no {MANIFEST}. Give the folder of a checkpoint "
-            "or of a training run."
+            f"{folder} holds no checkpoint: there is no {MANIFEST}. Give the folder of a "
+            "checkpoint or of a training run."
         ) from error
     except (OSError, ValueError) as error:
         raise CheckpointError(
@@ -144,7 +144,9 @@ def checkpoint_folder(path: Any) -> Path:
     """
     folder = Path(path)
     if not folder.is_dir():
-        raise CheckpointError(f"there is no folder {folder}. Give a checkpoint's or a run's folder.")
+        raise CheckpointError(
+            f"there is no folder {folder}. Give a checkpoint's or a run's folder."
+        )
     if (folder / MANIFEST).exists():
         return folder
     found = checkpoints_in(folder)

@@ -200,12 +200,27 @@ def train(
     }
     from_file = {} if config is None else read_settings(config)
     given = {**from_file, **{name: value for name, value in given.items() if value is not None}}
-    run = training.train_or_resume(
-        task, given, out, resume, stop_after=stop_after, progress=True, tensorboard=tensorboard
-    )
-    last = run.metrics[-1]
-    print(" ".join(f"{name} {value:.5g}" for name, value in last.items()))
+    try:
+        run = training.train_or_resume(
+            task, given, out, resume, stop_after=stop_after, progress=True, tensorboard=tensorboard
+        )
+    except KeyboardInterrupt:
+        print(f"stopped; go on with: mtd-lens train --resume {out or resume}", file=sys.stderr)
+        raise typer.Exit(130) from None
+    for row in run.metrics[-1:]:
+        print("   ".join(f"{name} {value:.5g}" for name, value in row.items()))
     print(f"wrote {run.folder}", file=sys.stderr)
+
+
+@app.command()
+def export(
+    path: Annotated[Path, typer.Argument(help="A training run, or one of its checkpoints.")],
+    out: Annotated[Path, typer.Option("--out", help="A new folder.")],
+) -> None:
+    """Copy a checkpoint without its optimiser state, small enough to share."""
+    from mtd_lens.run_folder import export_checkpoint
+
+    _say_written(export_checkpoint(path, out))
 
 
 def main() -> None:

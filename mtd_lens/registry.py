@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,6 +38,21 @@ def _families_in(paths: tuple[str, ...]) -> dict[str, Family]:
         if family is not None:
             found[family.name] = family
     return found
+
+
+@functools.cache
+def _shipped_in(paths: tuple[str, ...]) -> dict[str, Path]:
+    """Checkpoints that families ship, ``models/TASK/VARIANT`` in a family's folder, by name."""
+    return {
+        f"{manifest.parent.parent.name}/{manifest.parent.name}": manifest.parent
+        for path in paths
+        for manifest in sorted(Path(path).glob(f"*/models/*/*/{checkpoints.MANIFEST}"))
+    }
+
+
+def shipped_checkpoints() -> dict[str, Path]:
+    """Folders of the trained models that are part of the package, by registry name."""
+    return dict(_shipped_in(tuple(families.__path__)))
 
 
 def list_families() -> dict[str, Family]:
@@ -196,8 +212,8 @@ def load_checkpoint(path: Any, device: Any = None) -> Any:
         trained.load(weights)
     except (MTDLensError, KeyError) as error:
         raise CheckpointError(
-            f"the checkpoint {folder} cannot be loaded: {error} Its manifest and its weights do not "
-            "belong together; use another checkpoint."
+            f"the checkpoint {folder} cannot be loaded: {error} Its manifest and its weights do "
+            "not belong together; use another checkpoint."
         ) from error
     label = f"{task.name or family.name}/{folder.resolve().name}"
     info = ModelInfo(task, label, redraw=trained.redraw if trained.has_fixed_weights else None)
@@ -251,7 +267,11 @@ def _task_loaders() -> dict[str, Callable[[], Any]]:
 
 
 def _model_loaders() -> dict[str, Callable[[], Any]]:
-    return _entry_points("mtd_lens.models") | _models
+    shipped: dict[str, Callable[[], Any]] = {
+        name: functools.partial(load_checkpoint, folder)
+        for name, folder in shipped_checkpoints().items()
+    }
+    return _entry_points("mtd_lens.models") | _models | shipped
 
 
 def _entry_points(group: str) -> dict[str, Callable[[], Any]]:

@@ -51,6 +51,11 @@ def check_output_paths(*paths: Any) -> None:
 
 
 def write_text(path: Any, text: str) -> Path:
+    """Write a text file, UTF-8; see ``write_bytes``."""
+    return write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Any, content: bytes) -> Path:
     """Write a file whole or not at all: to a temporary file beside it, then renamed.
 
     An existing file keeps its permissions. What is no regular file (a terminal, a pipe) is written
@@ -62,9 +67,9 @@ def write_text(path: Any, text: str) -> Path:
     target = check_output_path(path)
     try:
         if not _replaceable(target):
-            target.write_text(text, encoding="utf-8")
+            target.write_bytes(content)
             return target
-        _write_and_rename(target, text)
+        _write_and_rename(target, content)
     except OSError as error:
         raise OutputPathError(
             f"writing {target} failed: {error.strerror or error}. What was there is unchanged."
@@ -94,6 +99,9 @@ def json_text(data: Any, path: Any = None) -> str:
     return text
 
 
+MAX_TABLE_WIDTH = 1000
+"""Characters; tables are as wide as what they hold, and cut off beyond this."""
+
 _PREFIX = ".mtd-lens-"
 
 
@@ -101,11 +109,11 @@ def _replaceable(target: Path) -> bool:
     return target.is_file() or not target.exists()
 
 
-def _write_and_rename(target: Path, text: str) -> None:
+def _write_and_rename(target: Path, content: bytes) -> None:
     descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=_PREFIX)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         umask = os.umask(0)
@@ -131,7 +139,9 @@ def text_table(
         table.add_column(name, justify="left" if index in left else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    console = Console(file=io.StringIO(), width=200, color_system=None, legacy_windows=False)
+    console = Console(
+        file=io.StringIO(), width=MAX_TABLE_WIDTH, color_system=None, legacy_windows=False
+    )
     console.print(table)
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     return "\n".join(line.rstrip() for line in lines if line.strip())

@@ -1,8 +1,6 @@
 """Train a transformer on any task; a run can be killed at any moment and resumed exactly."""
 
-import json
 import math
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,16 +14,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from mtd_lens import checkpoints, render
+from mtd_lens import checkpoints, run_folder
 from mtd_lens.architectures import Size, Trainable, build_trainable
 from mtd_lens.contracts import Examples, TrainableFamily
-from mtd_lens.errors import ArgumentError, CheckpointError, ModelError, TrainingError
+from mtd_lens.errors import ArgumentError, ModelError, TrainingError
 from mtd_lens.registry import family_of, list_families, load_checkpoint, load_task
 from mtd_lens.scoring import versions
 from mtd_lens.training_config import TrainingConfig
 from probes import checks
-
-RUN, METRICS = "run.json", "metrics.jsonl"
 
 CHUNK_TOKENS = 2**18
 """Sequences for many steps are drawn at once, about this many tokens: a draw costs mostly calls."""
@@ -95,14 +91,21 @@ def train(
         last = checks.integer(stop_after, "stop_after", 1, ArgumentError, config.steps)
     with _threads(config):
         accelerator = _accelerator(config)
-        folder = _open_run(Path(out), task, config, accelerator, resume=resume)
+        folder = Path(out)
+        description = run_folder.describe_run(task, config, accelerator.num_processes)
+        if resume and (folder / run_folder.RUN).exists():
+            run_folder.check_same_run(folder, description)
+        elif accelerator.is_main_process:
+            run_folder.start_run(folder, description)
+        accelerator.wait_for_everyone()
         trainer = _Trainer(task, config, accelerator, family)
-        step = trainer.restore(folder) if resume else 0
+        step = trainer.restore(folder)
         if accelerator.is_main_process:
-            _cut_metrics(folder, step)
+            run_folder.tidy_run(folder, step)
+        accelerator.wait_for_everyone()
         trainer.run(folder, step, last, progress=progress, tensorboard=tensorboard)
         accelerator.wait_for_everyone()
-    return Run(folder, last, read_metrics(folder), load_checkpoint(folder))
+    return Run(folder, max(step, last), run_folder.read_metrics(folder), load_checkpoint(folder))
 
 
 def train_or_resume(
@@ -121,16 +124,17 @@ def train_or_resume(
         TrainingError: Neither or both folders are given, or the run is another one.
     """
     if (out is None) == (resume is None):
-        raise TrainingError("give either a new folder (--out DIR) or a run to resume (--resume DIR).")
+        raise TrainingError(
+            "give either a new folder (--out DIR) or a run to resume (--resume DIR)."
+        )
     if resume is None:
         if task is None:
             raise TrainingError("a new run needs a task. `mtd-lens tasks` lists them.")
         return train(task, TrainingConfig().changed(settings), out, **options)
-    there = read_run(resume)
-    config = TrainingConfig(**there["config"]).changed(settings)
+    there, config = run_folder.read_run(resume)
     if task is None:
         task = list_families()[there["task"]["family"]].task_from_json(there["task"])
-    return train(task, config, resume, resume=True, **options)
+    return train(task, config.changed(settings), resume, resume=True, **options)
 
 
 class _Trainer:
@@ -151,37 +155,43 @@ class _Trainer:
         )
         self.distributed, self.optimizer = accelerator.prepare(self.model, optimizer)
 
-    def run(
-        self, folder: Path, step: int, last: int, *, progress: bool, tensorboard: bool
-    ) -> None:
+    def run(self, folder: Path, step: int, last: int, *, progress: bool, tensorboard: bool) -> None:
         """Take the steps after ``step`` up to ``last``."""
         from tqdm.auto import tqdm
 
         config, main = self.config, self.accelerator.is_main_process
-        held_out, yardsticks = self._yardsticks() if main else (None, {})
+        yardsticks = self._yardsticks() if main else None
         writer = _summary_writer(folder) if tensorboard and main else None
         started, losses = time.perf_counter(), []
         bar = tqdm(
-            total=config.steps, initial=step, disable=not (progress and main), unit="step",
-            dynamic_ncols=True, mininterval=0.5, file=sys.stderr,
-        )  # fmt: skip
+            total=config.steps,
+            initial=step,
+            disable=not (progress and main),
+            unit="step",
+            dynamic_ncols=True,
+            mininterval=0.5,
+        )
         for examples in self._batches(step, last):
             step += 1
             losses.append(self._step(step, examples, folder))
             bar.update()
             row: dict[str, Any] = {}
             if step % config.log_every == 0 or step == last:
-                mean = self.accelerator.reduce(
-                    torch.tensor(losses, dtype=torch.float64), reduction="mean"
-                )
-                row, losses = {"step": step, "loss": float(mean.mean())}, []
-            if main and (step % config.evaluate_every == 0 or step == last):
-                row |= self._evaluate(held_out, yardsticks)
-                bar.set_postfix({k: f"{v:.4f}" for k, v in row.items() if k != "step"})
-            if main and row:
-                row["seconds"] = round(time.perf_counter() - started, 1)
-                _append_metrics(folder, row, writer)
-            if main and (step % config.checkpoint_every == 0 or step == last):
+                here = torch.tensor(losses, dtype=torch.float64, device=self.accelerator.device)
+                row["loss"] = float(self.accelerator.reduce(here, reduction="mean").mean())
+                losses = []
+            if not main:
+                continue
+            if yardsticks and (step % config.evaluate_every == 0 or step == last):
+                row |= self._evaluate(*yardsticks)
+                bar.set_postfix({name: f"{value:.4f}" for name, value in row.items()})
+            if row:
+                seconds = round(time.perf_counter() - started, 1)
+                run_folder.append_metrics(folder, {"step": step, **row, "seconds": seconds})
+            if writer:
+                for name, value in row.items():
+                    writer.add_scalar(name, value, step)
+            if step % config.checkpoint_every == 0 or step == last:
                 self._save(folder, step, row)
         bar.close()
         if writer:
@@ -217,9 +227,7 @@ class _Trainer:
             chunk, offset = divmod(step, in_chunk)
             seeds = [config.seed, self.accelerator.process_index, chunk]
             seed = int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0]) >> 1
-            drawn = self.family.examples(
-                self.task, batch * in_chunk, seed, with_truth=with_truth
-            )
+            drawn = self.family.examples(self.task, batch * in_chunk, seed, with_truth=with_truth)
             for index in range(offset, min(in_chunk, offset + last - step)):
                 rows = slice(batch * index, batch * (index + 1))
                 truth = drawn.truth[rows].to(device) if drawn.truth is not None else None
@@ -240,7 +248,7 @@ class _Trainer:
             for name, reference in yardsticks.items()
         }
 
-    def _save(self, folder: Path, step: int, row: Mapping[str, Any]) -> None:
+    def _save(self, folder: Path, step: int, metrics: Mapping[str, float]) -> None:
         """A checkpoint of this step; older ones go."""
         target = folder / f"{checkpoints.STEP_PREFIX}{step:07d}"
         if target.exists():
@@ -257,16 +265,15 @@ class _Trainer:
             for name, parameter in weights.items()
             for key, value in self.optimizer.state[parameter].items()
         }
-        figures = {key: value for key, value in row.items() if key not in ("step", "seconds")}
-        manifest = run_manifest(self.task, self.config, self.accelerator.num_processes)
+        description = run_folder.describe_run(
+            self.task, self.config, self.accelerator.num_processes
+        )
         checkpoints.save_checkpoint(
             target,
-            {**manifest, "step": step, "metrics": figures, "versions": versions()},
+            {**description, "step": step, "metrics": dict(metrics), "versions": versions()},
             {checkpoints.MODEL: weights, checkpoints.STATE: state},
         )
-        if self.config.keep_checkpoints:
-            for old in checkpoints.checkpoints_in(folder)[: -self.config.keep_checkpoints]:
-                checkpoints.remove_checkpoint(old)
+        run_folder.prune_checkpoints(folder, self.config.keep_checkpoints)
 
     def restore(self, folder: Path) -> int:
         """Weights and optimiser of the last checkpoint; returns its step, 0 where there is none."""
@@ -310,90 +317,6 @@ def loss_of(
     if kind == "distribution":
         return -(truth * output.log_softmax(-1)).sum(-1).mean()
     return (output[:, -1].softmax(-1) - truth[:, -1]).square().sum(-1).mean()
-
-
-def run_manifest(task: Any, config: TrainingConfig, n_processes: int) -> dict[str, Any]:
-    """What makes a run the run that it is."""
-    return {"task": task.to_json(), "config": config.to_json(), "processes": n_processes}
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a run's metrics; a last line that was cut off is left out."""
-    path = folder / METRICS
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
-
-
-def _append_metrics(folder: Path, row: Mapping[str, Any], writer: Any) -> None:
-    with (folder / METRICS).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
-    if writer:
-        for name, value in row.items():
-            if name != "step":
-                writer.add_scalar(name, value, row["step"])
-
-
-def _cut_metrics(folder: Path, step: int) -> None:
-    """Drop the rows of steps that will be taken again."""
-    kept = [row for row in read_metrics(folder) if row["step"] <= step]
-    render.write_text(folder / METRICS, "".join(json.dumps(row) + "\n" for row in kept))
-
-
-def _open_run(
-    folder: Path, task: Any, config: TrainingConfig, accelerator: Any, *, resume: bool
-) -> Path:
-    """Make the folder of a run, or check that the one there is of the same run."""
-    manifest = run_manifest(task, config, accelerator.num_processes)
-    existing = folder / RUN
-    if resume and existing.exists():
-        there = read_run(folder)
-        different = {
-            f"{key}.{name}" if isinstance(value, dict) else key
-            for key, value in manifest.items()
-            for name in (value if isinstance(value, dict) else [key])
-            if (value[name] if isinstance(value, dict) else value)
-            != (there.get(key, {}).get(name) if isinstance(value, dict) else there.get(key))
-        }
-        if different:
-            raise TrainingError(
-                f"{folder} holds another run: {', '.join(sorted(different))} differ. Resume it with "
-                "its own settings (leave them out), or train into a new folder."
-            )
-        return folder
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        what = "a run already" if existing.exists() else "other files"
-        raise TrainingError(
-            f"{folder} holds {what}. Use a new folder, or resume the run (--resume DIR)."
-        )
-    if accelerator.is_main_process:
-        render.make_folder(folder)
-        render.json_text(manifest, existing)
-    accelerator.wait_for_everyone()
-    return folder
-
-
-def read_run(folder: Any) -> dict[str, Any]:
-    """Task and configuration of the run in a folder, as plain data.
-
-    Raises:
-        CheckpointError: There is none, or it cannot be read.
-    """
-    path = Path(folder) / RUN
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{folder} holds no training run: {path.name} cannot be read ({error}). Give the folder "
-            "that a run was written to."
-        ) from error
-    if not isinstance(found, dict) or not isinstance(found.get("config"), dict):
-        raise CheckpointError(f"{path} does not describe a training run.")
-    return found
 
 
 def _accelerator(config: TrainingConfig) -> Any:

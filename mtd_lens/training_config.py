@@ -18,6 +18,17 @@ LOSSES = {
     "last-squared-error": "squared error of the distribution after the last position, the paper's",
 }
 DTYPES = ("float32", "float64")
+POSITIVE = (
+    "steps",
+    "batch_size",
+    "d_model",
+    "n_heads",
+    "log_every",
+    "evaluate_every",
+    "evaluation_sequences",
+    "checkpoint_every",
+    "threads",
+)
 
 
 @dataclass(frozen=True)
@@ -84,10 +95,7 @@ class TrainingConfig:
         checks.integer(self.n_layers, "n_layers", 1, ArgumentError, MAX_LAYERS)
         for name in ("warmup_steps", "keep_checkpoints"):
             checks.integer(getattr(self, name), name, 0, ArgumentError)
-        for name in (
-            "steps batch_size d_model n_heads log_every evaluate_every evaluation_sequences "
-            "checkpoint_every threads"
-        ).split():
+        for name in POSITIVE:
             checks.integer(getattr(self, name), name, 1, ArgumentError)
         for name in ("learning_rate", "clip_norm"):
             checks.number(getattr(self, name), name, 0, 1e6, ArgumentError)
