@@ -108,11 +108,18 @@ def compare(
     sequences: Sequences = None,
     seed: Seed = 0,
     json: Json = None,
+    figure: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--figure", help="Draw divergence against length, as PNG or SVG."),
+    ] = None,
     device: Device = None,
 ) -> None:
     """Hold a model's predictions and the reference estimators against the truth."""
-    _check_paths(json)
-    from mtd_lens import comparison
+    _check_paths(json, figure)
+    from mtd_lens import comparison, plots
+
+    if figure:
+        plots.check_figure_path(figure)
     from mtd_lens.registry import load_model
 
     chosen = None if lengths is None else _integers(lengths)
@@ -126,6 +133,29 @@ def compare(
     print(result)
     if json:
         result.to_json(json)
+    if figure:
+        result.plot(figure)
+    _say_written(json, figure)
+
+
+@app.command()
+def weights(name: Model, seed: Seed = 0, json: Json = None, device: Device = None) -> None:
+    """Hold a model's parameters against the construction, on no data."""
+    _check_paths(json)
+    from mtd_lens.contracts import ReadableFamily
+    from mtd_lens.errors import ModelError
+    from mtd_lens.registry import family_of, load_model
+    from mtd_lens.scoring import task_for
+
+    model = load_model(name, device=device)
+    task = task_for(model, None)
+    family = family_of(task)
+    if not isinstance(family, ReadableFamily):
+        raise ModelError(f"the family {family.name!r} says nothing of what parameters should be.")
+    reading = family.read_weights(model, task, seed=seed)
+    print(reading)
+    if json:
+        reading.to_json(json)
     _say_written(json)
 
 

@@ -1,14 +1,14 @@
 """Predictions against the truth, at several context lengths: reference estimators and a model."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mtd_lens import render
 from mtd_lens.errors import ArgumentError
 from mtd_lens.registry import family_of
-from mtd_lens.scorecard import EstimatorResult, figure
+from mtd_lens.scorecard import AT_BOUND, EstimatorResult, figure, grouped
 from mtd_lens.scoring import (
     check_sampling,
     estimator_results,
@@ -19,6 +19,9 @@ from mtd_lens.scoring import (
 from probes import checks
 
 N_SEQUENCES = 256
+
+SMALLEST_SHOWN = 0.001
+"""Fitted parameters below this are shown as such in the table; the JSON holds them in full."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,37 @@ class Comparison:
             "task": self.task,
             "seed": self.seed,
             "n_sequences": self.n_sequences,
+            "divergence": self.divergence,
             "lengths": [
                 {"length": length, "divergence_from_truth": [entry.to_dict() for entry in entries]}
                 for length, entries in zip(self.lengths, self.rows, strict=True)
             ],
             "versions": self.versions,
         }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Comparison":
+        """The comparison that ``to_dict`` described.
+
+        Raises:
+            ArgumentError: A field is missing or of another form.
+        """
+        try:
+            return cls(
+                model=data["model"],
+                task=data["task"],
+                seed=data["seed"],
+                n_sequences=data["n_sequences"],
+                lengths=tuple(entry["length"] for entry in data["lengths"]),
+                rows=tuple(
+                    tuple(EstimatorResult(**result) for result in entry["divergence_from_truth"])
+                    for entry in data["lengths"]
+                ),
+                divergence=data["divergence"],
+                versions=data["versions"],
+            )
+        except (KeyError, TypeError) as error:
+            raise ArgumentError(f"expected what Comparison.to_dict returns: {error}.") from error
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
         """The comparison as JSON text, also written to ``path`` if one is given.
@@ -68,30 +96,90 @@ class Comparison:
         return f"Comparison({self.model!r}, lengths={list(self.lengths)})"
 
     def __str__(self) -> str:
-        return f"{self._title()}\n\n{render.text_table(*self._table())}"
+        blocks = [self._title(), render.text_table(*self._table())]
+        header, rows = self._fitted()
+        if rows:
+            blocks += [self._fitted_title(), render.text_table(header, rows, left=(0, 1))]
+        return "\n\n".join(blocks)
+
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
+        """Divergence from the truth against context length; see :mod:`mtd_lens.plots`.
+
+        Args:
+            path: Also write the figure there, as PNG or SVG by its ending.
+
+        Returns:
+            A ``matplotlib.figure.Figure``.
+
+        Raises:
+            ArgumentError: The path ends in neither ``.png`` nor ``.svg``.
+            OutputPathError: The path cannot be written to.
+        """
+        from mtd_lens.plots import plot_comparisons
+
+        return plot_comparisons([self], path)
 
     def _title(self) -> str:
         return (
             f"{self.model}: truth ‖ prediction at the last query ({self.divergence}), ± half the "
-            f"95% interval; {self.n_sequences} sequences a length; step sizes η fitted at each"
+            f"95% interval; {self.n_sequences} sequences a length"
         )
+
+    def _fitted_title(self) -> str:
+        marked = any(
+            name.endswith(AT_BOUND) for row in self.rows for e in row for name in e.parameters
+        )
+        note = "; * at the end of its range: no estimate" if marked else ""
+        return f"Fitted at each length, on as many further sequences{note}"
 
     def _repr_html_(self) -> str:
         header, rows = self._table()
-        return render.html("comparison.html", title=self._title(), header=header, rows=rows)
+        fitted_header, fitted_rows = self._fitted()
+        return render.html(
+            "comparison.html",
+            title=self._title(),
+            header=header,
+            rows=rows,
+            fitted_title=self._fitted_title(),
+            fitted_header=fitted_header,
+            fitted_rows=fitted_rows,
+        )
+
+    def _by_name(self) -> Iterator[tuple[EstimatorResult, ...]]:
+        """Each estimator's results, and the model's, at all lengths."""
+        return zip(*self.rows, strict=True)
+
+    def _lengths(self) -> list[str]:
+        return [f"T = {length}" for length in self.lengths]
 
     def _table(self) -> tuple[list[str], list[list[str]]]:
-        header = ["estimator", *(f"T = {length}" for length in self.lengths)]
         body = []
-        for entries in zip(*self.rows, strict=True):
-            cells = []
-            for entry in entries:
-                fitted = entry.parameters.get("step_size")
-                step = "" if fitted is None else f" (η {fitted:.3f})"
-                error = (entry.high - entry.low) / 2
-                cells.append(f"{figure(entry.divergence, 4)} ± {error:.4f}{step}")
+        for entries in self._by_name():
+            errors = [(entry.high - entry.low) / 2 for entry in entries]
+            cells = [
+                f"{figure(entry.divergence, 4)} ± {error:.4f}"
+                for entry, error in zip(entries, errors, strict=True)
+            ]
             body.append([entries[0].name, *cells])
-        return header, body
+        return ["estimator", *self._lengths()], body
+
+    def _fitted(self) -> tuple[list[str], list[list[str]]]:
+        """What was fitted: a row for each estimator and kind of parameter."""
+        body = []
+        for entries in self._by_name():
+            groups = [grouped(entry.parameters) for entry in entries]
+            for label in dict.fromkeys(label for group in groups for label in group):
+                cells = [", ".join(map(_compact, group.get(label, []))) or "–" for group in groups]
+                shown = "η" if label == "step size" else label
+                body.append([entries[0].name, shown, *cells])
+        return ["estimator", "", *self._lengths()], body
+
+
+def _compact(parameter: tuple[float, bool]) -> str:
+    """A parameter to two digits, starred at the end of its range."""
+    value, at_bound = parameter
+    digits = f"{value:.2g}" if value >= SMALLEST_SHOWN else f"<{SMALLEST_SHOWN:g}"
+    return digits + "*" * at_bound
 
 
 def compare(

@@ -226,3 +226,11 @@ class TrainableFamily(Protocol):
         self, reference: Tensor, output: Float[Tensor, "sequence outcome"]
     ) -> Float[Tensor, " sequence"]:
         """Divergence of a model's raw output at the last position from reference predictions."""
+
+
+@runtime_checkable
+class ReadableFamily(Protocol):
+    """What a family adds so that parameters alone can be read; a Family may do without."""
+
+    def read_weights(self, model: Any, task: Any, *, seed: int) -> Any:
+        """Findings with ``to_json`` and a text form, each beside random models'."""

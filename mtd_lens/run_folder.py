@@ -12,21 +12,9 @@ from typing import Any
 
 from mtd_lens import checkpoints, render
 from mtd_lens.errors import CheckpointError, OutputPathError, TrainingError
-from mtd_lens.training_config import TrainingConfig
+from mtd_lens.training_config import BOOKKEEPING, TrainingConfig
 
 RUN, METRICS = "run.json", "metrics.jsonl"
-
-BOOKKEEPING = frozenset(
-    {
-        "config.log_every",
-        "config.evaluate_every",
-        "config.evaluation_sequences",
-        "config.checkpoint_every",
-        "config.keep_checkpoints",
-        "config.device",
-    }
-)
-"""Settings that may change when a run is resumed."""
 
 
 def describe_run(task: Any, config: TrainingConfig, n_processes: int) -> dict[str, Any]:
@@ -73,7 +61,7 @@ def check_same_run(folder: Path, description: Mapping[str, Any]) -> None:
     different = sorted(
         name for name in there.keys() | here.keys() if there.get(name) != here.get(name)
     )
-    different = [name for name in different if name not in BOOKKEEPING]
+    different = [name for name in different if name.removeprefix("config.") not in BOOKKEEPING]
     if different:
         name = different[0]
         raise TrainingError(

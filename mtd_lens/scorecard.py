@@ -1,12 +1,16 @@
 """The scorecard: what was found of each claim, and how it is shown."""
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from mtd_lens import render
 from mtd_lens.errors import UnknownNameError, nearest
+
+AT_BOUND = "_at_bound"
+"""Ends the name of the flag beside a parameter that was fitted to the end of its range."""
 
 VERDICTS = {
     "supported": "the interval lies above the null's and above the threshold",
@@ -250,17 +254,27 @@ def interval(low: float | None, high: float | None, digits: int = 3) -> str:
 
 
 def parameters(values: Mapping[str, float]) -> str:
-    """Fitted parameters in words."""
-    words = []
+    """Fitted parameters in words; numbered ones, such as ``step_size_1``, share one label."""
+    groups = grouped(values)
+    words = [
+        f"{label} {', '.join(f'{value:.4g}' + '*' * at_bound for value, at_bound in listed)}"
+        for label, listed in groups.items()
+    ]
+    marked = any(at_bound for listed in groups.values() for _, at_bound in listed)
+    return ", ".join(words) + " (* at the end of its range: no estimate)" * marked
+
+
+def grouped(values: Mapping[str, float]) -> dict[str, list[tuple[float, bool]]]:
+    """By label, parameters and whether each lies at the end of its range.
+
+    ``step_size_1``, ``step_size_2``, … are listed under one label, ``step size``.
+    """
+    groups: dict[str, list[tuple[float, bool]]] = {}
     for name, value in values.items():
-        label = name.replace("_", " ")
-        if label.endswith(" at bound"):
-            words.append(
-                f"({label.removesuffix(' at bound')} at the end of its range: no estimate)"
-            )
-        else:
-            words.append(f"{label} {value:.4g}")
-    return ", ".join(words).replace(", (", " (")
+        if not name.endswith(AT_BOUND):
+            label = re.sub(r"_\d+$", "", name).replace("_", " ")
+            groups.setdefault(label, []).append((value, name + AT_BOUND in values))
+    return groups
 
 
 def colour(score: float) -> dict[str, str]:

@@ -29,6 +29,31 @@ POSITIVE = (
     "checkpoint_every",
     "threads",
 )
+OPTIONS = {
+    "architecture": "--arch",
+    "n_layers": "--layers",
+    "steps": "--steps",
+    "seed": "--seed",
+    "loss": "--loss",
+    "batch_size": "--batch-size",
+    "learning_rate": "--learning-rate",
+    "dtype": "--dtype",
+}
+"""Settings that decide the weights and have an option on the command line."""
+
+ALWAYS_SHOWN = ("architecture", "n_layers", "steps", "seed", "learning_rate")
+
+BOOKKEEPING = frozenset(
+    {
+        "log_every",
+        "evaluate_every",
+        "evaluation_sequences",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "device",
+    }
+)
+"""Settings that do not decide the weights; they may change when a run is resumed."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +138,24 @@ class TrainingConfig:
     def to_json(self) -> dict[str, Any]:
         """Plain data, as a checkpoint's manifest holds it."""
         return asdict(self)
+
+    def command(self, task: str, out: str) -> list[str]:
+        """The words of the command that trains the same weights; bookkeeping is left out.
+
+        Raises:
+            ArgumentError: A setting that decides the weights has no option of its own.
+        """
+        words = ["mtd-lens", "train", task]
+        for name, value in self.to_json().items():
+            if name in OPTIONS:
+                shown = name in ALWAYS_SHOWN or value != getattr(TrainingConfig, name)
+                words += [
+                    OPTIONS[name],
+                    f"{value:g}" if name == "learning_rate" else str(value),
+                ] * shown
+            elif name not in BOOKKEEPING and value != getattr(TrainingConfig, name):
+                raise ArgumentError(f"{name} has no option; give it in a file, --config FILE.toml.")
+        return [*words, "--out", out]
 
     def changed(self, settings: Mapping[str, Any]) -> "TrainingConfig":
         """A copy with some settings changed; those that are None are left as they are."""

@@ -43,11 +43,30 @@ def gradient(task, sequence, weights):
 
 
 def mirror_descent(task, sequence, step_size, n_steps):
+    return free_mirror_descent(task, sequence, [step_size] * n_steps)
+
+
+def free_mirror_descent(task, sequence, step_sizes):
     weights = np.full(task.order, 1 / task.order)
-    for _ in range(n_steps):
+    for step_size in step_sizes:
         raw = weights * np.exp(step_size * gradient(task, sequence, weights))
         weights = raw / raw.sum()
     return weights
+
+
+def prefix_mirror_descent(task, sequence, step_sizes):
+    """From the definition: position k's weights are those of the sequence cut off after k."""
+    m = task.order
+    if not step_sizes:
+        return np.full(m, 1 / m)
+    total = np.zeros(m)
+    for k in range(m, len(sequence)):
+        weights = prefix_mirror_descent(task, sequence[: k + 1], step_sizes[:-1])
+        mixture = sum(weights[h - 1] * likelihood(task, sequence, k, h) for h in range(1, m + 1))
+        for g in range(1, m + 1):
+            total[g - 1] += likelihood(task, sequence, k, g) / mixture
+    raw = prefix_mirror_descent(task, sequence, step_sizes[:-1]) * np.exp(step_sizes[-1] * total)
+    return raw / raw.sum()
 
 
 def expectation_maximization(task, sequence, n_steps):

@@ -1,6 +1,7 @@
 """Estimators against two-loop oracles, and the identities that hold for every seed."""
 
 import itertools
+from functools import partial
 
 import numpy as np
 import oracles
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import optimize
 
 import mtd_lens
-from mtd_lens.families.mtd import estimators, posterior
+from mtd_lens.families.mtd import estimators, iterative, posterior
 
 TASKS = [
     pytest.param(
@@ -68,6 +69,15 @@ def test_every_estimator_equals_its_oracle(task):
             mtd_lens.expectation_maximization(task, tokens, n_steps),
             [oracles.expectation_maximization(task, row, n_steps) for row in rows],
         )
+    for steps in ([0.3], [0.05, 0.2], [0.2, 0.01, 0.1]):
+        _close(
+            mtd_lens.mirror_descent(task, tokens, step_sizes=steps),
+            [oracles.free_mirror_descent(task, row, steps) for row in rows],
+        )
+        _close(
+            mtd_lens.mirror_descent(task, tokens[:2], step_sizes=steps, prefix=True),
+            [oracles.prefix_mirror_descent(task, row, steps) for row in rows[:2]],
+        )
     _close(
         mtd_lens.predict(task, tokens, weights),
         [oracles.predict(task, row, w) for row, w in pairs],
@@ -79,12 +89,15 @@ def test_every_query_at_once_equals_a_loop_over_prefixes(task):
     tokens = task.sample(4, seed=2).tokens
     queries = range(task.order + 1, task.seq_len + 1)
     for n_steps in (1, 3):
-        for function, arguments in (
-            (mtd_lens.mirror_descent, (0.1, n_steps)),
-            (mtd_lens.expectation_maximization, (n_steps,)),
+        steps = [0.2, 0.05, 0.1][:n_steps]
+        for function in (
+            partial(mtd_lens.mirror_descent, step_size=0.1, n_steps=n_steps),
+            partial(mtd_lens.mirror_descent, step_sizes=steps),
+            partial(mtd_lens.mirror_descent, step_sizes=steps, prefix=True),
+            partial(mtd_lens.expectation_maximization, n_steps=n_steps),
         ):
-            at_once = function(task, tokens, *arguments, every_query=True)
-            one_by_one = [function(task, tokens[:, :end], *arguments) for end in queries]
+            at_once = function(task, tokens, every_query=True)
+            one_by_one = [function(task, tokens[:, :end]) for end in queries]
             assert (at_once - torch.stack(one_by_one, 1)).abs().max() <= 1e-12
     weights = mtd_lens.mirror_descent(task, tokens, 0.1, every_query=True)
     predictions = mtd_lens.predict(task, tokens, weights)
@@ -104,7 +117,88 @@ def test_a_step_size_for_each_query():
         assert (found[:, index] - expected).abs().max() <= 1e-7  # float32 step sizes
 
 
+def test_prefix_steps_of_a_size_for_each_query():
+    """A tensor has an entry for every query, and each position steps by its own entry."""
+    task = TASKS[1].values[0]
+    tokens = task.sample(4, seed=2).tokens
+    first = torch.linspace(0.4, 0.1, task.seq_len - task.order, dtype=torch.float64)
+    before = mtd_lens.mirror_descent(task, tokens, first, every_query=True)
+    likelihoods = estimators.lag_likelihoods(task, tokens)
+    mixture = (likelihoods * before).sum(-1, keepdim=True)
+    slope = (likelihoods / mixture).sum(1)
+    expected = (before[:, -1].log() + 0.2 * slope).softmax(-1)
+    found = mtd_lens.mirror_descent(task, tokens, step_sizes=(first, 0.2), prefix=True)
+    assert (found - expected).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "either step_size.*or step_sizes.*neither"),
+        ({"step_size": 0.1, "step_sizes": [0.1]}, "either step_size.*or step_sizes.*both"),
+        ({"step_sizes": []}, r"one step size for each step.*\[\]"),
+        ({"step_sizes": 0.1}, "one step size for each step.*0.1"),
+        ({"step_sizes": torch.tensor(0.1)}, "one step size for each step"),
+        ({"step_sizes": "0.1"}, "one step size for each step.*'0.1'"),
+        ({"step_sizes": [0.1, 0.2], "n_steps": 3}, "n_steps be left out.*n_steps=3"),
+        ({"step_sizes": [0.1, -0.2]}, r"step_sizes\[1\] must be positive.*-0.2"),
+        ({"step_sizes": [torch.ones(2, 2)]}, r"step_sizes\[0\] must be positive.*one a query"),
+        ({"step_sizes": [0.1, torch.ones(5)]}, r"step_sizes\[1\] has 5 entries for 1 queries"),
+        ({"step_size": torch.ones(5), "prefix": True}, "5 entries for 11 queries"),
+        ({"step_sizes": [0.1, 1e308], "prefix": True}, "overflows"),
+    ],
+)
+def test_step_sizes_that_cannot_be(task, tokens, arguments, message):
+    with pytest.raises(mtd_lens.ArgumentError, match=message):
+        mtd_lens.mirror_descent(task, tokens, **arguments)
+
+
 seeds = st.integers(0, 2**31)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=seeds, order=st.integers(1, 4), q=st.integers(2, 6), n_steps=st.integers(1, 4))
+def test_identities_of_free_and_prefix_steps(seed, order, q, n_steps):
+    task = mtd_lens.MTDTask(transition(q, seed), order, order + 9)
+    tokens = task.sample(5, seed).tokens
+    descend = partial(mtd_lens.mirror_descent, task, tokens)
+    steps = np.random.default_rng(seed).uniform(0.01, 0.3, n_steps)
+    free = descend(step_sizes=steps)
+    prefix = descend(step_sizes=steps, prefix=True)
+    for weights in (free, prefix):
+        assert (weights.sum(-1) - 1).abs().max() < 1e-12
+        assert (weights > 0).all()
+    # steps of one size are tied steps
+    tied = descend(step_sizes=[0.1] * n_steps)
+    assert (tied - descend(0.1, n_steps)).abs().max() < 1e-12
+    tied = descend(step_sizes=[0.1] * n_steps, prefix=True)
+    assert (tied - descend(0.1, n_steps, prefix=True)).abs().max() < 1e-12
+    # the first step has no weights of its own to differ in
+    first = descend(step_sizes=steps[:1], prefix=True)
+    assert (first - descend(steps[0])).abs().max() < 1e-12
+    # a last step of almost no size changes almost nothing
+    longer = descend(step_sizes=[*steps, 1e-9], prefix=True)
+    assert (longer - prefix).abs().max() < 1e-6
+    assert (descend(step_sizes=[*steps, 1e-9]) - free).abs().max() < 1e-6
+
+
+def test_later_prefix_steps_differ_from_plain_ones_and_never_look_ahead(task, tokens):
+    plain = mtd_lens.mirror_descent(task, tokens, 0.2, 2)
+    prefix = mtd_lens.mirror_descent(task, tokens, 0.2, 2, prefix=True, every_query=True)
+    assert (plain - prefix[:, -1]).abs().max() > 1e-3
+    changed = tokens.clone()
+    changed[:, -1] = (changed[:, -1] + 1) % task.n_tokens
+    again = mtd_lens.mirror_descent(task, changed, 0.2, 2, prefix=True, every_query=True)
+    assert torch.equal(prefix[:, :-1], again[:, :-1])
+    assert (prefix[:, -1] - again[:, -1]).abs().max() > 1e-3
+
+
+def test_the_path_of_em_is_em_step_by_step(task, tokens):
+    path = iterative.em_path(estimators.lag_likelihoods(task, tokens), 4)
+    assert len(path) == 4
+    for n_steps, weights in enumerate(path, start=1):
+        expected = mtd_lens.expectation_maximization(task, tokens, n_steps)
+        assert (weights - expected).abs().max() < 1e-14
 
 
 @settings(max_examples=25, deadline=None)
@@ -142,7 +236,7 @@ def test_permuting_lags_permutes_weights(order, monkeypatch):
     before = {name: function() for name, function in functions.items()}
     permutation = torch.arange(order).roll(1)
     natural = estimators.lag_likelihoods
-    for module in (estimators, posterior):
+    for module in (iterative, posterior):
         monkeypatch.setattr(module, "lag_likelihoods", lambda *a: natural(*a)[..., permutation])
     for name, function in functions.items():
         assert (function() - before[name][:, permutation]).abs().max() < 1e-9, name

@@ -250,9 +250,7 @@ def test_settings_from_toml(tmp_path):
     path.write_text('# mine\narchitecture = "gpt"\nsteps = 10\n')
     assert read_settings(path) == {"architecture": "gpt", "steps": 10}
     path.write_text("steps = 10\n\nlerning_rate = 0.1\n")
-    with pytest.raises(
-        ArgumentError, match=r"line 3: unknown setting 'lerning_rate'.*learning"
-    ):
+    with pytest.raises(ArgumentError, match=r"line 3: unknown setting 'lerning_rate'.*learning"):
         read_settings(path)
     path.write_text("[training]\nsteps = 10\n")
     with pytest.raises(ArgumentError, match="line 1: unknown setting 'training'"):

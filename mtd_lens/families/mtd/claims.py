@@ -1,28 +1,22 @@
-"""What a scorecard tests of a model on an MTD task, and the estimators that it is compared with."""
+"""What a scorecard tests of a model on an MTD task."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import torch
 from jaxtyping import Float, Int
-from scipy import optimize
 from torch import Tensor
 
 import probes
 from mtd_lens import measures
-from mtd_lens.contracts import Claim, Estimate, Measurement, Trial
+from mtd_lens.contracts import Claim, Measurement, Trial
 from mtd_lens.errors import ModelError
 from mtd_lens.families.mtd import estimators
-from mtd_lens.families.mtd.posterior import posterior_with_error
 from mtd_lens.families.mtd.task import MTDTask, check_tokens
 from mtd_lens.hooked import probabilities, task_of
-from mtd_lens.shapes import Tokens, Weights
+from mtd_lens.shapes import Tokens
 
 PROBE_HOOKS = ("hook_attn_out", "hook_resid_post")
-MAX_MIRROR_STEPS = 5
-MAX_EM_STEPS = 10
 
 
 def claims(task: MTDTask) -> list[Claim]:
@@ -156,7 +150,8 @@ def measure_estimator(trial: Trial) -> list[Measurement]:
     halves = []
     for tokens in (trial.fit_tokens, trial.tokens):
         one_step = trial.causal_model.run(tokens)["prediction"][:, -1]
-        uniform = estimators.predict(trial.task, tokens, uniform_weights(trial.task, tokens))
+        no_evidence = estimators.uniform_weights(trial.task, tokens)
+        uniform = estimators.predict(trial.task, tokens, no_evidence)
         predicted = model_predictions(trial.model, tokens, trial.task)
         halves.append(
             (
@@ -169,114 +164,3 @@ def measure_estimator(trial: Trial) -> list[Measurement]:
         return []
     selection = 1 - float(fit[0].mean() / fit[1].mean())
     return [Measurement(None, "output at the last query", selection, *evaluation)]
-
-
-def uniform_weights(task: MTDTask, tokens: Tokens) -> Weights:
-    """1/m for every lag."""
-    shape = (len(tokens), task.order)
-    return torch.full(shape, 1 / task.order, dtype=torch.float64, device=tokens.device)
-
-
-def reference_weights(
-    task: MTDTask,
-    fit_tokens: Tokens,
-    fit_target: Float[Tensor, "sequence token"],
-    tokens: Tokens,
-    *,
-    target_first: bool,
-) -> dict[str, tuple[Weights, dict[str, float]]]:
-    """Every reference estimator's weights on ``tokens``, with what was fitted.
-
-    Step sizes and numbers of EM steps are fitted on the fit split, to follow ``fit_target``.
-
-    Args:
-        task: The task.
-        fit_tokens: For fitting.
-        fit_target: Predictions to follow at the last query: a model's, or the truth.
-        tokens: For the weights that are returned.
-        target_first: Fit KL(target ‖ estimator), or else KL(estimator ‖ target).
-
-    Returns:
-        By name: weights ``[sequence, lag]``, and fitted parameters.
-    """
-
-    def loss(weights: Weights) -> float:
-        prediction = estimators.predict(task, fit_tokens, weights)
-        pair = (fit_target, prediction) if target_first else (prediction, fit_target)
-        return float(probes.kl_divergence(*pair).mean())
-
-    found: dict[str, tuple[Weights, dict[str, float]]] = {
-        "uniform": (uniform_weights(task, tokens), {})
-    }
-    for n_steps in range(1, MAX_MIRROR_STEPS + 1):
-        fitted = _best_step_size(task, fit_tokens, n_steps, loss)
-        label = "one step" if n_steps == 1 else f"{n_steps} steps"
-        weights = estimators.mirror_descent(task, tokens, fitted["step_size"], n_steps)
-        found[label] = (weights, fitted)
-    n_steps = min(
-        range(1, MAX_EM_STEPS + 1),
-        key=lambda n: loss(estimators.expectation_maximization(task, fit_tokens, n)),
-    )
-    em_weights = estimators.expectation_maximization(task, tokens, n_steps)
-    found["EM"] = (em_weights, {"n_steps": float(n_steps)})
-    found["maximum likelihood"] = (estimators.maximum_likelihood(task, tokens), {})
-    mean, error = posterior_with_error(task, tokens)
-    sampled = float(error.max()) > 0
-    found["exact Bayes"] = (mean, {"standard_error": float(error.max())} if sampled else {})
-    return found
-
-
-def _best_step_size(
-    task: MTDTask, tokens: Tokens, n_steps: int, loss: Callable[[Weights], float]
-) -> dict[str, float]:
-    """The step size of least loss, around the stable one of Theorem 2."""
-    stable = 1 / ((tokens.shape[1] - task.order) * task.order**2)
-    low, high = math.log(stable / 100), math.log(stable * 1000)
-    result = optimize.minimize_scalar(
-        lambda log_step: loss(estimators.mirror_descent(task, tokens, math.exp(log_step), n_steps)),
-        bounds=(low, high),
-        method="bounded",
-        options={"xatol": 1e-4},
-    )
-    at_bound = min(result.x - low, high - result.x) < 1e-3
-    return {"step_size": math.exp(result.x)} | ({"step_size_at_bound": 1.0} if at_bound else {})
-
-
-def estimates(trial: Trial) -> Sequence[Estimate]:
-    """KL(estimator ‖ model) for every reference estimator, its parameters fitted to the model."""
-    fit_target = model_predictions(trial.model, trial.fit_tokens, trial.task)
-    predicted = model_predictions(trial.model, trial.tokens, trial.task)
-    reference = reference_weights(
-        trial.task, trial.fit_tokens, fit_target, trial.tokens, target_first=False
-    )
-    return [
-        Estimate(
-            name,
-            probes.kl_divergence(estimators.predict(trial.task, trial.tokens, weights), predicted),
-            fitted,
-        )
-        for name, (weights, fitted) in reference.items()
-    ]
-
-
-def contenders(
-    task: MTDTask, model: Any, length: int, n_sequences: int, seed: int
-) -> Sequence[Estimate]:
-    """KL(truth ‖ prediction) of every estimator and of the model, on contexts of ``length``."""
-    device = next(model.parameters()).device
-    longer = MTDTask(task.transition, task.order, length, task.concentration)
-    batch = longer.sample(2 * n_sequences, seed)
-    tokens = batch.tokens.to(device)
-    truth = estimators.predict(task, tokens, batch.weights)
-    fit, test = slice(0, n_sequences), slice(n_sequences, None)
-    reference = reference_weights(task, tokens[fit], truth[fit], tokens[test], target_first=True)
-    rows = [
-        Estimate(
-            name,
-            probes.kl_divergence(truth[test], estimators.predict(task, tokens[test], weights)),
-            fitted,
-        )
-        for name, (weights, fitted) in reference.items()
-    ]
-    predicted = model_predictions(model, tokens[test], task)
-    return [*rows, Estimate("model", probes.kl_divergence(truth[test], predicted), {})]

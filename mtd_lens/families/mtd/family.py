@@ -107,7 +107,7 @@ class MTDFamily:
 
     def estimates(self, trial: Trial) -> Sequence[Estimate]:
         """The reference estimators against the model's predictions."""
-        from mtd_lens.families.mtd.claims import estimates
+        from mtd_lens.families.mtd.references import estimates
 
         return estimates(trial)
 
@@ -115,7 +115,7 @@ class MTDFamily:
         self, task: MTDTask, model: Any, length: int, n_sequences: int, seed: int
     ) -> Sequence[Estimate]:
         """The estimators and the model against the truth."""
-        from mtd_lens.families.mtd.claims import contenders
+        from mtd_lens.families.mtd.references import contenders
 
         return contenders(task, model, length, n_sequences, seed)
 
@@ -131,9 +131,7 @@ class MTDFamily:
             truth = estimators.predict(task, inputs, weights)
         return Examples(inputs, batch.tokens[:, task.order + 1 :], truth)
 
-    def yardsticks(
-        self, task: MTDTask, n: int, seed: int
-    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+    def yardsticks(self, task: MTDTask, n: int, seed: int) -> tuple[Tensor, Mapping[str, Tensor]]:
         """The truth, the best one step of mirror descent, and exact Bayes."""
         batch = task.sample(n, seed)
         one_step = MTDCausalModel(task, best_beta(task)).run(batch.tokens)["prediction"][:, -1]
@@ -143,6 +141,12 @@ class MTDFamily:
             "KL from one step": one_step,
             "KL from exact Bayes": estimators.predict(task, batch.tokens, posterior),
         }
+
+    def read_weights(self, model: Any, task: MTDTask, *, seed: int) -> Any:
+        """See :func:`mtd_lens.read_weights`."""
+        from mtd_lens.families.mtd.weight_space import read_weights
+
+        return read_weights(model, task, seed=seed)
 
     def discrepancy(self, reference: Tensor, output: Tensor) -> Tensor:
         """KL(reference ‖ prediction) in nats."""

@@ -1,0 +1,275 @@
+"""Estimators of the mixture weights λ that take steps: mirror descent, EM, maximum likelihood.
+
+Notation: at an evidence position k, ``p_k(g) = transition[y_{k-g}, y_k]``, and ``n`` counts the
+evidence. Every function takes tokens ``[sequence, position]`` of any length from ``order + 1`` and
+returns ``[sequence, lag]``, float64, from all the evidence or, with ``every_query=True``,
+``[sequence, query, lag]`` from the evidence up to each query position ``order … T-1``, all prefixes
+at once.
+
+Common errors: :class:`~mtd_lens.errors.TokensError` for tokens that do not fit the task, or for a
+sequence that is impossible under it; :class:`~mtd_lens.errors.ArgumentError` for step sizes or
+counts that are not positive.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mtd_lens.errors import ArgumentError
+from mtd_lens.families.mtd.estimators import lag_likelihoods
+from mtd_lens.families.mtd.task import MTDTask
+from mtd_lens.shapes import Likelihoods, PerSequence, Weights, WeightsPerQuery
+from probes import checks
+
+_MIXTURE_FLOOR = 1e-150
+"""Keeps gradients finite where a huge step has driven a weight to exactly 0."""
+
+
+def mirror_descent(
+    task: MTDTask,
+    tokens: Tensor,
+    step_size: Any = None,
+    n_steps: Any = 1,
+    *,
+    step_sizes: Any = None,
+    prefix: bool = False,
+    every_query: bool = False,
+) -> Float[Tensor, "sequence *query lag"]:
+    """Exponentiated gradient from the uniform point: ``λ ← λ exp(η ∇ℓ(λ))``, normalised.
+
+    One step is ``softmax(η m Σ_k γ_k)``, what the three-layer construction computes with
+    ``β = η m n`` (D'Angelo & Flammarion 2026).
+
+    The gradient at query t is ``Σ_{k≤t} p_k(g) / (λ_t · p_k)``. From the second step on its terms
+    need the query's own λ_t, which an earlier position k of a causal network cannot know. With
+    ``prefix=True`` each term is one that position k can form by itself, from the evidence up to
+    and including k: writing ``λ_t^(i)`` for the weights at position t after i steps,
+
+        ``λ_t^(i) ∝ λ_t^(i-1) exp(η_i Σ_{k≤t} p_k(g) / (λ_k^(i-1) · p_k))``,  ``λ^(0) = 1/m``,
+
+    in which λ_k^(i-1) stands where λ_t^(i-1) would. The first step is the same in both.
+
+    Args:
+        task: The task.
+        tokens: ``[sequence, position]``.
+        step_size: η > 0: a number or, to use a different one at each query, a tensor ``[query]``.
+        n_steps: Number of steps of size ``step_size``.
+        step_sizes: In place of the two above, a step size (of either form) for each step.
+        prefix: Use position k's own weights at position k. Then a tensor ``[query]`` has an entry
+            for every query position, with or without ``every_query``.
+        every_query: Estimate from every prefix.
+    """
+    likelihoods = lag_likelihoods(task, tokens)
+    n_queries = likelihoods.shape[1] if prefix or every_query else 1
+    steps = [
+        _checked_step(step, what, n_queries, likelihoods)
+        for step, what in _listed_steps(step_size, n_steps, step_sizes)
+    ]
+    take = prefix_steps if prefix else mirror_steps
+    weights = take(likelihoods, steps, every_query=every_query)
+    if not weights.isfinite().all():
+        given = step_size if step_sizes is None else step_sizes
+        raise ArgumentError(f"step_size {given!r} overflows float64. Use a smaller one.")
+    return _squeeze(weights, every_query)
+
+
+def mirror_steps(
+    likelihoods: Likelihoods, steps: Iterable[Tensor], *, every_query: bool = False
+) -> WeightsPerQuery:
+    """``mirror_descent`` from likelihoods; differentiable in the steps, scalars or ``[query, 1]``.
+
+    Returns:
+        ``[sequence, query, lag]``, of one query unless ``every_query``.
+    """
+    seen = _seen(likelihoods, every_query)
+    log_weights = _uniform(likelihoods, seen).log()
+    for step in steps:
+        gradient = _gradient(likelihoods, log_weights.exp(), seen)
+        log_weights = torch.log_softmax(log_weights + step * gradient, -1)
+    return log_weights.exp()
+
+
+def prefix_steps(
+    likelihoods: Likelihoods, steps: Iterable[Tensor], *, every_query: bool = False
+) -> WeightsPerQuery:
+    """``mirror_descent`` with ``prefix=True`` from likelihoods; differentiable in the steps.
+
+    Queries and evidence stand at the same positions, so each pass is one running sum. The lag is
+    kept in front, which is several times as fast.
+    """
+    likelihoods = likelihoods.permute(2, 0, 1).contiguous()
+    log_weights = torch.full_like(likelihoods, 1 / len(likelihoods)).log()
+    for step in steps:
+        mixture = (likelihoods * log_weights.exp()).sum(0)
+        gradient = (likelihoods / mixture.clamp_min(_MIXTURE_FLOOR)).cumsum(-1)
+        log_weights = torch.log_softmax(log_weights + step.squeeze(-1) * gradient, 0)
+    log_weights = log_weights if every_query else log_weights[..., -1:]
+    return log_weights.permute(1, 2, 0).exp()
+
+
+def expectation_maximization(
+    task: MTDTask, tokens: Tensor, n_steps: Any = 1, *, every_query: bool = False
+) -> Float[Tensor, "sequence *query lag"]:
+    """EM from the uniform point: ``λ_g ← mean_k γ_k(g; λ)``.
+
+    Args:
+        task: The task.
+        tokens: ``[sequence, position]``.
+        n_steps: Number of steps.
+        every_query: Estimate from every prefix.
+    """
+    likelihoods = lag_likelihoods(task, tokens)
+    seen = _seen(likelihoods, every_query)
+    weights = _uniform(likelihoods, seen)
+    for _ in range(checks.integer(n_steps, "n_steps", 1, ArgumentError)):
+        weights = _em_step(likelihoods, weights, seen)
+    return _squeeze(weights, every_query)
+
+
+def em_path(likelihoods: Likelihoods, n_steps: int) -> list[Weights]:
+    """The estimates of EM from all the evidence after 1, 2, …, ``n_steps`` steps."""
+    seen = _seen(likelihoods, every_query=False)
+    path = [_uniform(likelihoods, seen)]
+    for _ in range(n_steps):
+        path.append(_em_step(likelihoods, path[-1], seen))
+    return [weights[:, 0] for weights in path[1:]]
+
+
+def maximum_likelihood(
+    task: MTDTask, tokens: Tensor, *, gap: Any = 1e-12
+) -> Float[Tensor, "sequence lag"]:
+    """The maximum likelihood estimate of λ, by an interior-point Newton method.
+
+    On the simplex ``Σ_g λ_g ∂_g ℓ`` is constant, so the constraint can be traded for a linear term:
+    ``n Σ_g λ_g − ℓ(λ) − μ Σ_g log λ_g`` is minimised over the positive orthant by damped Newton
+    steps while μ falls. Where the maximum is not unique, its analytic centre is found.
+
+    Args:
+        task: The task.
+        tokens: ``[sequence, position]``.
+        gap: Bound on ``max ℓ − ℓ(estimate)`` in nats, per evidence position.
+    """
+    gap = checks.number(gap, "gap", 0.0, 1.0, ArgumentError)
+    likelihoods = lag_likelihoods(task, tokens)
+    scaled = likelihoods / likelihoods.amax(-1, keepdim=True)
+    weights = likelihoods.new_full((len(likelihoods), task.order), 1 / task.order)
+    barrier = 1.0
+    while barrier > gap / task.order:
+        barrier = max(barrier / 10, gap / task.order)
+        for _ in range(_NEWTON_STEPS):
+            weights, decrement = _newton_step(scaled, weights, barrier)
+            if float(decrement.max()) < _NEWTON_TOLERANCE * barrier:
+                break
+    return weights / weights.sum(-1, keepdim=True)
+
+
+_NEWTON_STEPS = 50
+_NEWTON_TOLERANCE = 1e-8
+_BACKTRACKS = 40
+
+
+def _newton_step(
+    scaled: Likelihoods, weights: Float[Tensor, "sequence lag"], barrier: float
+) -> tuple[Float[Tensor, "sequence lag"], PerSequence]:
+    """One Newton step with backtracking, and its decrement (predicted decrease, twice).
+
+    Coordinates are scaled by the weights, so that a weight near 0 costs no precision.
+    """
+
+    def objective(at: Tensor) -> Tensor:
+        mixture = torch.einsum("nel,nl->ne", scaled, at)
+        return at.sum(-1) - mixture.log().mean(-1) - barrier * at.log().sum(-1)
+
+    n_evidence, m = scaled.shape[1:]
+    ratios = scaled * weights[:, None] / torch.einsum("nel,nl->ne", scaled, weights)[..., None]
+    gradient = weights - ratios.mean(1) - barrier
+    hessian = torch.einsum("nel,neh->nlh", ratios, ratios) / n_evidence
+    hessian = hessian + barrier * torch.eye(m).to(hessian)
+    direction = torch.linalg.solve(hessian, -gradient)
+    decrement = -(gradient * direction).sum(-1)
+    step = (0.9 / direction.abs().amax(-1).clamp_min(0.9)).unsqueeze(-1)
+    before = objective(weights)
+    rounding = 4 * torch.finfo(before.dtype).eps * before.abs().clamp_min(1)
+    for _ in range(_BACKTRACKS):
+        proposal = weights * (1 + step * direction)
+        worse = objective(proposal) > before - 1e-4 * step[:, 0] * decrement + rounding
+        if not worse.any():
+            break
+        step = torch.where(worse[:, None], step / 2, step)
+    return proposal, decrement
+
+
+def _listed_steps(step_size: Any, n_steps: Any, step_sizes: Any) -> list[tuple[Any, str]]:
+    """A step size for each step, with what to call it in errors."""
+    if (step_size is None) == (step_sizes is None):
+        came = "neither" if step_size is None else "both"
+        raise ArgumentError(
+            "give either step_size, with n_steps for more than one step, or step_sizes with one "
+            f"entry a step; got {came}."
+        )
+    n_steps = checks.integer(n_steps, "n_steps", 1, ArgumentError)
+    if step_sizes is None:
+        return [(step_size, "step_size")] * n_steps
+    try:
+        listed = [] if isinstance(step_sizes, str) else list(step_sizes)
+    except TypeError:  # a number, or a tensor without axes
+        listed = []
+    if not listed or n_steps not in (1, len(listed)):
+        raise ArgumentError(
+            "step_sizes must list one step size for each step, and n_steps be left out; got "
+            f"step_sizes={step_sizes!r}" + (f" and n_steps={n_steps}." if n_steps > 1 else ".")
+        )
+    return [(step, f"step_sizes[{index}]") for index, step in enumerate(listed)]
+
+
+def _checked_step(value: Any, what: str, n_queries: int, like: Tensor) -> Tensor:
+    """A step size as a scalar, or as ``[query, 1]``."""
+    try:
+        step = torch.as_tensor(value, dtype=torch.float64, device=like.device)
+    except (TypeError, ValueError, RuntimeError):
+        step = like.new_tensor(torch.nan)
+    if not ((step > 0).all() and step.isfinite().all()) or step.ndim > 1:
+        raise ArgumentError(
+            f"{what} must be positive and finite, a number or one a query; got {value!r}."
+        )
+    if step.ndim == 1 and len(step) != n_queries:
+        raise ArgumentError(
+            f"{what} has {len(step)} entries for {n_queries} queries. Pass one number, or one "
+            "entry a query together with every_query=True or prefix=True."
+        )
+    return step.reshape(-1, 1)
+
+
+def _em_step(
+    likelihoods: Likelihoods, weights: WeightsPerQuery, seen: Float[Tensor, "query evidence"]
+) -> WeightsPerQuery:
+    return weights * _gradient(likelihoods, weights, seen) / seen.sum(1)[:, None]
+
+
+def _seen(likelihoods: Likelihoods, every_query: bool) -> Float[Tensor, "query evidence"]:
+    """Which evidence each query uses: all of it for the last query, or every prefix."""
+    n_evidence = likelihoods.shape[1]
+    everything = likelihoods.new_ones(n_evidence, n_evidence).tril()
+    return everything if every_query else everything[-1:]
+
+
+def _uniform(likelihoods: Tensor, seen: Tensor) -> Tensor:
+    n, _, m = likelihoods.shape
+    return likelihoods.new_full((n, len(seen), m), 1 / m)
+
+
+def _gradient(
+    likelihoods: Likelihoods,
+    weights: Float[Tensor, "sequence query lag"],
+    seen: Float[Tensor, "query evidence"],
+) -> Float[Tensor, "sequence query lag"]:
+    """``∇_g ℓ = Σ_k p_k(g) / (λ · p_k)``, the sum over the evidence of each query."""
+    mixture = torch.einsum("nel,nql->nqe", likelihoods, weights).clamp_min(_MIXTURE_FLOOR)
+    return torch.einsum("nqe,nel->nql", seen / mixture, likelihoods)
+
+
+def _squeeze(weights: Tensor, every_query: bool) -> Tensor:
+    return weights if every_query else weights[:, 0]

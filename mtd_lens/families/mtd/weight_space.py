@@ -1,0 +1,399 @@
+"""Weights against the analytic construction: what parameters alone show, on no data.
+
+Each part of the algorithm that stands in single weights has a finding: the content score of layer 0
+(the transition), the bands of layers 0 and 2, the selector that turns mean responsibilities into
+scores of lags (β times the identity), and the path from tokens to the output (the transition
+again). Only direct paths are asked, but for the bands on the mean token. Uniform averaging, layer
+1's part, is not asked: random weights do it too.
+"""
+
+import itertools
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import probes
+from mtd_lens import render
+from mtd_lens.errors import ArgumentError, ModelError, UnknownNameError, nearest
+from mtd_lens.families.mtd.claims import column_normalised
+from mtd_lens.families.mtd.task import MTDTask
+from mtd_lens.hooked import LogProbUnembed, info_of, randomized, task_of
+from probes import checks
+from probes.statistics import NEGLIGIBLE
+from probes.weights import WeightFinding
+
+N_RANDOM = 20
+"""Random models that every figure stands beside."""
+
+
+@dataclass(frozen=True)
+class WeightReading:
+    """A model's weights held against the construction, each figure beside random models'.
+
+    ``reading["content"]`` are the findings of that name; ``print(reading)`` shows the table.
+
+    Attributes:
+        model: Its name.
+        task: Its name, or its description.
+        seed: Of the random models.
+        n_random: How many.
+        findings: In the order of the algorithm.
+    """
+
+    model: str
+    task: str | Mapping[str, Any]
+    seed: int
+    n_random: int
+    findings: tuple[WeightFinding, ...]
+
+    def __iter__(self) -> Iterator[WeightFinding]:
+        return iter(self.findings)
+
+    def __len__(self) -> int:
+        return len(self.findings)
+
+    def __getitem__(self, name: str) -> tuple[WeightFinding, ...]:
+        found = tuple(finding for finding in self.findings if finding.name == name)
+        if not found:
+            known = [finding.name for finding in self.findings]
+            raise UnknownNameError(f"no finding is named {name!r}. {nearest(name, known)}")
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as ``to_json`` writes it."""
+        return dict(vars(self), findings=[finding.to_dict() for finding in self.findings])
+
+    def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
+        """The reading as JSON text, also written to ``path`` if one is given.
+
+        Raises:
+            OutputPathError: The path cannot be written to.
+        """
+        return render.json_text(self.to_dict(), path)
+
+    def __repr__(self) -> str:
+        best: dict[str, float] = {}
+        for finding in self.findings:
+            if finding.score is not None:
+                best[finding.name] = max(finding.score, best.get(finding.name, finding.score))
+        scores = ", ".join(f"{name} {_figure(score, 2)}" for name, score in best.items())
+        return f"WeightReading({self.model!r}: {scores})"
+
+    def __str__(self) -> str:
+        header, rows = self._table()
+        table = render.text_table(header, rows, left=(0, 1, 3))
+        return "\n\n".join([self._title(), table, *map(": ".join, self._reasons())])
+
+    def _repr_html_(self) -> str:
+        header, rows = self._table()
+        return render.html(
+            "comparison.html",
+            title=self._title(),
+            header=header,
+            rows=rows,
+            fitted_title="Not applicable",
+            fitted_header=["finding", "reason"],
+            fitted_rows=self._reasons(),
+        )
+
+    def _reasons(self) -> list[list[str]]:
+        return [[f.name, f.statement] for f in self.findings if f.score is None]
+
+    def _title(self) -> str:
+        return (
+            f"{self.model}: weights against the construction; null: 95% range over "
+            f"{self.n_random} random models of the same architecture"
+        )
+
+    def _table(self) -> tuple[list[str], list[list[str]]]:
+        header = ["finding", "layer.head", "value", "unit", "null", "score", "null"]
+        rows = [
+            [
+                f.name,
+                f.place or "–",
+                *(_figure(f.value), f.unit, _range(f.null_value)),
+                *("not applicable" if f.score is None else _figure(f.score), _range(f.null_score)),
+            ]
+            for f in self.findings
+        ]
+        return header, rows
+
+
+def read_weights(
+    model: Any, task: Any = None, *, n_random: Any = N_RANDOM, seed: Any = 0
+) -> WeightReading:
+    """Hold a model's parameters against the analytic construction, without running any data.
+
+    Findings, at every layer, with the best head:
+
+    - ``content``: softmax over key tokens of the content score, in KL from the column-normalised
+      transition (the paper reports 0.0376 nats for a model trained at length 192).
+    - ``lag_band``, ``recent_band``: which offsets are favoured, in total variation from uniform
+      attention to lags 1 … m and to offsets 0 … m-1. ``.direct`` reads relative tables (or, in
+      stock attention, the positional embedding alone); ``.mean_token`` runs the model on the mean
+      token embedding at every position, so that earlier layers have their part.
+    - ``selector``: the path from the relative values of one layer to the relative keys of a later
+      one, ``.via_average`` through the values of a layer between, ``.direct`` without. The
+      construction's is β times the identity.
+    - ``output``: the path token → values → output, against the transition (its logarithm where
+      the model's output is logits).
+
+    Args:
+        model: A HookedTransformer; it is not changed.
+        task: What it is held against; by default the task that the model knows.
+        n_random: Random models for the nulls.
+        seed: Of the first random model.
+
+    Raises:
+        ModelError: The model does not fit the task, or no task is known.
+        ArgumentError: A task of another family, or a number or seed that cannot be used.
+    """
+    n_random = checks.integer(n_random, "n_random", 1, ArgumentError)
+    seed = checks.seed(seed, ArgumentError)
+    task = _checked_task(model, task)
+    logits = not _reads_probabilities(model)
+    findings = _findings(model, task, logits)
+    seeds = range(seed, seed + n_random)
+    nulls = [_findings(randomized(model, number, "null"), task, logits) for number in seeds]
+    info = info_of(model)
+    return WeightReading(
+        model=info.name if info else getattr(model.cfg, "model_name", None) or "model",
+        task=task.name or task.to_json(),
+        seed=seed,
+        n_random=n_random,
+        findings=tuple(found.beside(null) for found, *null in zip(findings, *nulls, strict=True)),
+    )
+
+
+def _findings(model: Any, task: MTDTask, logits: bool) -> list[WeightFinding]:
+    """The parts of the algorithm, in its order; as many for every model of an architecture."""
+    m = task.order
+    lags, recent = range(1, m + 1), range(m)
+    found = _content(model, task)
+    for name, offsets in (("lag_band", lags), ("recent_band", recent)):
+        found += _bands(model, task, f"{name}.direct", offsets, probes.direct_patterns)
+        found += _bands(model, task, f"{name}.mean_token", offsets, probes.mean_token_patterns)
+    found += [_selector(model, task, "selector.via_average", 1)]
+    found += [_selector(model, task, "selector.direct", 0)]
+    return found + _outputs(model, task, logits)
+
+
+def _content(model: Any, task: MTDTask) -> list[WeightFinding]:
+    """Content scores between tokens against the column-normalised transition."""
+    target, occurring = column_normalised(task)
+    reference = float(probes.key_softmax_divergence(torch.zeros_like(target), target).mean())
+    if reference <= NEGLIGIBLE:
+        return [WeightFinding("content", (), "all tokens are equally likely parents.")]
+    found = []
+    for layer in range(model.cfg.n_layers):
+        heads = range(model.cfg.n_heads)
+        scores = [probes.token_scores(model, layer, h).cpu()[occurring] for h in heads]
+        losses = [float(probes.key_softmax_divergence(s, target).mean()) for s in scores]
+        head = int(np.argmin(losses))
+        found.append(
+            WeightFinding(
+                name="content",
+                heads=((layer, head),),
+                statement=f"The content score of layer {layer}, head {head} is {losses[head]:.4f} "
+                "nats from the log of the transition; equal scores for all keys are "
+                f"{reference:.4f}.",
+                value=losses[head],
+                unit="KL, nats",
+                score=1 - losses[head] / reference,
+                details={"uniform": reference},
+                matrices={
+                    "softmax of content score": scores[head].softmax(-1).tolist(),
+                    "column-normalised transition": target.tolist(),
+                    "query tokens": [occurring.double().tolist()],
+                },
+                axes=("query token", "key token"),
+            )
+        )
+    return found
+
+
+def _bands(
+    model: Any,
+    task: MTDTask,
+    name: str,
+    offsets: Sequence[int],
+    read: Callable[[Any, int], Tensor],
+) -> list[WeightFinding]:
+    """Attention by offset against uniform attention to a band; the best head at each query."""
+    if model.cfg.positional_embedding_type != "standard":
+        return [WeightFinding(name, (), "the model has no positional embedding to read.")]
+    first, length = task.order, task.seq_len
+    patterns = read(model, length)[:, :, first:]
+    band = torch.zeros(length, dtype=torch.float64)
+    band[list(offsets)] = 1 / len(offsets)
+    counts = torch.arange(first + 1, length + 1, dtype=torch.float64)
+    reference = 1 - len(offsets) / counts  # of uniform attention to all keys of a query
+    distances = probes.total_variation(patterns, band.expand_as(patterns))
+    found = []
+    for layer, distance in enumerate(distances):
+        least, heads = distance.min(0)
+        mean = probes.total_variation(patterns[layer].mean(0), band.expand(len(counts), -1))
+        value = float(least.mean())
+        found.append(
+            WeightFinding(
+                name=name,
+                heads=tuple((layer, int(head)) for head in heads.unique()),
+                statement=f"Without content, layer {layer} attends to offsets {offsets[0]} … "
+                f"{offsets[-1]} up to a total variation of {value:.3f}; uniform attention to all "
+                f"keys is {float(reference.mean()):.3f} away.",
+                value=value,
+                unit="total variation",
+                score=1 - value / float(reference.mean()),
+                details={
+                    "uniform": float(reference.mean()),
+                    "last_query": float(least[-1]),
+                    "one_head_score": 1 - float(distance.mean(1).min() / reference.mean()),
+                    "mean_of_heads_score": 1 - float(mean.mean() / reference.mean()),
+                },
+                matrices={
+                    "attention of each head": patterns[layer, :, -1].tolist(),
+                    "uniform over the band": [band.tolist()],
+                },
+                axes=("head, at the last query", "offset"),
+            )
+        )
+    return found
+
+
+def _selector(model: Any, task: MTDTask, name: str, n_carriers: int) -> WeightFinding:
+    """The path from a table of relative values to one of relative keys against β · identity.
+
+    A softmax ignores what is added to all offsets, and as responsibilities sum to 1, what all lags
+    add to an offset is a bias, which other weights may cancel: both are centred away. Of all paths
+    through ever later layers, the one with the largest ``β · R²`` is taken.
+    """
+    m, n_layers = task.order, model.cfg.n_layers
+    reason = (
+        "a task of order 1 has no lag to select."
+        if m == 1
+        else "stock attention has no relative tables; lags are coded in positions, if at all."
+        if not probes.has_tables(model)
+        else "normalisation layers rescale what is written by each activation."
+        if model.cfg.normalization_type is not None
+        else f"it takes {n_carriers + 2} layers; the model has {n_layers}."
+        if n_layers < n_carriers + 2
+        else None
+    )
+    if reason is not None:
+        return WeightFinding(name, (), reason)
+    heads, lags, recent = range(model.cfg.n_heads), range(1, m + 1), range(m)
+    identity = torch.eye(m, dtype=torch.float64)
+    target = probes.centred(identity, -1)
+    found = []
+    for layers in itertools.combinations(range(n_layers), n_carriers + 2):
+        for chosen in itertools.product(heads, repeat=len(layers)):
+            path = tuple(zip(layers, chosen, strict=True))
+            first, *carriers, last = path
+            matrix = probes.table_path(model, first, carriers, last, lags, recent)
+            beta, explained = probes.fit_scale(probes.centred(matrix, -1, 0), target)
+            found.append((beta * explained, beta, explained, path, matrix))
+    _, beta, explained, path, matrix = max(found, key=lambda item: item[0])
+    return WeightFinding(
+        name=name,
+        heads=path,
+        statement=f"From relative values of layer {path[0][0]} to relative keys of layer "
+        f"{path[-1][0]}, responsibility for a lag raises that lag's own score by β = {beta:.3f}; "
+        f"this is {explained:.3f} of its effect, biases left out.",
+        value=beta,
+        unit="β",
+        score=explained if beta > 0 else 0.0,
+        details={"score_with_bias": probes.fit_scale(probes.centred(matrix, -1), target)[1]},
+        matrices={"score": matrix.tolist(), "identity": identity.tolist()},
+        axes=("lag 1 … m of the responsibility", "offset 0 … m-1 of the key"),
+    )
+
+
+def _outputs(model: Any, task: MTDTask, logits: bool) -> list[WeightFinding]:
+    """The path from a token through a head to the output, against the transition.
+
+    What all source tokens add is a bias, and centred away; of logits, also what they add to all
+    outputs, which a softmax ignores.
+    """
+    transition = task.transition
+    if logits and not bool((transition > 0).all()):
+        return [WeightFinding("output", (), "the transition has zeros, and log 0 is no logit.")]
+    name, target = ("log transition", transition.log()) if logits else ("transition", transition)
+    axes = (0, -1) if logits else (0,)
+    reference = probes.centred(target, *axes)
+    if float(reference.square().sum()) <= NEGLIGIBLE:
+        return [WeightFinding("output", (), "all rows of the transition are equal.")]
+    found = []
+    for layer in range(model.cfg.n_layers):
+        paths = [probes.token_outputs(model, layer, head) for head in range(model.cfg.n_heads)]
+        fits = [probes.fit_scale(probes.centred(path, *axes), reference) for path in paths]
+        scores = [explained if scale > 0 else 0.0 for scale, explained in fits]
+        head = int(np.argmax(scores))
+        total = torch.stack(paths).sum(0)
+        total_scale, total_explained = probes.fit_scale(probes.centred(total, *axes), reference)
+        found.append(
+            WeightFinding(
+                name="output",
+                heads=((layer, head),),
+                statement=f"What layer {layer}, head {head} adds to the output for a token is "
+                f"{fits[head][0]:.3f} times the {name}, up to {1 - fits[head][1]:.3f} of what it "
+                "adds.",
+                value=fits[head][0],
+                unit=f"scale of {name}",
+                score=scores[head],
+                details={
+                    "all_heads_scale": total_scale,
+                    "all_heads_score": total_explained if total_scale > 0 else 0.0,
+                },
+                matrices={
+                    "path": paths[head].tolist(),
+                    "path, all heads": total.tolist(),
+                    name: target.tolist(),
+                },
+                axes=("source token", "output token"),
+            )
+        )
+    return found
+
+
+def _reads_probabilities(model: Any) -> bool:
+    """Whether the linear part of the read-out gives probabilities, not logits."""
+    info = info_of(model)
+    return isinstance(model.unembed, LogProbUnembed) or (info is not None and info.probabilities)
+
+
+def _checked_task(model: Any, task: Any) -> MTDTask:
+    cfg: Any = getattr(model, "cfg", None)
+    if not hasattr(cfg, "d_vocab") or not hasattr(model, "blocks"):
+        raise ModelError(
+            f"weights are read from a HookedTransformer; got {type(model).__name__}. Use "
+            "load_model(name)."
+        )
+    task = task_of(model) if task is None else task
+    if not isinstance(task, MTDTask):
+        raise ArgumentError(f"expected an MTDTask; got {task!r}. Use load_task(name).")
+    if cfg.d_vocab != task.n_tokens or cfg.d_vocab_out != task.n_tokens:
+        raise ModelError(
+            f"the task has {task.n_tokens} tokens, but the model reads {cfg.d_vocab} and predicts "
+            f"{cfg.d_vocab_out}. Use the task that the model was made for."
+        )
+    if cfg.n_ctx < task.seq_len:
+        raise ModelError(
+            f"the task's sequences have {task.seq_len} tokens, but the model's context is "
+            f"{cfg.n_ctx}. Use a task with a shorter seq_len."
+        )
+    if cfg.n_layers < 1:
+        raise ModelError("the model has no layers, so there are no attention weights to read.")
+    return task
+
+
+def _figure(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{round(value, digits) + 0.0:.{digits}f}"
+
+
+def _range(bounds: tuple[float, float] | None) -> str:
+    return "–" if bounds is None else f"[{_figure(bounds[0])}, {_figure(bounds[1])}]"

@@ -1,0 +1,211 @@
+"""The figure: what it draws, how its axes are labelled, and that its file is written whole."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import pytest
+
+import mtd_lens
+from mtd_lens import plots
+
+
+@pytest.fixture(scope="module")
+def compared():
+    """Two models on one task; lengths out of order on purpose."""
+    return [
+        mtd_lens.compare(
+            mtd_lens.load_model(f"mtd-q3-m2-t32/{variant}"), lengths=[8, 32, 16], n_sequences=64
+        )
+        for variant in ("constructed-absolute", "random-absolute")
+    ]
+
+
+def _labels(figure):
+    return [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+
+
+def _line(figure, label):
+    [line] = [line for line in figure.axes[0].get_lines() if line.get_label() == label]
+    return line
+
+
+def _row(comparison, name):
+    order = sorted(range(len(comparison.lengths)), key=lambda index: comparison.lengths[index])
+    return [next(e for e in comparison.rows[i] if e.name == name) for i in order]
+
+
+def test_lines_are_the_numbers_of_the_comparison_in_order_of_length(compared):
+    figure = mtd_lens.plot_comparisons(compared)
+    names = {
+        "constructed-absolute": (compared[0], "model"),
+        "random-absolute": (compared[1], "model"),
+        **{name: (compared[0], name) for name in plots.SHOWN},
+    }
+    assert set(_labels(figure)) == set(names)
+    for label, (comparison, name) in names.items():
+        line = _line(figure, label)
+        assert list(line.get_xdata()) == [8, 16, 32]
+        assert list(line.get_ydata()) == [entry.divergence for entry in _row(comparison, name)]
+
+
+def test_bands_are_the_models_intervals(compared):
+    axes = mtd_lens.plot_comparisons(compared).axes[0]
+    assert len(axes.collections) == 2
+    for band, comparison in zip(axes.collections, compared, strict=True):
+        heights = {round(float(y), 12) for _, y in band.get_paths()[0].vertices}
+        ends = {
+            round(value, 12)
+            for entry in _row(comparison, "model")
+            for value in (entry.low, entry.high)
+        }
+        assert heights == ends
+
+
+def test_axes_title_and_legend(compared):
+    figure = compared[0].plot()
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    assert axes.get_yscale() == "log"
+    assert axes.get_ylabel() == "KL(truth ‖ prediction), nats"
+    assert axes.get_xlabel() == "context length T (tokens)"
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["8", "16", "32"]
+    shown = [tick for tick in axes.get_yticks() if axes.get_ylim()[0] <= tick <= axes.get_ylim()[1]]
+    assert len(shown) >= 2
+    title = axes.get_title(loc="left")
+    assert "mtd-q3-m2-t32" in title
+    assert "64 sequences" in title
+    assert "seed 0" in title
+    # from the highest line at the longest context down, and beside the axes, not over them
+    heights = [_line(figure, label).get_ydata()[-1] for label in _labels(figure)]
+    assert heights == sorted(heights, reverse=True)
+    legend, area = axes.get_legend().get_window_extent(), axes.get_window_extent()
+    assert legend.x0 > area.x1
+    assert legend.x1 <= figure.bbox.x1
+    assert legend.y0 >= 0
+
+
+def test_chosen_estimators(compared):
+    names = [entry.name for entry in compared[0].rows[0] if entry.name != "model"]
+    figure = mtd_lens.plot_comparisons(compared, estimators=names)
+    assert set(_labels(figure)) == {*names, "constructed-absolute", "random-absolute"}
+    styles = {
+        (line.get_color(), str(line._unscaled_dash_pattern), line.get_marker())
+        for line in figure.axes[0].get_lines()
+    }
+    assert len(styles) == len(names) + 2  # no two lines look the same
+    assert set(_labels(mtd_lens.plot_comparisons(compared[:1], estimators=[]))) == {
+        "constructed-absolute"
+    }
+    with pytest.raises(mtd_lens.UnknownNameError, match=r"'one stp'.*one step"):
+        mtd_lens.plot_comparisons(compared, estimators=["one stp"])
+
+
+def test_one_length_has_points_and_bars(compared):
+    single = replace(compared[0], lengths=(8,), rows=compared[0].rows[:1])
+    figure = single.plot()
+    [bar] = figure.axes[0].collections
+    entry = _row(single, "model")[0]
+    assert bar.get_segments()[0].tolist() == [[8, entry.low], [8, entry.high]]
+    assert all(line.get_marker() not in ("", "None") for line in figure.axes[0].get_lines())
+
+
+def test_a_family_of_other_estimators_has_them_all_drawn(compared):
+    rows = tuple(
+        tuple(replace(e, name="other") for e in row if e.name == "uniform")
+        + tuple(e for e in row if e.name == "model")
+        for row in compared[0].rows
+    )
+    figure = replace(compared[0], rows=rows, divergence="squared error").plot()
+    assert set(_labels(figure)) == {"other", "constructed-absolute"}
+    assert figure.axes[0].get_ylabel() == "squared error(truth ‖ prediction)"
+
+
+def test_files_are_written_whole(compared, tmp_path, monkeypatch):
+    png, svg = tmp_path / "figure.PNG", tmp_path / "figure.svg"
+    compared[0].plot(png)
+    mtd_lens.plot_comparisons(compared, str(svg))
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert png.read_bytes().rstrip().endswith(b"IEND\xaeB`\x82")
+    assert ElementTree.parse(svg).getroot().tag == "{http://www.w3.org/2000/svg}svg"
+
+    before = png.read_bytes()
+
+    def fail(*arguments):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(mtd_lens.OutputPathError, match="disk full"):
+        compared[1].plot(png)
+    assert png.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["figure.PNG", "figure.svg"]
+
+
+def test_paths_are_refused_before_drawing(compared, tmp_path, monkeypatch):
+    monkeypatch.setattr(plots, "_draw", lambda *arguments: pytest.fail("drawn"))
+    with pytest.raises(mtd_lens.ArgumentError, match=r"\.png or \.svg; got 'figure.pdf'"):
+        compared[0].plot(tmp_path / "figure.pdf")
+    with pytest.raises(mtd_lens.OutputPathError, match="no folder"):
+        compared[0].plot(tmp_path / "missing" / "figure.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"task": "mtd-q5-m3-t32"}, "share their task.*'mtd-q3-m2-t32'.*'mtd-q5-m3-t32'"),
+        ({"lengths": (8, 32, 17)}, r"share their lengths.*\(8, 32, 16\).*\(8, 32, 17\)"),
+        ({"n_sequences": 65}, "share their n_sequences.*64.*65"),
+        ({"seed": 1}, "share their seed.* 0.* 1"),
+        ({"divergence": "squared error"}, "share their divergence.*squared error"),
+        ({"model": "mtd-q3-m2-t32/constructed-absolute"}, "two comparisons.*name for each"),
+    ],
+)
+def test_comparisons_that_cannot_share_a_figure(compared, change, message):
+    with pytest.raises(mtd_lens.ArgumentError, match=message):
+        mtd_lens.plot_comparisons([compared[0], replace(compared[1], **change)])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [([], "nothing to draw"), (["figure"], "results of compare; got a str"), (5, "got a int")],
+)
+def test_what_cannot_be_drawn(given, message):
+    with pytest.raises(mtd_lens.ArgumentError, match=message):
+        mtd_lens.plot_comparisons(given)
+
+
+def test_the_table_lists_fitted_step_sizes_below_the_divergences(compared):
+    text = str(compared[0])
+    above, below = text.split("Fitted at each length")
+    assert "η" not in above
+    [row] = [line for line in below.splitlines() if "3 steps, free" in line]
+    cells = [cell for cell in row.split("  ") if cell.strip()]
+    assert len(cells) == 5
+    for cell, entries in zip(cells[2:], compared[0].rows, strict=True):
+        [entry] = [entry for entry in entries if entry.name == "3 steps, free"]
+        assert len(cell.split(", ")) == 3
+        size = entry.parameters["step_size_1"]
+        assert cell.split(", ")[0].strip().rstrip("*") == (
+            f"{size:.2g}" if size >= 0.001 else "<0.001"
+        )
+    assert "3 steps, free" in compared[0]._repr_html_().split("Fitted at each length")[1]
+    flagged = replace(
+        compared[0].rows[0][1], parameters={"step_size": 0.5, "step_size_at_bound": 1.0}
+    )
+    marked = replace(compared[0], lengths=(8,), rows=((flagged,),))
+    assert "0.5*" in str(marked)
+    assert "* at the end of its range" in str(marked)
+
+
+def test_neither_pyplot_nor_matplotlib_is_imported_before_a_figure_is_asked_for():
+    code = (
+        "import sys, mtd_lens; mtd_lens.plot_comparisons, mtd_lens.compare;"
+        "assert not any(name.startswith('matplotlib') for name in sys.modules), 'early';"
+        "from mtd_lens import plots;"
+        "from matplotlib.figure import Figure;"
+        "assert 'matplotlib.pyplot' not in sys.modules, 'pyplot'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)

@@ -1,0 +1,322 @@
+"""Measure every trained model of the package and write the results page and the model cards.
+
+    python tutorials/make_results.py            # everything, about a minute a model on one core
+    python tutorials/make_results.py --page     # only the pages, from figures measured before
+
+Writes ``tutorials/results.md``, ``tutorials/results/`` (data as JSON, figures) and, beside each
+checkpoint, ``card.md``. No number of the page is typed.
+"""
+
+import argparse
+import json
+import shlex
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import torch
+
+import mtd_lens
+import probes
+from mtd_lens import render
+from mtd_lens.checkpoints import read_manifest
+from mtd_lens.registry import shipped_checkpoints
+from mtd_lens.run_folder import read_metrics
+from mtd_lens.training_config import TrainingConfig
+
+HERE = Path(__file__).parent
+DATA, PAGE = HERE / "results", HERE / "results.md"
+
+N_HELD_OUT = 4096
+N_COMPARED = 1024
+N_PATTERNS = 512
+SEED = 7
+"""Of all evaluation sequences; training draws others."""
+
+GROUPS = {
+    "disentangled, 3 layers": ("mtd-q5-m3-t32", "disentangled", 3),
+    "attention only, 3 layers": ("mtd-q5-m3-t32", "attn-only", 3),
+    "GPT, 3 layers": ("mtd-q5-m3-t32", "gpt", 3),
+    "disentangled, 5 layers": ("mtd-q5-m3-t32", "disentangled", 5),
+    "attention only, 2 layers": ("mtd-q5-m3-t32", "attn-only", 2),
+    "attention only, 1 layer": ("mtd-q5-m3-t32", "attn-only", 1),
+    "disentangled, 3 layers, T = 64": ("mtd-q5-m3-t64", "disentangled", 3),
+    "attention only, 3 layers, T = 64": ("mtd-q5-m3-t64", "attn-only", 3),
+}
+
+
+# Measuring.
+
+
+def measure(name: str) -> str:
+    """Everything that the page says of one model, into its JSON file."""
+    torch.set_num_threads(1)
+    model = mtd_lens.load_model(name)
+    found = {"name": name, "scorecard": mtd_lens.score(model, seed=SEED).to_dict()}
+    if "@" not in name:
+        found |= {
+            "held_out": held_out(model),
+            "patterns": patterns(model),
+            "weights": mtd_lens.read_weights(model).to_dict(),
+            "comparison": compared(name).to_dict(),
+        }
+    render.json_text(found, data_file(name))
+    return name
+
+
+def compared(name: str) -> Any:
+    """KL from the truth at several context lengths."""
+    model = mtd_lens.load_model(name)
+    return mtd_lens.compare(model, n_sequences=N_COMPARED, seed=SEED, name=name)
+
+
+def held_out(model: Any) -> dict[str, Any]:
+    """Predictions at the last query of sequences that nothing was trained or fitted on."""
+    task = mtd_lens.task_of(model)
+    batch = task.sample(N_HELD_OUT, SEED)
+    tokens = batch.tokens
+    truth = mtd_lens.predict(task, tokens, batch.weights)
+    prediction = mtd_lens.model_predictions(model, tokens)
+    algorithm = mtd_lens.MTDCausalModel(task, mtd_lens.best_beta(task))
+    one_step = algorithm.run(tokens)["prediction"][:, -1]
+    uniform = mtd_lens.predict(task, tokens, torch.full_like(batch.weights, 1 / task.order))
+    bayes = mtd_lens.predict(task, tokens, mtd_lens.posterior_mean(task, tokens))
+    kl = probes.kl_divergence
+    from_truth = {"model": prediction, "one step": one_step, "exact Bayes": bayes}
+    ratio = probes.one_minus_ratio(kl(truth, prediction), kl(truth, one_step), seed=SEED)
+    share = probes.one_minus_ratio(kl(one_step, prediction), kl(one_step, uniform), seed=SEED)
+    return {
+        "n_sequences": N_HELD_OUT,
+        "kl_from_truth": {
+            who: vars(probes.mean_interval(kl(truth, values), seed=SEED))
+            for who, values in (from_truth | {"uniform": uniform}).items()
+        },
+        "over_one_step": [1 - ratio.score, 1 - ratio.high, 1 - ratio.low],
+        "share_of_uniform": [1 - share.score, 1 - share.high, 1 - share.low],
+    }
+
+
+def patterns(model: Any) -> list[dict[str, Any]]:
+    """Every layer's attention at the last query, averaged over sequences and heads."""
+    task = mtd_lens.task_of(model)
+    tokens = task.sample(N_PATTERNS, SEED).tokens
+    names = [f"blocks.{layer}.attn.hook_pattern" for layer in range(model.cfg.n_layers)]
+    _, cache = model.run_with_cache(tokens, names_filter=names)
+    evidence = torch.zeros(task.seq_len, dtype=torch.float64)
+    evidence[task.order :] = 1 / (task.seq_len - task.order)
+    found = []
+    for layer, name in enumerate(names):
+        pattern = cache[name][:, :, -1].to(torch.float64)  # [sequence, head, key]
+        mean = pattern.mean(0)
+        distance = probes.total_variation(mean, evidence.expand_as(mean))
+        head = int(distance.argmin())
+        from_mean = probes.total_variation(pattern[:, head], mean[head].expand(len(tokens), -1))
+        found.append(
+            {
+                "layer": layer,
+                "mean_over_heads": mean.mean(0).tolist(),
+                "head": head,
+                "mean_pattern_tv_from_uniform": float(distance[head]),
+                "tv_between_sequence_and_mean": float(from_mean.mean()),
+                "before_evidence": float(mean[head, : task.order].sum()),
+            }
+        )
+    return found
+
+
+# Reading what was measured.
+
+
+def data_file(name: str) -> Path:
+    """Where the figures of a model are kept."""
+    return DATA / f"{name.replace('/', '--')}.json"
+
+
+def read_model(name: str) -> dict[str, Any]:
+    """What was measured of a model, with its manifest and metrics."""
+    folder = shipped_checkpoints()[name]
+    manifest = read_manifest(folder)
+    found: dict[str, Any] = json.loads(data_file(name).read_text(encoding="utf-8"))
+    config = TrainingConfig(**manifest["config"])
+    model = mtd_lens.load_model(name)
+    return found | {
+        "variant": name.split("/")[1],
+        "task": manifest["task"]["name"],
+        "config": config,
+        "step": manifest["step"],
+        "versions": manifest["versions"],
+        "metrics": manifest["metrics"],
+        "command": shlex.join(config.command(manifest["task"]["name"], "DIR")),
+        "first_losses": [row for row in read_metrics(folder) if row["step"] <= 200],
+        "claims": {claim["id"]: claim for claim in found["scorecard"]["claims"]},
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "folder": folder,
+    }
+
+
+def groups(models: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Final models trained on the same task, with the same architecture and depth."""
+    return {
+        label: [
+            m
+            for m in models
+            if (m["task"], m["config"].architecture, m["config"].n_layers) == key
+            and "@" not in m["name"]
+        ]
+        for label, key in GROUPS.items()
+    }
+
+
+def verdicts(members: list[dict[str, Any]], claim: str) -> str:
+    """How a group of models does on a claim: verdicts, and the range of scores."""
+    found = [model["claims"][claim] for model in members]
+    counts = {v: sum(c["verdict"] == v for c in found) for v in {c["verdict"] for c in found}}
+    said = ", ".join(f"{n} {v.replace('_', ' ')}" for v, n in sorted(counts.items()))
+    scores = sorted(c["score"] for c in found)
+    span = f"{scores[0]:.2f}" if len(scores) == 1 else f"{scores[0]:.2f} … {scores[-1]:.2f}"
+    verdict = next(iter(counts)).replace("_", " ") if len(counts) == 1 else said
+    return f"**{verdict}** {span}" if verdict == "supported" else f"{verdict} {span}"
+
+
+def estimators(model: dict[str, Any]) -> dict[str, Any]:
+    """A model's estimator results by name, the nearest first."""
+    found = sorted(model["scorecard"]["estimators"], key=lambda entry: entry["divergence"])
+    return {entry["name"]: entry for entry in found}
+
+
+def best_findings(model: dict[str, Any]) -> list[dict[str, str]]:
+    """The best-scoring layer for each kind of finding in the weights, as table cells."""
+    best: dict[str, dict[str, Any]] = {}
+    for finding in model["weights"]["findings"]:
+        known = best.get(finding["name"])
+        if finding["score"] is None or (known and known["score"] >= finding["score"]):
+            continue
+        best[finding["name"]] = finding
+    return [
+        {
+            "name": name,
+            "layers": " → ".join(str(layer) for layer in dict.fromkeys(h[0] for h in f["heads"])),
+            "value": f"{f['value']:.3f}",
+            "unit": f["unit"],
+            "null": "{:.3f} … {:.3f}".format(*f["null_value"]),
+            "score": f"{f['score']:.3f}",
+        }
+        for name, f in best.items()
+    ]
+
+
+def oddities(model: dict[str, Any]) -> list[str]:
+    """What a user of the model should know, read off its figures."""
+    found = []
+    scorecard, claims = model["scorecard"], model["claims"]
+    if "beta_at_bound" in scorecard["parameters"]:
+        found.append("Its predictions fix no β: the fitted one lies at the end of the range.")
+    for claim in claims.values():
+        expected = {"responsibilities": 0, "mean_responsibility": 1, "mixture_weights": 2}
+        layer = expected.get(claim["id"].split(".")[0])
+        if claim["verdict"] == "supported" and layer not in (None, claim["layer"]):
+            found.append(f"{claim['id']} is supported at layer {claim['layer']}, not {layer}.")
+    attention = claims["responsibilities.attention"]
+    interchange = claims["responsibilities.interchange"]
+    if interchange["verdict"] == "supported" and attention["verdict"] != "supported":
+        found.append(
+            f"Layer {interchange['layer']}'s output carries the responsibilities (interchange "
+            f"{interchange['score']:.2f}), but no head's pattern is them "
+            f"({attention['score']:.2f})."
+        )
+    ratio = model["held_out"]["over_one_step"]
+    if ratio[2] < 1:
+        found.append(
+            f"It predicts better than the best one step of mirror descent: {ratio[0]:.3f} of its "
+            "KL from the truth."
+        )
+    return found or ["None that its figures show."]
+
+
+# Writing.
+
+
+def figures(models: list[dict[str, Any]]) -> None:
+    """KL against length, attention of the layers, and claims over training."""
+    from mtd_lens import plots
+
+    finals = [model for model in models if "@" not in model["name"]]
+    for task in sorted({model["task"] for model in finals}):
+        members = [m for m in finals if m["task"] == task and m["config"].seed == 0]
+        members = [m for m in members if "next-token" not in m["name"]]
+        plots.plot_comparisons(
+            [mtd_lens.Comparison.from_dict(m["comparison"]) for m in members],
+            DATA / f"kl-against-length-{task.removeprefix('mtd-')}.png",
+        )
+    plots.plot_attention(
+        {
+            m["variant"]: [layer["mean_over_heads"] for layer in m["patterns"]]
+            for m in finals
+            if m["task"] == "mtd-q5-m3-t32"
+            and m["config"].seed == 0
+            and "next-token" not in m["name"]
+        },
+        DATA / "attention-at-the-last-query.png",
+    )
+    for base in sorted({m["name"].split("@")[0] for m in models if "@" in m["name"]}):
+        stages = [m for m in models if m["name"].split("@")[0] == base]
+        stages.sort(key=lambda m: m["step"])
+        plots.plot_training(
+            [m["step"] for m in stages],
+            {claim: [m["claims"][claim] for m in stages] for claim in stages[-1]["claims"]},
+            DATA / f"over-training-{base.split('/trained-')[1]}.png",
+            title=f"{base}: claims over training",
+        )
+
+
+def write_pages(names: list[str]) -> None:
+    """The results page, its figures, and the model cards."""
+    models = [read_model(name) for name in names]
+    finals = [model for model in models if "@" not in model["name"]]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE / "templates"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.globals.update(
+        verdicts=verdicts, oddities=oddities, estimators=estimators, best_findings=best_findings
+    )
+    figures(models)
+    card = environment.get_template("model_card.md.jinja")
+    for model in finals:
+        render.write_text(model["folder"] / "card.md", card.render(model=model))
+    page = environment.get_template("results.md.jinja")
+    over_training = sorted({m["name"].split("@")[0] for m in models if "@" in m["name"]})
+    text = page.render(
+        models=finals,
+        groups={label: members for label, members in groups(models).items() if members},
+        over_training=[base.split("/trained-")[1] for base in over_training],
+        versions=finals[0]["scorecard"]["versions"],
+        seed=SEED,
+        n_held_out=N_HELD_OUT,
+        n_patterns=N_PATTERNS,
+    )
+    render.write_text(PAGE, text)
+
+
+def main() -> None:
+    """Measure, unless told not to, and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--page", action="store_true", help="write the pages only")
+    parser.add_argument("--processes", type=int, default=2)
+    arguments = parser.parse_args()
+    names = sorted(shipped_checkpoints())
+    DATA.mkdir(exist_ok=True)
+    if not arguments.page:
+        with ProcessPoolExecutor(arguments.processes) as pool:
+            for name in pool.map(measure, names):
+                print(f"measured {name}", flush=True)
+    write_pages(names)
+    print(f"wrote {PAGE}")
+
+
+if __name__ == "__main__":
+    main()
