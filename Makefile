@@ -1,10 +1,10 @@
 # Every target does its own set-up in .venv. PYTHON: any Python from 3.11.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-MODEL ?= mtd-q5-m3-t64/constructed-absolute
+MODEL ?= mtd-q5-m3-t64/trained-attn-only-3l-s0
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test test-slow lint bench results clean
 
 demo: $(READY)
 	$(BIN)/mtd-lens score $(MODEL) --json report.json --html report.html
@@ -22,6 +22,10 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python tests/benchmarks/run.py
+	$(BIN)/python tests/benchmarks/training.py
+
+results: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python tutorials/make_results.py
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("mtd-lens needs Python 3.11 or later; set PYTHON=..." if sys.version_info < (3, 11) else 0)'

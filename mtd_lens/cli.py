@@ -193,6 +193,10 @@ def train(
         Optional[float],  # noqa: UP045
         typer.Option("--learning-rate", help="After the warm-up."),
     ] = None,
+    warmup_steps: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--warmup-steps", help="Over which the learning rate rises."),
+    ] = None,
     checkpoint_every: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option("--checkpoint-every", help="Steps between checkpoints."),
@@ -223,6 +227,7 @@ def train(
         "loss": loss,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
+        "warmup_steps": warmup_steps,
         "checkpoint_every": checkpoint_every,
         "keep_checkpoints": keep_checkpoints,
         "dtype": dtype,

@@ -37,6 +37,7 @@ OPTIONS = {
     "loss": "--loss",
     "batch_size": "--batch-size",
     "learning_rate": "--learning-rate",
+    "warmup_steps": "--warmup-steps",
     "dtype": "--dtype",
 }
 """Settings that decide the weights and have an option on the command line."""

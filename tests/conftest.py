@@ -32,3 +32,12 @@ def task() -> "mtd_lens.MTDTask":
 @pytest.fixture(scope="session")
 def tokens(task) -> torch.Tensor:
     return task.sample(12, seed=1).tokens
+
+
+def stock(task, kind, **shape):
+    """A model of a stock architecture with its initial weights, in float64."""
+    from mtd_lens.architectures import Size, build_trainable
+    from mtd_lens.hooked import ModelInfo, assemble
+
+    trained = build_trainable(kind, Size(task.n_tokens, task.seq_len, 3, **shape), seed=3)
+    return assemble(trained.architecture, trained.weights(), ModelInfo(task, "x"), torch.float64)

@@ -125,3 +125,23 @@ def test_every_public_name_can_be_had_and_has_a_docstring():
                 assert value.__doc__, name
     with pytest.raises(AttributeError, match="nothing"):
         _ = mtd_lens.nothing
+
+
+def test_weights(capsys, monkeypatch, tmp_path):
+    name, path = "mtd-q3-m2-t32/constructed-relative", tmp_path / "w.json"
+    status, out, _ = run(capsys, monkeypatch, "weights", name, "--json", str(path))
+    assert status == 0
+    assert "selector.via_average" in out
+    assert json.loads(path.read_text())["model"] == name
+
+
+def test_compare_draws_a_figure_or_says_at_once_why_not(capsys, monkeypatch, tmp_path):
+    command = ["compare", "mtd-q3-m2-t32/constructed-relative", "--lengths", "8,16"]
+    path = tmp_path / "f.svg"
+    status, _, err = run(capsys, monkeypatch, *command, "--sequences", "64", "--figure", str(path))
+    assert (status, path.exists()) == (0, True)
+    assert str(path) in err
+    wrong = str(tmp_path / "f.docx")
+    status, _, err = run(capsys, monkeypatch, *command, "--figure", wrong)
+    assert status == 2
+    assert "written as .png or .svg" in err

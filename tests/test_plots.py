@@ -209,3 +209,45 @@ def test_neither_pyplot_nor_matplotlib_is_imported_before_a_figure_is_asked_for(
         "assert 'matplotlib.pyplot' not in sys.modules, 'pyplot'"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+
+
+def _results(scores):
+    return [{"score": s, "low": s - 0.05, "high": s + 0.05, "threshold": 0.8} for s in scores]
+
+
+def test_training_draws_a_panel_a_variable_and_a_line_a_test(tmp_path):
+    claims = {
+        "weights.probe": _results([0.1, 0.5, 0.9]),
+        "weights.interchange": _results([-7.0, 0.2, 0.95]),
+        "prediction.estimator": _results([0.0, 0.4, 0.9]),
+    }
+    figure = mtd_lens.plot_training([10, 20, 40], claims, tmp_path / "t.svg", title="a run")
+    assert [axes.get_title() for axes in figure.axes] == ["weights", "prediction"]
+    assert all(axes.get_xlabel() == "step" for axes in figure.axes)
+    lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
+    assert list(lines["probe"].get_ydata()) == [0.1, 0.5, 0.9]
+    assert list(lines["interchange"].get_ydata()) == [plots.LOWEST_SCORE, 0.2, 0.95]
+    assert ElementTree.parse(tmp_path / "t.svg").getroot().tag.endswith("svg")
+    with pytest.raises(mtd_lens.ArgumentError, match="as many results a claim"):
+        mtd_lens.plot_training([10, 20], claims)
+
+
+def test_attention_draws_every_layer_of_every_model(tmp_path):
+    patterns = {"deep": [[0.2, 0.8], [0.5, 0.5]], "shallow": [[1.0, 0.0]]}
+    figure = mtd_lens.plot_attention(patterns, tmp_path / "a.png")
+    drawn = [axes for axes in figure.axes if axes.get_visible()]
+    assert [[bar.get_height() for bar in axes.patches] for axes in drawn] == [
+        [0.2, 0.8],
+        [0.5, 0.5],
+        [1.0, 0.0],
+    ]
+    assert (tmp_path / "a.png").stat().st_size > 1000
+    with pytest.raises(mtd_lens.ArgumentError, match="at least one model"):
+        mtd_lens.plot_attention({})
+
+
+def test_a_comparison_comes_back_from_its_data(compared):
+    again = mtd_lens.Comparison.from_dict(compared[0].to_dict())
+    assert again.to_dict() == compared[0].to_dict()
+    with pytest.raises(mtd_lens.ArgumentError, match=r"what Comparison\.to_dict returns"):
+        mtd_lens.Comparison.from_dict({"model": "x"})

@@ -1,5 +1,6 @@
 """What the README shows, run from top to bottom."""
 
+import itertools
 import re
 from pathlib import Path
 
@@ -10,12 +11,15 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
 @pytest.mark.slow
-def test_the_python_of_the_readme_runs():
+def test_the_python_of_the_readme_runs(tmp_path):
+    """As it stands, but for the length of the training run and its folder."""
     names = {"step": 0}
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for block in blocks:
-        exec(block, names)
+        shortened = block.replace("steps=8000", "steps=2").replace("runs/gpt", f"{tmp_path}/run")
+        exec(shortened, names)
+    assert (names["run"].step, names["run"].model.cfg.d_mlp) == (2, 256)
     pattern = names["cache"]["blocks.2.attn.hook_pattern"][0, 0, -1, -3:].flip(0)
     weights = names["algorithm"].run(names["tokens"])["mixture_weights"][0, -1]
     assert torch.allclose(pattern.double(), weights, atol=1e-5)
@@ -30,5 +34,21 @@ def test_the_commands_and_parts_that_it_names_exist():
         assert f'"{part}"' in README
     for name in mtd_lens.list_tasks():
         assert f"`{name}`" in README
-    for variant in {name.split("/")[1] for name in mtd_lens.list_models()}:
-        assert f"`{variant}`" in README
+    trained = expanded(re.findall(r"`([^`]*/trained-[^`]*)`", README))
+    for name in mtd_lens.list_models():
+        variant = name.split("/")[1]
+        assert f"`{variant}`" in README or name.split("@")[0] in trained
+    assert trained <= set(mtd_lens.list_models())
+
+
+def expanded(names):
+    """``a-{b,c}`` stands for ``a-b`` and ``a-c``."""
+    found = set()
+    for name in names:
+        parts = [part.split(",") for part in re.split(r"[{}]", name)]
+        found |= {"".join(choice) for choice in itertools.product(*parts)}
+    return found
+
+
+def test_braces_expand():
+    assert expanded(["a-{b,c}-s{0,1}"]) == {"a-b-s0", "a-b-s1", "a-c-s0", "a-c-s1"}

@@ -9,6 +9,7 @@ checkpoint, ``card.md``. No number of the page is typed.
 
 import argparse
 import json
+import re
 import shlex
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -34,16 +35,8 @@ N_PATTERNS = 512
 SEED = 7
 """Of all evaluation sequences; training draws others."""
 
-GROUPS = {
-    "disentangled, 3 layers": ("mtd-q5-m3-t32", "disentangled", 3),
-    "attention only, 3 layers": ("mtd-q5-m3-t32", "attn-only", 3),
-    "GPT, 3 layers": ("mtd-q5-m3-t32", "gpt", 3),
-    "disentangled, 5 layers": ("mtd-q5-m3-t32", "disentangled", 5),
-    "attention only, 2 layers": ("mtd-q5-m3-t32", "attn-only", 2),
-    "attention only, 1 layer": ("mtd-q5-m3-t32", "attn-only", 1),
-    "disentangled, 3 layers, T = 64": ("mtd-q5-m3-t64", "disentangled", 3),
-    "attention only, 3 layers, T = 64": ("mtd-q5-m3-t64", "attn-only", 3),
-}
+UNIFORM, POSITIONAL = 0.15, 0.15
+"""Total variation below which a mean pattern counts as uniform, and a pattern as its mean."""
 
 
 # Measuring.
@@ -156,16 +149,49 @@ def read_model(name: str) -> dict[str, Any]:
 
 
 def groups(models: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Final models trained on the same task, with the same architecture and depth."""
-    return {
-        label: [
-            m
-            for m in models
-            if (m["task"], m["config"].architecture, m["config"].n_layers) == key
-            and "@" not in m["name"]
-        ]
-        for label, key in GROUPS.items()
-    }
+    """Models that differ in their seed alone, under what they have in common."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for model in models:
+        stem = re.sub(r"-s\d+$", "", model["variant"]).removeprefix("trained-")
+        length = model["task"].rsplit("-t", 1)[1]
+        found.setdefault(f"{stem}, T = {length}", []).append(model)
+    return dict(sorted(found.items(), key=_deep_first))
+
+
+def _deep_first(group: tuple[str, list[dict[str, Any]]]) -> tuple[Any, ...]:
+    label, members = group
+    config = members[0]["config"]
+    return members[0]["task"], -config.n_layers, config.architecture != "disentangled", label
+
+
+def summary(members: list[dict[str, Any]]) -> str:
+    """Which claims all seeds of a group support, and which none does."""
+    every = [c for c in members[0]["claims"] if _all(members, c, "supported")]
+    none = [c for c in members[0]["claims"] if not _any(members, c, "supported")]
+    some = [c for c in members[0]["claims"] if c not in every + none]
+    seeds = f"all {len(members)} seeds" if len(members) > 1 else "its one seed"
+    parts = [f"supported in {seeds}: {', '.join(every) or 'nothing'}"]
+    if some:
+        parts.append(f"in some seeds: {', '.join(some)}")
+    if none:
+        parts.append(f"in none: {', '.join(none)}")
+    return "; ".join(parts) + "."
+
+
+def _all(members: list[dict[str, Any]], claim: str, verdict: str) -> bool:
+    return all(model["claims"][claim]["verdict"] == verdict for model in members)
+
+
+def _any(members: list[dict[str, Any]], claim: str, verdict: str) -> bool:
+    return any(model["claims"][claim]["verdict"] == verdict for model in members)
+
+
+def kind_of(layer: dict[str, Any]) -> str:
+    """What a layer's attention at the last query goes by."""
+    if layer["tv_between_sequence_and_mean"] >= POSITIONAL:
+        return "by content"
+    uniform = layer["mean_pattern_tv_from_uniform"] < UNIFORM
+    return "uniform average" if uniform else "band: by position alone"
 
 
 def verdicts(members: list[dict[str, Any]], claim: str) -> str:
@@ -210,7 +236,7 @@ def oddities(model: dict[str, Any]) -> list[str]:
     """What a user of the model should know, read off its figures."""
     found = []
     scorecard, claims = model["scorecard"], model["claims"]
-    if "beta_at_bound" in scorecard["parameters"]:
+    if "beta_at_bound" in scorecard:
         found.append("Its predictions fix no β: the fitted one lies at the end of the range.")
     for claim in claims.values():
         expected = {"responsibilities": 0, "mean_responsibility": 1, "mixture_weights": 2}
@@ -242,9 +268,9 @@ def figures(models: list[dict[str, Any]]) -> None:
     from mtd_lens import plots
 
     finals = [model for model in models if "@" not in model["name"]]
+    first = [members[0] for members in groups(finals).values()]
     for task in sorted({model["task"] for model in finals}):
-        members = [m for m in finals if m["task"] == task and m["config"].seed == 0]
-        members = [m for m in members if "next-token" not in m["name"]]
+        members = [m for m in first if m["task"] == task][: len(plots.MODEL_COLOURS)]
         plots.plot_comparisons(
             [mtd_lens.Comparison.from_dict(m["comparison"]) for m in members],
             DATA / f"kl-against-length-{task.removeprefix('mtd-')}.png",
@@ -252,10 +278,8 @@ def figures(models: list[dict[str, Any]]) -> None:
     plots.plot_attention(
         {
             m["variant"]: [layer["mean_over_heads"] for layer in m["patterns"]]
-            for m in finals
-            if m["task"] == "mtd-q5-m3-t32"
-            and m["config"].seed == 0
-            and "next-token" not in m["name"]
+            for m in first
+            if m["task"] == first[0]["task"]
         },
         DATA / "attention-at-the-last-query.png",
     )
@@ -270,10 +294,8 @@ def figures(models: list[dict[str, Any]]) -> None:
         )
 
 
-def write_pages(names: list[str]) -> None:
-    """The results page, its figures, and the model cards."""
-    models = [read_model(name) for name in names]
-    finals = [model for model in models if "@" not in model["name"]]
+def pages(models: list[dict[str, Any]]) -> dict[Path, str]:
+    """The text of the results page and of every final model's card, by path."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE / "templates"),
         undefined=jinja2.StrictUndefined,
@@ -281,25 +303,23 @@ def write_pages(names: list[str]) -> None:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.globals.update(
-        verdicts=verdicts, oddities=oddities, estimators=estimators, best_findings=best_findings
-    )
-    figures(models)
+    for function in (verdicts, summary, kind_of, oddities, estimators, best_findings):
+        environment.globals[function.__name__] = function
+    finals = [model for model in models if "@" not in model["name"]]
     card = environment.get_template("model_card.md.jinja")
-    for model in finals:
-        render.write_text(model["folder"] / "card.md", card.render(model=model))
-    page = environment.get_template("results.md.jinja")
     over_training = sorted({m["name"].split("@")[0] for m in models if "@" in m["name"]})
-    text = page.render(
+    page = environment.get_template("results.md.jinja").render(
         models=finals,
-        groups={label: members for label, members in groups(models).items() if members},
+        groups=groups(finals),
         over_training=[base.split("/trained-")[1] for base in over_training],
         versions=finals[0]["scorecard"]["versions"],
         seed=SEED,
         n_held_out=N_HELD_OUT,
         n_patterns=N_PATTERNS,
+        uniform=UNIFORM,
+        positional=POSITIONAL,
     )
-    render.write_text(PAGE, text)
+    return {PAGE: page} | {m["folder"] / "card.md": card.render(model=m) for m in finals}
 
 
 def main() -> None:
@@ -314,7 +334,10 @@ def main() -> None:
         with ProcessPoolExecutor(arguments.processes) as pool:
             for name in pool.map(measure, names):
                 print(f"measured {name}", flush=True)
-    write_pages(names)
+    models = [read_model(name) for name in names]
+    figures(models)
+    for path, text in pages(models).items():
+        render.write_text(path, text)
     print(f"wrote {PAGE}")
 
 
