@@ -80,7 +80,12 @@ class Trainable(nn.Module):
         wrong = sorted(set(own) ^ set(weights))
         if wrong:
             raise ModelError(f"the architecture and the weights do not both have {wrong[0]}.")
+        dtypes = {value.dtype for value in weights.values()}
+        if len(dtypes) > 1 or not next(iter(dtypes)).is_floating_point:
+            raise ModelError("the weights must have one floating-point dtype.")
         for name, value in weights.items():
+            if not value.isfinite().all():
+                raise ModelError(f"{name} holds values that are not finite.")
             if value.shape != own[name].shape:
                 raise ModelError(
                     f"{name} has shape {tuple(value.shape)}; the architecture's has "
@@ -270,7 +275,7 @@ class DisentangledTransformer(Trainable):
         weights["unembed.W_U"] = normal(self.widths[-1], q, std=0.02)
         weights["unembed.W_U"][q] += 1 / q  # the constant: at first all tokens are equally likely
         self._register(weights)
-        self._offsets: dict[tuple[int, torch.device], tuple[Tensor, Tensor, Tensor]] = {}
+        self._offsets: dict[tuple[Any, ...], tuple[Tensor, Tensor, Tensor]] = {}
 
     def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos token"]:
         """Log-probabilities of the next token, up to a floor."""
@@ -295,7 +300,7 @@ class DisentangledTransformer(Trainable):
 
     def _by_offset(self, length: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Query minus key position (at least 0), the causal mask of scores, and the same as 0/1."""
-        key = (length, like.device)
+        key = (length, like.device, like.dtype)
         if key not in self._offsets:
             positions = torch.arange(length, device=like.device)
             offsets = positions[:, None] - positions
@@ -321,7 +326,7 @@ class DisentangledTransformer(Trainable):
         return self._with_copies(drawn)
 
     def _with_copies(self, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        q, d_head = self.size.n_tokens, self.architecture.d_head
+        q = self.size.n_tokens
         like = trained["unembed.W_U"]
         eye = torch.eye(self.architecture.d_model).to(like)
         embedding = like.new_zeros(q, q + 1)
@@ -345,7 +350,6 @@ class DisentangledTransformer(Trainable):
                 names["RK"]: trained[names["RK"]][None],
                 names["RV"]: functional.pad(trained[names["RV"]], (width, 0))[None],
             }
-        assert all(value.shape[-1] <= max(d_head, len(eye)) for value in weights.values())
         return weights
 
 

@@ -22,12 +22,15 @@ MANIFEST = "manifest.json"
 MODEL = "model.safetensors"
 STATE = "state.safetensors"
 STEP_PREFIX = "step-"
+TEMPORARY, REMOVED = ".mtd-lens-", ".removed-"
+"""What names of unfinished and of doomed checkpoints begin with."""
 
 
 def save_checkpoint(
     folder: Path,
     manifest: Mapping[str, Any],
     tensors: Mapping[str, Mapping[str, Tensor]],
+    texts: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a checkpoint: into a temporary folder beside it, which is then renamed.
 
@@ -35,6 +38,7 @@ def save_checkpoint(
         folder: Must not exist yet; its parent must.
         manifest: Plain data; format and hashes are added.
         tensors: By file name, the tensors of each file by name.
+        texts: By file name, further text files.
 
     Raises:
         OutputPathError: It could not be written (a full disk, permissions); nothing is left of it.
@@ -44,16 +48,21 @@ def save_checkpoint(
 
     temporary = None
     try:
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".mtd-lens-"))
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=TEMPORARY))
         hashes = {}
         for name, values in tensors.items():
             path = temporary / name
             save_file({k: v.detach().cpu().contiguous() for k, v in values.items()}, path)
             hashes[name] = _sha256(path)
             _sync(path)
+        for name, content in (texts or {}).items():
+            (temporary / name).write_text(content, encoding="utf-8")
+            hashes[name] = _sha256(temporary / name)
+            _sync(temporary / name)
         text = json.dumps({"format": FORMAT, **manifest, "sha256": hashes}, indent=2)
         (temporary / MANIFEST).write_text(text + "\n", encoding="utf-8")
         _sync(temporary / MANIFEST)
+        _sync(temporary)
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o777 & ~umask)
@@ -96,9 +105,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{path} has format {manifest['format']!r}; this version of mtd-lens reads format "
             f"{FORMAT}. Use the version that wrote it: {manifest.get('versions')}."
         )
-    missing = {"task", "config", "step", "sha256"} - set(manifest)
-    if missing:
-        raise CheckpointError(f"{path} lacks {', '.join(sorted(missing))}. Use another checkpoint.")
+    kinds = {"task": dict, "config": dict, "step": int, "sha256": dict}
+    wrong = [name for name, kind in kinds.items() if not isinstance(manifest.get(name), kind)]
+    if wrong:
+        raise CheckpointError(
+            f"{path} lacks {', '.join(wrong)}, or holds something else there. Use another "
+            "checkpoint."
+        )
     return manifest
 
 
@@ -128,6 +141,11 @@ def read_tensors(folder: Path, manifest: Mapping[str, Any], name: str) -> dict[s
         return load(data)
     except SafetensorError as error:
         raise CheckpointError(f"{path} is no safetensors file: {error}.") from error
+
+
+def folder_name(step: int) -> str:
+    """Of the checkpoint after a step."""
+    return f"{STEP_PREFIX}{step:07d}"
 
 
 def checkpoints_in(run: Path) -> list[Path]:
@@ -160,7 +178,7 @@ def checkpoint_folder(path: Any) -> Path:
 
 def remove_checkpoint(folder: Path) -> None:
     """Remove a checkpoint; it is renamed first, so that no half of it is ever taken for one."""
-    going = folder.with_name(f".removed-{folder.name}")
+    going = folder.with_name(f"{REMOVED}{folder.name}")
     shutil.rmtree(going, ignore_errors=True)
     folder.rename(going)
     shutil.rmtree(going)

@@ -116,7 +116,7 @@ def plot_training(
         ArgumentError: No steps, or a path that ends in neither ``.png`` nor ``.svg``.
         OutputPathError: The path cannot be written to.
     """
-    if not steps or any(len(results) != len(steps) for results in claims.values()):
+    if not steps or not claims or any(len(results) != len(steps) for results in claims.values()):
         raise ArgumentError("plot_training needs at least one step, and as many results a claim.")
     target = None if path is None else check_figure_path(path)
     from matplotlib.figure import Figure

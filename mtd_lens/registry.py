@@ -175,6 +175,22 @@ def load_model(
     return _knowing(model, name, task).eval()
 
 
+def task_from_json(data: Mapping[str, Any], where: str) -> Any:
+    """The task that a file describes.
+
+    Raises:
+        CheckpointError: Its family is not installed, or it describes none.
+    """
+    name = data.get("family")
+    family = list_families().get(name) if isinstance(name, str) else None
+    if family is None:
+        raise CheckpointError(f"{where} is of the task family {name!r}, which is not installed.")
+    try:
+        return family.task_from_json(data)
+    except MTDLensError as error:
+        raise CheckpointError(f"{where} describes no task: {error}") from error
+
+
 def load_checkpoint(path: Any, device: Any = None) -> Any:
     """The HookedTransformer of a checkpoint, in evaluation mode; nothing is unpickled.
 
@@ -196,13 +212,7 @@ def load_checkpoint(path: Any, device: Any = None) -> Any:
     folder = checkpoints.checkpoint_folder(path)
     manifest = checkpoints.read_manifest(folder)
     weights = checkpoints.read_tensors(folder, manifest, checkpoints.MODEL)
-    family = list_families().get(manifest["task"].get("family"))
-    if family is None:
-        raise CheckpointError(
-            f"{folder} is of the task family {manifest['task'].get('family')!r}, which is not "
-            "installed."
-        )
-    task = family.task_from_json(manifest["task"])
+    task = task_from_json(manifest["task"], str(folder))
     config = manifest["config"]
     try:
         size = Size(
@@ -211,11 +221,12 @@ def load_checkpoint(path: Any, device: Any = None) -> Any:
         trained = build_trainable(config["architecture"], size)
         trained.load(weights)
     except (MTDLensError, KeyError) as error:
+        reason = f"the manifest lacks {error}." if isinstance(error, KeyError) else error
         raise CheckpointError(
-            f"the checkpoint {folder} cannot be loaded: {error} Its manifest and its weights do "
+            f"the checkpoint {folder} cannot be loaded: {reason} Its manifest and its weights do "
             "not belong together; use another checkpoint."
         ) from error
-    label = f"{task.name or family.name}/{folder.resolve().name}"
+    label = f"{task.name or task.family}/{folder.resolve().name}"
     info = ModelInfo(task, label, redraw=trained.redraw if trained.has_fixed_weights else None)
     model = assemble(trained.architecture, trained.weights(), info, trained.dtype)
     return model if target is None else model.to(target, print_details=False)

@@ -6,13 +6,21 @@ line; ``step-…`` are the checkpoints.
 
 import json
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mtd_lens import checkpoints, render
-from mtd_lens.errors import CheckpointError, OutputPathError, TrainingError
+from mtd_lens.checkpoints import TEMPORARY
+from mtd_lens.errors import ArgumentError, CheckpointError, OutputPathError, TrainingError
 from mtd_lens.training_config import BOOKKEEPING, TrainingConfig
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover (not on POSIX)
+    fcntl = None  # type: ignore[assignment]
 
 RUN, METRICS = "run.json", "metrics.jsonl"
 
@@ -31,6 +39,8 @@ def read_run(folder: Any) -> tuple[dict[str, Any], TrainingConfig]:
     path = Path(folder) / RUN
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found["task"], dict):
+            raise TypeError("it names no task")
         return found, TrainingConfig(**found["config"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(
@@ -46,7 +56,7 @@ def start_run(folder: Path, description: Mapping[str, Any]) -> None:
         TrainingError: There is something in it already.
         OutputPathError: It cannot be made.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or any(map(_is_content, folder.iterdir()))):
         there = "a run already" if (folder / RUN).exists() else "other files"
         raise TrainingError(
             f"{folder} holds {there}. Use a new folder, or go on with a run (--resume DIR)."
@@ -57,18 +67,87 @@ def start_run(folder: Path, description: Mapping[str, Any]) -> None:
 
 def check_same_run(folder: Path, description: Mapping[str, Any]) -> None:
     """Raise a TrainingError if the run in a folder is another one."""
-    there, here = (dict(_leaves(run)) for run in (read_run(folder)[0], description))
-    different = sorted(
-        name for name in there.keys() | here.keys() if there.get(name) != here.get(name)
-    )
-    different = [name for name in different if name.removeprefix("config.") not in BOOKKEEPING]
-    if different:
-        name = different[0]
+    found = differences(read_run(folder)[0], description)
+    if found:
         raise TrainingError(
-            f"{folder} holds another run: {', '.join(different)} differ ({name} is "
-            f"{there.get(name)!r} there, {here.get(name)!r} here). Leave the settings out to "
-            "resume with the run's own, or train into a new folder."
+            f"{folder} holds another run: {found}. Leave the settings out to resume with the run's "
+            "own, or train into a new folder."
         )
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """What makes two descriptions those of different runs, in words; empty if nothing does."""
+    one, two = dict(_leaves(there)), dict(_leaves(here))
+    names = [
+        name
+        for name in two
+        if one.get(name) != two[name] and name.removeprefix("config.") not in BOOKKEEPING
+    ]
+    if not names:
+        return ""
+    first = names[0]
+    values = f"{first} is {one.get(first)!r} there, {two[first]!r} here"
+    return f"{', '.join(sorted(names))} differ ({values})"
+
+
+def last_checkpoint(folder: Path, description: Mapping[str, Any]) -> Path | None:
+    """The last checkpoint of a run; None if there is none yet.
+
+    Raises:
+        CheckpointError: It is damaged, or of another run or step than its folder says.
+    """
+    found = checkpoints.checkpoints_in(folder)
+    if not found:
+        return None
+    manifest = checkpoints.read_manifest(found[-1])
+    wrong = differences(manifest, description)
+    if not wrong and checkpoints.folder_name(manifest["step"]) != found[-1].name:
+        wrong = f"its step is {manifest['step']}"
+    if wrong:
+        raise CheckpointError(
+            f"{found[-1]} is not a checkpoint of this run: {wrong}. Remove it to resume from the "
+            "checkpoint before."
+        )
+    return found[-1]
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other processes from training into the same folder; given up when the process ends.
+
+    Raises:
+        TrainingError: Another one does.
+    """
+    if fcntl is None:  # pragma: no cover (not on POSIX)
+        yield
+        return
+    with (folder / RUN).open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise TrainingError(
+                f"another process is training into {folder}. Wait for it or stop it."
+            ) from error
+        yield
+
+
+def checked_folder(path: Any) -> Path:
+    """``path`` as the folder of a run.
+
+    Raises:
+        ArgumentError: It is no path.
+    """
+    try:
+        folder = Path(path)
+        folder.exists()
+    except (TypeError, ValueError, OSError) as error:
+        raise ArgumentError(f"{path!r} cannot be the folder of a run: {error}.") from error
+    return folder
+
+
+def _is_content(path: Path) -> bool:
+    """Not a temporary file of an interrupted run."""
+    return not path.name.startswith(TEMPORARY)
 
 
 def _leaves(description: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -81,7 +160,7 @@ def _leaves(description: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def tidy_run(folder: Path, step: int) -> None:
     """Remove what an interrupted run left unfinished, and metrics of steps after ``step``."""
-    for pattern in (".mtd-lens-*", ".removed-*"):
+    for pattern in (f"{TEMPORARY}*", f"{checkpoints.REMOVED}*"):
         for path in folder.glob(pattern):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
@@ -95,11 +174,15 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     """The rows of a run's metrics; a last line that was cut off is left out."""
     path = folder / METRICS
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    for line in text.splitlines():
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except ValueError:
             break
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            break
+        rows.append(row)
     return rows
 
 
@@ -123,7 +206,10 @@ def prune_checkpoints(folder: Path, keep: int) -> None:
     """Remove all but the last ``keep`` checkpoints; 0 keeps all."""
     if keep:
         for old in checkpoints.checkpoints_in(folder)[:-keep]:
-            checkpoints.remove_checkpoint(old)
+            try:
+                checkpoints.remove_checkpoint(old)
+            except OSError as error:
+                warnings.warn(f"{old} could not be removed: {error.strerror}.", stacklevel=2)
 
 
 def export_checkpoint(path: Any, out: Any) -> Path:
@@ -146,6 +232,7 @@ def export_checkpoint(path: Any, out: Any) -> Path:
     kept = {key: value for key, value in manifest.items() if key not in ("format", "sha256")}
     folder = source if (source / METRICS).exists() else source.parent
     rows = [row for row in read_metrics(folder) if row["step"] <= manifest["step"]]
-    checkpoints.save_checkpoint(target, kept, {checkpoints.MODEL: weights})
-    render.write_text(target / METRICS, "".join(json.dumps(row) + "\n" for row in rows))
-    return target
+    metrics = "".join(json.dumps(row) + "\n" for row in rows)
+    return checkpoints.save_checkpoint(
+        target, kept, {checkpoints.MODEL: weights}, {METRICS: metrics}
+    )

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,17 @@ from torch.nn import functional
 from mtd_lens import checkpoints, run_folder
 from mtd_lens.architectures import Size, Trainable, build_trainable
 from mtd_lens.contracts import Examples, TrainableFamily
-from mtd_lens.errors import ArgumentError, ModelError, TrainingError
-from mtd_lens.registry import family_of, list_families, load_checkpoint, load_task
+from mtd_lens.errors import ArgumentError, CheckpointError, ModelError, TrainingError
+from mtd_lens.processes import processes_of
+from mtd_lens.registry import family_of, load_checkpoint, load_task, task_from_json
 from mtd_lens.scoring import versions
 from mtd_lens.training_config import TrainingConfig
 from probes import checks
 
 CHUNK_TOKENS = 2**18
 """Sequences for many steps are drawn at once, about this many tokens: a draw costs mostly calls."""
+
+ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
 
 YARDSTICK_SEED = 2**40
 """Of the held-out sequences, the same for every run; training draws from hashed seeds."""
@@ -70,7 +73,8 @@ def train(
         out: Its folder: new or empty, or with ``resume`` that of an unfinished run.
         resume: Go on from the last checkpoint; on a CPU the result is bit-identical to that of a
             run that was never stopped. A folder without a run starts one.
-        stop_after: Stop, with a checkpoint, after this step; the schedule stays that of the run.
+        stop_after: Stop, with a checkpoint, after this step, a multiple of ``log_every``; the
+            schedule stays that of the run.
         progress: Show a progress bar on standard error.
         tensorboard: Also write the metrics for TensorBoard.
 
@@ -89,22 +93,29 @@ def train(
     last = config.steps
     if stop_after is not None:
         last = checks.integer(stop_after, "stop_after", 1, ArgumentError, config.steps)
+        if last % config.log_every and last != config.steps:
+            raise ArgumentError(
+                f"stop_after must be a multiple of log_every, {config.log_every}; got {last}."
+            )
+    folder = run_folder.checked_folder(out)
+    if tensorboard:
+        _summary_writer_class()
     with _threads(config):
-        accelerator = _accelerator(config)
-        folder = Path(out)
-        description = run_folder.describe_run(task, config, accelerator.num_processes)
+        processes = processes_of(config.device)
+        trainer = _Trainer(task, config, processes, family)
+        main = processes.is_main_process
         if resume and (folder / run_folder.RUN).exists():
-            run_folder.check_same_run(folder, description)
-        elif accelerator.is_main_process:
-            run_folder.start_run(folder, description)
-        accelerator.wait_for_everyone()
-        trainer = _Trainer(task, config, accelerator, family)
-        step = trainer.restore(folder)
-        if accelerator.is_main_process:
-            run_folder.tidy_run(folder, step)
-        accelerator.wait_for_everyone()
-        trainer.run(folder, step, last, progress=progress, tensorboard=tensorboard)
-        accelerator.wait_for_everyone()
+            run_folder.check_same_run(folder, trainer.description)
+        elif main:
+            run_folder.start_run(folder, trainer.description)
+        processes.wait_for_everyone()
+        with run_folder.alone(folder) if main else nullcontext():
+            step = trainer.restore(folder)
+            if main:
+                run_folder.tidy_run(folder, step)
+            processes.wait_for_everyone()
+            trainer.run(folder, step, last, progress=progress, tensorboard=tensorboard)
+            processes.wait_for_everyone()
     return Run(folder, max(step, last), run_folder.read_metrics(folder), load_checkpoint(folder))
 
 
@@ -133,16 +144,17 @@ def train_or_resume(
         return train(task, TrainingConfig().changed(settings), out, **options)
     there, config = run_folder.read_run(resume)
     if task is None:
-        task = list_families()[there["task"]["family"]].task_from_json(there["task"])
+        task = task_from_json(there["task"], str(resume))
     return train(task, config.changed(settings), resume, resume=True, **options)
 
 
 class _Trainer:
     """A model, its optimiser, and where the data come from."""
 
-    def __init__(self, task: Any, config: TrainingConfig, accelerator: Any, family: Any) -> None:
+    def __init__(self, task: Any, config: TrainingConfig, processes: Any, family: Any) -> None:
         self.task, self.config, self.family = task, config, family
-        self.accelerator = accelerator
+        self.processes = processes
+        self.description = run_folder.describe_run(task, config, processes.num_processes)
         size = Size(task.n_tokens, task.seq_len, config.n_layers, config.d_model, config.n_heads)
         dtype = getattr(torch, config.dtype)
         self.model: Trainable = build_trainable(config.architecture, size, config.seed).to(dtype)
@@ -153,15 +165,16 @@ class _Trainer:
             weight_decay=config.weight_decay,
             fused=True,
         )
-        self.distributed, self.optimizer = accelerator.prepare(self.model, optimizer)
+        self.distributed, self.optimizer = processes.prepare(self.model, optimizer)
 
     def run(self, folder: Path, step: int, last: int, *, progress: bool, tensorboard: bool) -> None:
         """Take the steps after ``step`` up to ``last``."""
         from tqdm.auto import tqdm
 
-        config, main = self.config, self.accelerator.is_main_process
+        config, main = self.config, self.processes.is_main_process
         yardsticks = self._yardsticks() if main else None
-        writer = _summary_writer(folder) if tensorboard and main else None
+        logs = str(folder / "tensorboard")
+        writer = _summary_writer_class()(logs, purge_step=step) if tensorboard and main else None
         started, losses = time.perf_counter(), []
         bar = tqdm(
             total=config.steps,
@@ -177,12 +190,12 @@ class _Trainer:
             bar.update()
             row: dict[str, Any] = {}
             if step % config.log_every == 0 or step == last:
-                here = torch.tensor(losses, dtype=torch.float64, device=self.accelerator.device)
-                row["loss"] = float(self.accelerator.reduce(here, reduction="mean").mean())
+                here = torch.tensor(losses, dtype=torch.float64, device=self.processes.device)
+                row["loss"] = float(self.processes.reduce(here, reduction="mean").mean())
                 losses = []
             if not main:
                 continue
-            if yardsticks and (step % config.evaluate_every == 0 or step == last):
+            if yardsticks and (step % config.evaluate_every == 0 or step == config.steps):
                 row |= self._evaluate(*yardsticks)
                 bar.set_postfix({name: f"{value:.4f}" for name, value in row.items()})
             if row:
@@ -212,20 +225,20 @@ class _Trainer:
                 "clip_norm, or more warmup_steps."
             )
         self.optimizer.zero_grad()
-        self.accelerator.backward(loss)
-        self.accelerator.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+        self.processes.backward(loss)
+        self.processes.clip_grad_norm_(self.model.parameters(), config.clip_norm)
         self.optimizer.step()
         return value
 
     def _batches(self, step: int, last: int) -> Iterator[Examples]:
         """Examples of the steps after ``step``; those of a step depend on seed and step alone."""
-        config, device = self.config, self.accelerator.device
+        config, device = self.config, self.processes.device
         with_truth = config.loss != "next-token"
         batch = config.batch_size
         in_chunk = max(1, CHUNK_TOKENS // (batch * self.task.seq_len))
         while step < last:
             chunk, offset = divmod(step, in_chunk)
-            seeds = [config.seed, self.accelerator.process_index, chunk]
+            seeds = [config.seed, self.processes.process_index, chunk]
             seed = int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0]) >> 1
             drawn = self.family.examples(self.task, batch * in_chunk, seed, with_truth=with_truth)
             for index in range(offset, min(in_chunk, offset + last - step)):
@@ -235,7 +248,7 @@ class _Trainer:
             step += in_chunk - offset
 
     def _yardsticks(self) -> tuple[Tensor, Mapping[str, Tensor]]:
-        n, device = self.config.evaluation_sequences, self.accelerator.device
+        n, device = self.config.evaluation_sequences, self.processes.device
         tokens, found = self.family.yardsticks(self.task, n, YARDSTICK_SEED)
         return tokens.to(device), {name: value.to(device) for name, value in found.items()}
 
@@ -250,9 +263,7 @@ class _Trainer:
 
     def _save(self, folder: Path, step: int, metrics: Mapping[str, float]) -> None:
         """A checkpoint of this step; older ones go."""
-        target = folder / f"{checkpoints.STEP_PREFIX}{step:07d}"
-        if target.exists():
-            return
+        target = folder / checkpoints.folder_name(step)
         weights = dict(self.model.named_parameters())
         for name, value in weights.items():
             if not value.isfinite().all():
@@ -265,35 +276,39 @@ class _Trainer:
             for name, parameter in weights.items()
             for key, value in self.optimizer.state[parameter].items()
         }
-        description = run_folder.describe_run(
-            self.task, self.config, self.accelerator.num_processes
-        )
         checkpoints.save_checkpoint(
             target,
-            {**description, "step": step, "metrics": dict(metrics), "versions": versions()},
+            {**self.description, "step": step, "metrics": dict(metrics), "versions": versions()},
             {checkpoints.MODEL: weights, checkpoints.STATE: state},
         )
         run_folder.prune_checkpoints(folder, self.config.keep_checkpoints)
 
     def restore(self, folder: Path) -> int:
         """Weights and optimiser of the last checkpoint; returns its step, 0 where there is none."""
-        found = checkpoints.checkpoints_in(folder)
-        if not found:
+        found = run_folder.last_checkpoint(folder, self.description)
+        if found is None:
             return 0
-        manifest = checkpoints.read_manifest(found[-1])
-        weights = checkpoints.read_tensors(found[-1], manifest, checkpoints.MODEL)
-        state = checkpoints.read_tensors(found[-1], manifest, checkpoints.STATE)
-        self.model.load_state_dict(weights)
-        for name, parameter in self.model.named_parameters():
-            moments = {
-                key.rsplit("/", 1)[1]: value
-                for key, value in state.items()
-                if key.rsplit("/", 1)[0] == name
-            }
-            self.optimizer.state[parameter] = {
-                key: value if key == "step" else value.to(parameter.device)
-                for key, value in moments.items()
-            }
+        manifest = checkpoints.read_manifest(found)
+        weights = checkpoints.read_tensors(found, manifest, checkpoints.MODEL)
+        state = checkpoints.read_tensors(found, manifest, checkpoints.STATE)
+        try:
+            self.model.load(weights)
+        except ModelError as error:
+            raise CheckpointError(
+                f"{found} cannot be resumed: {error} Remove it to resume from the one before."
+            ) from error
+        moments: dict[int, dict[str, Tensor]] = {}
+        for index, (name, parameter) in enumerate(self.model.named_parameters()):
+            for key in ADAM_STATE:
+                value = state.get(f"{name}/{key}")
+                if value is None or (key != "step" and value.shape != parameter.shape):
+                    raise CheckpointError(
+                        f"{found} lacks the optimiser's {key} of {name}. Remove it to resume from "
+                        "the checkpoint before."
+                    )
+                moments.setdefault(index, {})[key] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         return int(manifest["step"])
 
 
@@ -319,21 +334,7 @@ def loss_of(
     return (output[:, -1].softmax(-1) - truth[:, -1]).square().sum(-1).mean()
 
 
-def _accelerator(config: TrainingConfig) -> Any:
-    from accelerate import Accelerator
-
-    try:
-        device = torch.device(config.device)
-        torch.ones(1, device=device)
-        return Accelerator(cpu=device.type == "cpu")
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise ArgumentError(
-            f"device {config.device!r} cannot be used here: {error} Use 'cpu', or a device that "
-            "torch sees."
-        ) from error
-
-
-def _summary_writer(folder: Path) -> Any:
+def _summary_writer_class() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
@@ -341,7 +342,7 @@ def _summary_writer(folder: Path) -> Any:
             "writing for TensorBoard needs the package tensorboard. Install it with "
             "`pip install tensorboard`, or leave the option out; metrics.jsonl has everything."
         ) from error
-    return SummaryWriter(str(folder / "tensorboard"))
+    return SummaryWriter
 
 
 @contextmanager

@@ -54,7 +54,7 @@ BOOKKEEPING = frozenset(
         "device",
     }
 )
-"""Settings that do not decide the weights; they may change when a run is resumed."""
+"""Settings that may change when a run is resumed; of them, only the device touches rounding."""
 
 
 @dataclass(frozen=True)
@@ -130,10 +130,14 @@ class TrainingConfig:
             checks.number(getattr(self, name), name, 0, high, ArgumentError, low_included=True)
         if not isinstance(self.device, str):
             raise ArgumentError(f"device must be a string such as 'cpu'; got {self.device!r}.")
+        if self.d_model % self.n_heads:
+            raise ArgumentError(
+                f"n_heads must divide d_model; got {self.n_heads} heads and d_model {self.d_model}."
+            )
         if self.checkpoint_every % self.log_every:
             raise ArgumentError(
                 f"checkpoint_every must be a multiple of log_every, {self.log_every}; got "
-                f"{self.checkpoint_every}."
+                f"{self.checkpoint_every}. log_every can be set in a file (--config)."
             )
 
     def to_json(self) -> dict[str, Any]:
@@ -152,7 +156,7 @@ class TrainingConfig:
                 shown = name in ALWAYS_SHOWN or value != getattr(TrainingConfig, name)
                 words += [
                     OPTIONS[name],
-                    f"{value:g}" if name == "learning_rate" else str(value),
+                    str(value),
                 ] * shown
             elif name not in BOOKKEEPING and value != getattr(TrainingConfig, name):
                 raise ArgumentError(f"{name} has no option; give it in a file, --config FILE.toml.")

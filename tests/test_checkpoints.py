@@ -161,6 +161,46 @@ def test_a_damaged_last_checkpoint_stops_a_resume_with_what_to_do(copy):
     assert train(task, config, copy, resume=True).step == 20
 
 
+def test_a_checkpoint_of_another_run_is_not_resumed(copy):
+    last = checkpoints_in(copy)[-1]
+    found, config = read_run(copy)
+    task = mtd_lens.MTDTask.from_json(found["task"])
+    manifest = json.loads((last / MANIFEST).read_text())
+    manifest_with(last, config=manifest["config"] | {"seed": 9})
+    with pytest.raises(CheckpointError, match=r"not a checkpoint of this run: config\.seed differ"):
+        train(task, config, copy, resume=True)
+    manifest_with(last, config=manifest["config"], step=10)
+    with pytest.raises(CheckpointError, match="not a checkpoint of this run: its step is 10"):
+        train(task, config, copy, resume=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"config": None}, {"config": []}, {"task": "mtd"}, {"sha256": None}, {"step": "a"}],
+)
+def test_a_manifest_with_fields_of_another_kind(copy, change):
+    manifest_with(checkpoints_in(copy)[-1], **change)
+    with pytest.raises(CheckpointError, match=f"lacks {next(iter(change))}, or holds something"):
+        mtd_lens.load_checkpoint(copy)
+
+
+def test_a_manifest_without_a_setting_or_a_task_that_cannot_be(copy):
+    folder = checkpoints_in(copy)[-1]
+    manifest = json.loads((folder / MANIFEST).read_text())
+    config = {name: v for name, v in manifest["config"].items() if name != "n_layers"}
+    manifest_with(folder, config=config)
+    with pytest.raises(CheckpointError, match="the manifest lacks 'n_layers'"):
+        mtd_lens.load_checkpoint(copy)
+    manifest_with(folder, config=manifest["config"], task=manifest["task"] | {"order": 0})
+    with pytest.raises(CheckpointError, match="describes no task: order must be"):
+        mtd_lens.load_checkpoint(copy)
+
+
+def test_metrics_that_were_cut_off_or_are_not_rows_end_there(tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1, "loss": 2.0}\n[1]\n{"step": 2}\n\xff')
+    assert read_metrics(tmp_path) == [{"step": 1, "loss": 2.0}]
+
+
 # Killed at any moment.
 
 ARCHITECTURE = ["--arch", "disentangled", "--layers", "2", "--batch-size", "16", "--seed", "5"]

@@ -7,7 +7,15 @@ import pytest
 import torch
 
 import mtd_lens
-from mtd_lens import ArgumentError, OutputPathError, TrainingConfig, TrainingError, train, training
+from mtd_lens import (
+    ArgumentError,
+    OutputPathError,
+    TrainingConfig,
+    TrainingError,
+    run_folder,
+    train,
+    training,
+)
 from mtd_lens.contracts import Examples
 from mtd_lens.registry import family_of
 from mtd_lens.training import loss_of, schedule
@@ -40,6 +48,10 @@ def finished(task, tmp_path_factory):
 
 def weights_of(run):
     return (run.folder / f"step-{run.step:07d}" / "model.safetensors").read_bytes()
+
+
+def untimed(run):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in run.metrics]
 
 
 # Data and losses.
@@ -141,26 +153,22 @@ def test_settings_that_decide_the_weights_do(finished, task, tmp_path, changed):
 def test_the_same_run_twice_is_the_same_to_the_bit(finished, task, tmp_path):
     again = train(task, TrainingConfig(**TINY), tmp_path / "again")
     assert weights_of(again) == weights_of(finished)
-    without_time = [
-        [{k: v for k, v in row.items() if k != "seconds"} for row in run.metrics]
-        for run in (again, finished)
-    ]
-    assert without_time[0] == without_time[1]
+    assert untimed(again) == untimed(finished)
 
 
-@pytest.mark.parametrize("stop", [20, 33])
+@pytest.mark.parametrize("stop", [20, 30])
 def test_stopped_and_resumed_is_the_same_to_the_bit(finished, task, tmp_path, stop):
     config = TrainingConfig(**TINY)
     stopped = train(task, config, tmp_path / "run", stop_after=stop)
     assert stopped.step == stop
     resumed = train(task, config, tmp_path / "run", resume=True)
     assert weights_of(resumed) == weights_of(finished)
-    assert resumed.metrics[-1]["step"] == 60
+    assert untimed(resumed) == untimed(finished)
 
 
 def test_threads_and_random_state_are_left_alone(task, tmp_path):
     threads, state = torch.get_num_threads(), torch.get_rng_state()
-    train(task, TrainingConfig(**TINY), tmp_path / "run", stop_after=3)
+    train(task, TrainingConfig(**TINY), tmp_path / "run", stop_after=10)
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -231,12 +239,32 @@ def test_a_full_disk_leaves_the_last_checkpoint(task, tmp_path, monkeypatch):
         ({"steps": 0}, "steps must be an integer of at least 1"),
         ({"learning_rate": -1.0}, "learning_rate must be a number above 0"),
         ({"beta2": 1.0}, "beta2 must be a number"),
+        ({"n_heads": 5}, "n_heads must divide d_model; got 5 heads"),
         ({"checkpoint_every": 70}, "checkpoint_every must be a multiple of log_every, 50"),
     ],
 )
 def test_settings_out_of_range(setting, message):
     with pytest.raises(ArgumentError, match=message):
         TrainingConfig(**setting)
+
+
+def test_what_is_refused_leaves_no_folder(task, tmp_path):
+    with pytest.raises(ArgumentError, match="stop_after must be a multiple of log_every, 10"):
+        train(task, TrainingConfig(**TINY), tmp_path / "run", stop_after=33)
+    with pytest.raises(ArgumentError, match="cannot be the folder of a run"):
+        train(task, TrainingConfig(**TINY), None)
+    assert not (tmp_path / "run").exists()
+
+
+def test_two_runs_into_one_folder_at_once_are_refused(finished, task):
+    with run_folder.alone(finished.folder), pytest.raises(TrainingError, match="another process"):
+        train(task, TrainingConfig(**TINY), finished.folder, resume=True)
+
+
+def test_leftovers_of_a_start_that_was_killed_do_not_matter(task, tmp_path):
+    (tmp_path / ".mtd-lens-abc").write_text("half")
+    assert train(task, TrainingConfig(**TINY), tmp_path, stop_after=10).step == 10
+    assert not list(tmp_path.glob(".mtd-lens-*"))
 
 
 def test_a_device_that_is_not_there(task, tmp_path):
