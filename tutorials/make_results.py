@@ -9,6 +9,7 @@ checkpoint, ``card.md``. No number of the page is typed.
 
 import argparse
 import json
+import math
 import re
 import shlex
 from concurrent.futures import ProcessPoolExecutor
@@ -32,8 +33,12 @@ DATA, PAGE = HERE / "results", HERE / "results.md"
 N_HELD_OUT = 4096
 N_COMPARED = 1024
 N_PATTERNS = 512
+MODELS_A_FIGURE = 4
 SEED = 7
 """Of all evaluation sequences; training draws others."""
+
+NEAR = 1.05
+"""Estimators whose divergence is within this factor of the nearest one's are as near."""
 
 UNIFORM, POSITIONAL = 0.15, 0.15
 """Total variation below which a mean pattern counts as uniform, and a pattern as its mean."""
@@ -155,6 +160,10 @@ def groups(models: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
         stem = re.sub(r"-s\d+$", "", model["variant"]).removeprefix("trained-")
         length = model["task"].rsplit("-t", 1)[1]
         found.setdefault(f"{stem}, T = {length}", []).append(model)
+    for label, members in found.items():
+        recipes = {tuple(m["config"].changed({"seed": 0}).command("", "")) for m in members}
+        if len(recipes) > 1:
+            raise ValueError(f"models of {label} differ in more than their seed: {recipes}")
     return dict(sorted(found.items(), key=_deep_first))
 
 
@@ -232,6 +241,12 @@ def best_findings(model: dict[str, Any]) -> list[dict[str, str]]:
     ]
 
 
+def as_near(model: dict[str, Any]) -> list[str]:
+    """Estimators that are as near to the model's predictions as the nearest, which is left out."""
+    nearest, *others = estimators(model).values()
+    return [e["name"] for e in others if e["divergence"] <= NEAR * nearest["divergence"]]
+
+
 def oddities(model: dict[str, Any]) -> list[str]:
     """What a user of the model should know, read off its figures."""
     found = []
@@ -263,19 +278,38 @@ def oddities(model: dict[str, Any]) -> list[str]:
 # Writing.
 
 
-def figures(models: list[dict[str, Any]]) -> None:
-    """KL against length, attention of the layers, and claims over training."""
-    from mtd_lens import plots
-
-    finals = [model for model in models if "@" not in model["name"]]
+def kl_figures(finals: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Which models stand in which figure of KL against length, the first seed of each kind."""
     first = [members[0] for members in groups(finals).values()]
-    for task in sorted({model["task"] for model in finals}):
-        members = [m for m in first if m["task"] == task][: len(plots.MODEL_COLOURS)]
-        plots.plot_comparisons(
-            [mtd_lens.Comparison.from_dict(m["comparison"]) for m in members],
-            DATA / f"kl-against-length-{task.removeprefix('mtd-')}.png",
+    found = {}
+    for task in sorted({model["task"] for model in first}):
+        members = [model for model in first if model["task"] == task]
+        n_figures = math.ceil(len(members) / MODELS_A_FIGURE)
+        for index in range(n_figures):
+            name = f"results/kl-against-length-{task}-{index + 1}.png"
+            found[name] = members[index::n_figures]
+    return found
+
+
+def training_figures(models: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Which checkpoints stand in which figure of claims over training."""
+    found = {}
+    for base in sorted({m["name"].split("@")[0] for m in models if "@" in m["name"]}):
+        stages = [m for m in models if m["name"].split("@")[0] == base]
+        found[f"results/over-training-{base.replace('/', '--')}.png"] = sorted(
+            stages, key=lambda model: int(model["step"])
         )
-    plots.plot_attention(
+    return found
+
+
+def draw_figures(models: list[dict[str, Any]]) -> None:
+    """KL against length, attention of the layers, and claims over training."""
+    finals = [model for model in models if "@" not in model["name"]]
+    for path, members in kl_figures(finals).items():
+        compared = [mtd_lens.Comparison.from_dict(m["comparison"]) for m in members]
+        mtd_lens.plot_comparisons(compared, HERE / path)
+    first = [members[0] for members in groups(finals).values()]
+    mtd_lens.plot_attention(
         {
             m["variant"]: [layer["mean_over_heads"] for layer in m["patterns"]]
             for m in first
@@ -283,14 +317,12 @@ def figures(models: list[dict[str, Any]]) -> None:
         },
         DATA / "attention-at-the-last-query.png",
     )
-    for base in sorted({m["name"].split("@")[0] for m in models if "@" in m["name"]}):
-        stages = [m for m in models if m["name"].split("@")[0] == base]
-        stages.sort(key=lambda m: m["step"])
-        plots.plot_training(
+    for path, stages in training_figures(models).items():
+        mtd_lens.plot_training(
             [m["step"] for m in stages],
             {claim: [m["claims"][claim] for m in stages] for claim in stages[-1]["claims"]},
-            DATA / f"over-training-{base.split('/trained-')[1]}.png",
-            title=f"{base}: claims over training",
+            HERE / path,
+            title=stages[-1]["name"],
         )
 
 
@@ -303,15 +335,16 @@ def pages(models: list[dict[str, Any]]) -> dict[Path, str]:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    for function in (verdicts, summary, kind_of, oddities, estimators, best_findings):
+    for function in (verdicts, summary, kind_of, oddities, estimators, best_findings, as_near):
         environment.globals[function.__name__] = function
     finals = [model for model in models if "@" not in model["name"]]
     card = environment.get_template("model_card.md.jinja")
-    over_training = sorted({m["name"].split("@")[0] for m in models if "@" in m["name"]})
     page = environment.get_template("results.md.jinja").render(
         models=finals,
         groups=groups(finals),
-        over_training=[base.split("/trained-")[1] for base in over_training],
+        kl_figures=list(kl_figures(finals)),
+        over_training=list(training_figures(models)),
+        near=NEAR,
         versions=finals[0]["scorecard"]["versions"],
         seed=SEED,
         n_held_out=N_HELD_OUT,
@@ -335,7 +368,7 @@ def main() -> None:
             for name in pool.map(measure, names):
                 print(f"measured {name}", flush=True)
     models = [read_model(name) for name in names]
-    figures(models)
+    draw_figures(models)
     for path, text in pages(models).items():
         render.write_text(path, text)
     print(f"wrote {PAGE}")
