@@ -52,3 +52,10 @@ def expanded(names):
 
 def test_braces_expand():
     assert expanded(["a-{b,c}-s{0,1}"]) == {"a-b-s0", "a-b-s1", "a-c-s0", "a-c-s1"}
+
+
+def test_the_demo_is_the_one_that_is_shown():
+    makefile = (Path(__file__).parent.parent / "Makefile").read_text()
+    [model] = re.findall(r"^MODEL \?= (\S+)$", makefile, re.MULTILINE)
+    shown = README.split("`make demo` prints")[1].split("```")[1]
+    assert shown.startswith(f"\n{model} ")

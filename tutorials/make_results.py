@@ -359,13 +359,15 @@ def main() -> None:
     """Measure, unless told not to, and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--page", action="store_true", help="write the pages only")
+    parser.add_argument("--missing", action="store_true", help="measure only what was not yet")
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
     names = sorted(shipped_checkpoints())
     DATA.mkdir(exist_ok=True)
+    wanted = [n for n in names if not (arguments.missing and data_file(n).exists())]
     if not arguments.page:
         with ProcessPoolExecutor(arguments.processes) as pool:
-            for name in pool.map(measure, names):
+            for name in pool.map(measure, wanted):
                 print(f"measured {name}", flush=True)
     models = [read_model(name) for name in names]
     draw_figures(models)
