@@ -3,9 +3,11 @@
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from mtd_lens.architectures import ARCHITECTURES, MAX_LAYERS
 from mtd_lens.errors import ArgumentError, nearest
@@ -52,9 +54,10 @@ BOOKKEEPING = frozenset(
         "checkpoint_every",
         "keep_checkpoints",
         "device",
+        "threads",
     }
 )
-"""Settings that may change when a run is resumed; of them, only the device touches rounding."""
+"""Settings that may change when a run is resumed; of them, device and threads touch rounding."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class TrainingConfig:
         keep_checkpoints: How many of the last checkpoints stay; 0 keeps all.
         dtype: ``"float32"`` or ``"float64"``.
         device: For example ``"cpu"`` or ``"cuda"``.
-        threads: On a CPU; one is fastest for small models, and runs are bit-identical only for the
+        threads: On a CPU, by default as many as torch uses; runs are bit-identical only for the
             same number.
 
     Raises:
@@ -111,7 +114,7 @@ class TrainingConfig:
     keep_checkpoints: int = 2
     dtype: str = "float32"
     device: str = "cpu"
-    threads: int = 1
+    threads: int = field(default_factory=torch.get_num_threads)
 
     def __post_init__(self) -> None:
         checks.choice(self.architecture, "architecture", ARCHITECTURES, ArgumentError)
@@ -167,7 +170,7 @@ class TrainingConfig:
         return replace(self, **{name: v for name, v in settings.items() if v is not None})
 
 
-FIELDS = tuple(field.name for field in fields(TrainingConfig))
+FIELDS = tuple(entry.name for entry in fields(TrainingConfig))
 
 
 def read_settings(path: Any) -> dict[str, Any]:

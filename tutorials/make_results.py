@@ -93,7 +93,7 @@ def summary(members: list[dict[str, Any]]) -> str:
     every = [c for c in members[0]["claims"] if _all(members, c, "supported")]
     none = [c for c in members[0]["claims"] if not _any(members, c, "supported")]
     some = [c for c in members[0]["claims"] if c not in every + none]
-    seeds = f"all {len(members)} seeds" if len(members) > 1 else "its one seed"
+    seeds = f"each of {len(members)} seeds" if len(members) > 1 else "its one seed"
     parts = [f"supported in {seeds}: {', '.join(every) or 'nothing'}"]
     if some:
         parts.append(f"in some seeds: {', '.join(some)}")
@@ -184,7 +184,9 @@ def oddities(model: dict[str, Any]) -> list[str]:
     correlation = model["content_correlations"][0]
     if correlation < -INVERTED:
         betas = [f["value"] for f in model["weights"]["findings"] if f["name"] == VIA_AVERAGE]
-        turned = f"; the path to the last layer turns it back (β {betas[0]:.1f})" if betas else ""
+        turned = ""
+        if betas and betas[0] < 0:
+            turned = f"; the path to the last layer turns it back (β {betas[0]:.1f})"
         found.append(
             "Layer 0's content scores are minus the log transition (correlation "
             f"{correlation:.2f}): it attends to the lags that do not explain a token{turned}."
