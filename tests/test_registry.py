@@ -19,7 +19,8 @@ def _clean_registry(monkeypatch):
 
 def test_every_listed_model_loads_and_knows_itself():
     names = mtd_lens.list_models()
-    assert len(names) == 4 * len(mtd_lens.list_tasks())
+    shipped = registry.shipped_checkpoints()
+    assert len(names) == 4 * len(mtd_lens.list_tasks()) + len(shipped)
     assert mtd_lens.DEFAULT_MODEL in names
     for name in names:
         if name.startswith("mtd-q10"):
