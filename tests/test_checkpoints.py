@@ -265,10 +265,10 @@ def test_two_processes_train_one_model(tmp_path):
         "--out",
         str(tmp_path / "run"),
         "--stop-after",
-        "60",
+        "100",
     ]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
-    manifest = json.loads((tmp_path / "run" / "step-0000060" / MANIFEST).read_text())
+    manifest = json.loads((tmp_path / "run" / "step-0000100" / MANIFEST).read_text())
     assert manifest["processes"] == 2
     task = mtd_lens.load_task("mtd-q3-m2-t32")
     config = TrainingConfig(**manifest["config"])
