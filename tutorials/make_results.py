@@ -112,10 +112,10 @@ def _any(members: list[dict[str, Any]], claim: str, verdict: str) -> bool:
 
 def kind_of(layer: dict[str, Any]) -> str:
     """What a layer's attention at the last query goes by."""
-    if layer["tv_between_sequence_and_mean"] >= POSITIONAL:
-        return "by content"
     uniform = layer["mean_pattern_tv_from_uniform"] < UNIFORM
-    return "uniform average" if uniform else "band: by position alone"
+    if layer["tv_between_sequence_and_mean"] < POSITIONAL:
+        return "uniform average" if uniform else "by position alone"
+    return "average weighted by content" if uniform else "by content"
 
 
 def verdicts(members: list[dict[str, Any]], claim: str) -> str:

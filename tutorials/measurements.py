@@ -13,7 +13,7 @@ DATA = Path(__file__).parent / "results"
 
 N_HELD_OUT = 4096
 N_COMPARED = 1024
-N_PATTERNS = 512
+N_PATTERNS = 1024
 SEED = 7
 """Of all evaluation sequences; training draws others."""
 
@@ -68,19 +68,25 @@ def held_out(model: Any) -> dict[str, Any]:
 
 
 def patterns(model: Any) -> list[dict[str, Any]]:
-    """Every layer's attention at the last query, averaged over sequences and heads."""
+    """Every layer's attention at the last query: its mean, and what departures from it go by."""
     task = mtd_lens.task_of(model)
     tokens = task.sample(N_PATTERNS, SEED).tokens
     names = [f"blocks.{layer}.attn.hook_pattern" for layer in range(model.cfg.n_layers)]
     _, cache = model.run_with_cache(tokens, names_filter=names)
     evidence = torch.zeros(task.seq_len, dtype=torch.float64)
     evidence[task.order :] = 1 / (task.seq_len - task.order)
+    # The tokens that an evidence position's responsibilities depend on, as one number each, and how
+    # decisive those are.
+    base = task.n_tokens ** torch.arange(task.order + 1)
+    windows = (tokens.unfold(1, task.order + 1, 1) * base).sum(-1).flatten()
+    decisive = mtd_lens.responsibilities(task, tokens).amax(-1).flatten()
     found = []
     for layer, name in enumerate(names):
         pattern = cache[name][:, :, -1].to(torch.float64)  # [sequence, head, key]
         mean = pattern.mean(0)
         distance = probes.total_variation(mean, evidence.expand_as(mean))
         head = int(distance.argmin())
+        departures = (pattern[:, head] - mean[head])[:, task.order :].flatten()
         from_mean = probes.total_variation(pattern[:, head], mean[head].expand(len(tokens), -1))
         found.append(
             {
@@ -90,8 +96,26 @@ def patterns(model: Any) -> list[dict[str, Any]]:
                 "mean_pattern_tv_from_uniform": float(distance[head]),
                 "tv_between_sequence_and_mean": float(from_mean.mean()),
                 "before_evidence": float(mean[head, : task.order].sum()),
+                "explained_by_window": explained(departures, windows),
+                "correlation_with_decisiveness": correlation(departures, decisive),
             }
         )
+    return found
+
+
+def explained(values: torch.Tensor, labels: torch.Tensor) -> float:
+    """R² of the means of values with the same label; 0 where there is nothing to explain."""
+    n = int(labels.max()) + 1
+    sums = torch.zeros(n, dtype=values.dtype).index_add(0, labels, values)
+    counts = torch.bincount(labels, minlength=n).clamp_min(1)
+    total = float(((values - values.mean()) ** 2).sum())
+    explained = float((((sums / counts)[labels] - values.mean()) ** 2).sum())
+    return explained / total if total > 1e-12 else 0.0
+
+
+def correlation(one: torch.Tensor, two: torch.Tensor) -> float:
+    """Pearson's; 0 where one does not vary."""
+    found = float(torch.corrcoef(torch.stack([one, two]))[0, 1]) if one.std() > 1e-9 else 0.0
     return found
 
 
