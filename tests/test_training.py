@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 import pytest
 import torch
@@ -288,3 +289,10 @@ def test_settings_from_toml(tmp_path):
         read_settings(path)
     with pytest.raises(ArgumentError, match="No such file"):
         read_settings(tmp_path / "none.toml")
+
+
+def test_tensorboard_that_is_not_installed_is_said_before_any_work(task, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ArgumentError, match="pip install tensorboard"):
+        train(task, TrainingConfig(**TINY), tmp_path / "run", tensorboard=True)
+    assert not (tmp_path / "run").exists()

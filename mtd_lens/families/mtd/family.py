@@ -10,11 +10,10 @@ from torch import Tensor
 
 import probes
 from mtd_lens.contracts import Claim, Estimate, Examples, Trial
-from mtd_lens.errors import ArgumentError, ModelError
 from mtd_lens.families.mtd import estimators, presets
 from mtd_lens.families.mtd.causal_model import MAX_BETA, MTDCausalModel, best_beta, fit_beta
 from mtd_lens.families.mtd.posterior import posterior_mean
-from mtd_lens.families.mtd.task import MTDTask
+from mtd_lens.families.mtd.task import MTDTask, check_model
 
 BETA_SPAN = 8.0
 """A model's β is sought within this factor of the task's best one, on either side.
@@ -56,26 +55,7 @@ class MTDFamily:
 
     def check_model(self, model: Any, task: MTDTask) -> None:
         """Raise a ModelError if ``model`` cannot be run on ``task``."""
-        cfg: Any = getattr(model, "cfg", None)
-        if not isinstance(task, MTDTask):
-            raise ArgumentError(f"expected an MTDTask; got {task!r}.")
-        if not hasattr(cfg, "d_vocab") or not hasattr(model, "hook_dict"):
-            raise ModelError(
-                f"a model under test must be a HookedTransformer; got {type(model).__name__}."
-            )
-        if cfg.d_vocab != task.n_tokens or cfg.d_vocab_out != task.n_tokens:
-            raise ModelError(
-                f"the task has {task.n_tokens} tokens, but the model reads {cfg.d_vocab} and "
-                f"predicts {cfg.d_vocab_out}. Use a model with d_vocab = d_vocab_out = "
-                f"{task.n_tokens}, or the task it was made for."
-            )
-        if cfg.n_ctx < task.seq_len:
-            raise ModelError(
-                f"the task's sequences have {task.seq_len} tokens, but the model's context is "
-                f"{cfg.n_ctx}. Use a task with a shorter seq_len, or a longer context."
-            )
-        if cfg.n_layers < 1:
-            raise ModelError("the model has no layers, so there is nothing to test.")
+        check_model(model, task)
 
     def fit_causal_model(self, model: Any, task: MTDTask, tokens: Tensor) -> MTDCausalModel:
         """One step of mirror descent with the β that the model's predictions follow."""

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from mtd_lens.errors import ArgumentError, TaskError, TokensError
+from mtd_lens.errors import ArgumentError, ModelError, TaskError, TokensError
 from mtd_lens.shapes import Tokens, Transition, Weights
 from probes import checks
 
@@ -300,3 +300,32 @@ def check_tokens(task: MTDTask, tokens: Any, max_length: int | None = None) -> T
             f"holds {int(tokens[row, position])}."
         )
     return tokens.long()
+
+
+def check_model(model: Any, task: Any) -> None:
+    """Raise an error if a HookedTransformer cannot be run on an MTD task.
+
+    Raises:
+        ArgumentError: The task is none.
+        ModelError: The model is none, or its vocabulary, context or depth does not do.
+    """
+    cfg: Any = getattr(model, "cfg", None)
+    if not isinstance(task, MTDTask):
+        raise ArgumentError(f"expected an MTDTask; got {task!r}.")
+    if not hasattr(cfg, "d_vocab") or not hasattr(model, "hook_dict"):
+        raise ModelError(
+            f"a model under test must be a HookedTransformer; got {type(model).__name__}."
+        )
+    if cfg.d_vocab != task.n_tokens or cfg.d_vocab_out != task.n_tokens:
+        raise ModelError(
+            f"the task has {task.n_tokens} tokens, but the model reads {cfg.d_vocab} and "
+            f"predicts {cfg.d_vocab_out}. Use a model with d_vocab = d_vocab_out = "
+            f"{task.n_tokens}, or the task it was made for."
+        )
+    if cfg.n_ctx < task.seq_len:
+        raise ModelError(
+            f"the task's sequences have {task.seq_len} tokens, but the model's context is "
+            f"{cfg.n_ctx}. Use a task with a shorter seq_len, or a longer context."
+        )
+    if cfg.n_layers < 1:
+        raise ModelError("the model has no layers, so there is nothing to test.")

@@ -21,7 +21,7 @@ import probes
 from mtd_lens import render
 from mtd_lens.errors import ArgumentError, ModelError, UnknownNameError, nearest
 from mtd_lens.families.mtd.claims import column_normalised
-from mtd_lens.families.mtd.task import MTDTask
+from mtd_lens.families.mtd.task import MTDTask, check_model
 from mtd_lens.hooked import LogProbUnembed, info_of, randomized, task_of
 from probes import checks
 from probes.statistics import NEGLIGIBLE
@@ -367,27 +367,13 @@ def _reads_probabilities(model: Any) -> bool:
 
 
 def _checked_task(model: Any, task: Any) -> MTDTask:
-    cfg: Any = getattr(model, "cfg", None)
-    if not hasattr(cfg, "d_vocab") or not hasattr(model, "blocks"):
+    if not hasattr(model, "blocks"):
         raise ModelError(
             f"weights are read from a HookedTransformer; got {type(model).__name__}. Use "
             "load_model(name)."
         )
     task = task_of(model) if task is None else task
-    if not isinstance(task, MTDTask):
-        raise ArgumentError(f"expected an MTDTask; got {task!r}. Use load_task(name).")
-    if cfg.d_vocab != task.n_tokens or cfg.d_vocab_out != task.n_tokens:
-        raise ModelError(
-            f"the task has {task.n_tokens} tokens, but the model reads {cfg.d_vocab} and predicts "
-            f"{cfg.d_vocab_out}. Use the task that the model was made for."
-        )
-    if cfg.n_ctx < task.seq_len:
-        raise ModelError(
-            f"the task's sequences have {task.seq_len} tokens, but the model's context is "
-            f"{cfg.n_ctx}. Use a task with a shorter seq_len."
-        )
-    if cfg.n_layers < 1:
-        raise ModelError("the model has no layers, so there are no attention weights to read.")
+    check_model(model, task)
     return task
 
 
