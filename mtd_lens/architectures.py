@@ -83,7 +83,7 @@ class Trainable(nn.Module):
         dtypes = {value.dtype for value in weights.values()}
         if len(dtypes) > 1 or not next(iter(dtypes)).is_floating_point:
             raise ModelError("the weights must have one floating-point dtype.")
-        for name, value in weights.items():
+        for name, value in sorted(weights.items()):
             if not value.isfinite().all():
                 raise ModelError(f"{name} holds values that are not finite.")
             if value.shape != own[name].shape:
