@@ -156,11 +156,8 @@ class TrainingConfig:
         words = ["mtd-lens", "train", task]
         for name, value in self.to_json().items():
             if name in OPTIONS:
-                shown = name in ALWAYS_SHOWN or value != getattr(TrainingConfig, name)
-                words += [
-                    OPTIONS[name],
-                    str(value),
-                ] * shown
+                if name in ALWAYS_SHOWN or value != getattr(TrainingConfig, name):
+                    words += [OPTIONS[name], str(value)]
             elif name not in BOOKKEEPING and value != getattr(TrainingConfig, name):
                 raise ArgumentError(f"{name} has no option; give it in a file, --config FILE.toml.")
         return [*words, "--out", out]

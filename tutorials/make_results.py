@@ -4,7 +4,7 @@
     python tutorials/make_results.py --page     # only the pages, from figures measured before
 
 Writes ``tutorials/results.md``, ``tutorials/results/`` (data as JSON, figures) and, beside each
-checkpoint, ``card.md``. No number of the page is typed.
+checkpoint, ``card.md``. No measured number of the page is typed.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from measurements import DATA, N_HELD_OUT, N_PATTERNS, SEED, data_file, measure
+from measurements import DATA, N_HELD_OUT, N_NULLS, N_PATTERNS, SEED, data_file, measure
 
 import mtd_lens
 from mtd_lens import render
@@ -162,6 +162,11 @@ def as_near(model: dict[str, Any]) -> list[str]:
     return [e["name"] for e in others if e["divergence"] <= NEAR * nearest["divergence"]]
 
 
+def beside(value: float, null: list[float]) -> str:
+    """A figure with the range of random models'."""
+    return f"{value:.2f} [{null[0]:.2f}, {null[1]:.2f}]"
+
+
 def oddities(model: dict[str, Any]) -> list[str]:
     """What a user of the model should know, read off its figures."""
     found = []
@@ -260,7 +265,16 @@ def pages(models: list[dict[str, Any]]) -> dict[Path, str]:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    for function in (verdicts, summary, kind_of, oddities, estimators, best_findings, as_near):
+    for function in (
+        verdicts,
+        summary,
+        kind_of,
+        oddities,
+        estimators,
+        best_findings,
+        as_near,
+        beside,
+    ):
         environment.globals[function.__name__] = function
     finals = [model for model in models if "@" not in model["name"]]
     card = environment.get_template("model_card.md.jinja")
@@ -274,6 +288,7 @@ def pages(models: list[dict[str, Any]]) -> dict[Path, str]:
         seed=SEED,
         n_held_out=N_HELD_OUT,
         n_patterns=N_PATTERNS,
+        n_nulls=N_NULLS,
         uniform=UNIFORM,
         positional=POSITIONAL,
     )

@@ -1,5 +1,6 @@
 """What the results page says of a trained model, measured and kept as JSON."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,16 @@ import torch
 import mtd_lens
 import probes
 from mtd_lens import render
+from mtd_lens.hooked import randomized
 
 DATA = Path(__file__).parent / "results"
 
 N_HELD_OUT = 4096
 N_COMPARED = 1024
 N_PATTERNS = 1024
+N_NULLS = 20
+"""Random models of the same architecture that figures stand beside."""
+
 SEED = 7
 """Of all evaluation sequences; training draws others."""
 
@@ -26,9 +31,13 @@ def measure(name: str) -> str:
     if "@" not in name:
         found |= {
             "held_out": held_out(model),
-            "patterns": patterns(model),
+            "patterns": patterns_beside_null(model),
             "weights": mtd_lens.read_weights(model).to_dict(),
             "content_correlations": content_correlations(model),
+            "content_correlations_null": [
+                spread(layer)
+                for layer in zip(*map(content_correlations, nulls(model)), strict=True)
+            ],
             "comparison": compared(name).to_dict(),
         }
     render.json_text(found, data_file(name))
@@ -65,6 +74,26 @@ def held_out(model: Any) -> dict[str, Any]:
         "over_one_step": [1 - ratio.score, 1 - ratio.high, 1 - ratio.low],
         "share_of_uniform": [1 - share.score, 1 - share.high, 1 - share.low],
     }
+
+
+def nulls(model: Any) -> list[Any]:
+    """Random models of the same architecture."""
+    return [randomized(model, seed, "null") for seed in range(N_NULLS)]
+
+
+def spread(figures: Iterable[float]) -> list[float]:
+    """The 95% range of figures."""
+    low, high = torch.tensor(list(figures)).quantile(torch.tensor([0.025, 0.975])).tolist()
+    return [low, high]
+
+
+def patterns_beside_null(model: Any) -> list[dict[str, Any]]:
+    """``patterns``, with the ranges over random models of what departures go by."""
+    found = patterns(model)
+    for layer, *others in zip(found, *map(patterns, nulls(model)), strict=True):
+        for name in ("explained_by_window", "correlation_with_decisiveness"):
+            layer[f"{name}_null"] = spread(other[name] for other in others)
+    return found
 
 
 def patterns(model: Any) -> list[dict[str, Any]]:
@@ -109,14 +138,13 @@ def explained(values: torch.Tensor, labels: torch.Tensor) -> float:
     sums = torch.zeros(n, dtype=values.dtype).index_add(0, labels, values)
     counts = torch.bincount(labels, minlength=n).clamp_min(1)
     total = float(((values - values.mean()) ** 2).sum())
-    explained = float((((sums / counts)[labels] - values.mean()) ** 2).sum())
-    return explained / total if total > 1e-12 else 0.0
+    between = float((((sums / counts)[labels] - values.mean()) ** 2).sum())
+    return between / total if total > 1e-12 else 0.0
 
 
 def correlation(one: torch.Tensor, two: torch.Tensor) -> float:
     """Pearson's; 0 where one does not vary."""
-    found = float(torch.corrcoef(torch.stack([one, two]))[0, 1]) if one.std() > 1e-9 else 0.0
-    return found
+    return float(torch.corrcoef(torch.stack([one, two]))[0, 1]) if one.std() > 1e-9 else 0.0
 
 
 def content_correlations(model: Any) -> list[float]:
