@@ -228,6 +228,45 @@ class TrainableFamily(Protocol):
         """Divergence of a model's raw output at the last position from reference predictions."""
 
 
+@dataclass(frozen=True)
+class Carrier:
+    """Where in a model a variable of the causal model may be sought.
+
+    Attributes:
+        variable: Of the causal model.
+        kinds: Kinds of sites, as the last part of a hook's name: ``"z"`` (heads' outputs) and
+            ``"mlp_out"`` for what is written to the residual stream, ``"pattern"`` for what is
+            attended with.
+        queries: At which query positions (an index into the variable's query axis). Positions
+            that only pass on what was computed from the variable are left out, so that later
+            layers are not taken for its own.
+    """
+
+    variable: str
+    kinds: tuple[str, ...]
+    queries: slice
+
+
+@runtime_checkable
+class LocalizableFamily(Protocol):
+    """What a family adds so that its variables can be sought in any model; a Family may do without.
+
+    Each carrier's interchange is followed to the prediction at the last query.
+    """
+
+    def carriers(self, task: Any) -> Sequence[Carrier]:
+        """Where each variable may be sought, in causal order."""
+
+    def predicted(self, model: Any, output: Float[Tensor, "sequence outcome"]) -> Tensor:
+        """A model's prediction from its raw output at the last position."""
+
+    def divergences(self, reference: Tensor, prediction: Tensor) -> Float[Tensor, " sequence"]:
+        """Divergence of predictions from reference predictions, in the family's unit."""
+
+    def control(self, task: Any, tokens: Tensor, variable: str, seed: int) -> Tensor:
+        """The variable's control task: an arbitrary function of the tokens of the same shape."""
+
+
 @runtime_checkable
 class ReadableFamily(Protocol):
     """What a family adds so that parameters alone can be read; a Family may do without."""

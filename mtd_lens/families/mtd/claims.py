@@ -12,6 +12,7 @@ from mtd_lens import measures
 from mtd_lens.contracts import Claim, Measurement, Trial
 from mtd_lens.errors import ModelError
 from mtd_lens.families.mtd import estimators
+from mtd_lens.families.mtd.causal_model import MTDCausalModel
 from mtd_lens.families.mtd.task import MTDTask, check_tokens
 from mtd_lens.hooked import probabilities, task_of
 from mtd_lens.shapes import Tokens
@@ -35,7 +36,9 @@ def claims(task: MTDTask) -> list[Claim]:
         Claim(
             "responsibilities.probe",
             "γ can be read linearly from a layer at every evidence position.",
-            lambda t: probe(t, "responsibilities", control=_control(t, 0), last_only=False),
+            lambda t: probe(
+                t, "responsibilities", control=_control(t, "responsibilities"), last_only=False
+            ),
         ),
         Claim(
             "responsibilities.attention",
@@ -55,7 +58,12 @@ def claims(task: MTDTask) -> list[Claim]:
         Claim(
             "mean_responsibility.probe",
             "The mean of γ can be read linearly from a layer at the last query.",
-            lambda t: probe(t, "mean_responsibility", control=_control(t, 1), last_only=True),
+            lambda t: probe(
+                t,
+                "mean_responsibility",
+                control=_control(t, "mean_responsibility"),
+                last_only=True,
+            ),
         ),
         Claim(
             "mixture_weights.interchange",
@@ -100,21 +108,23 @@ def raw_windows(task: MTDTask, tokens: Tokens) -> Float[Tensor, "sequence query 
     return probes.one_hot_windows(windows, task.n_tokens)
 
 
-def _control(trial: Trial, index: int) -> Callable[[Tensor], Tensor]:
-    """The control task of variable ``index``: random responsibilities through the same algorithm.
+def control_task(
+    causal_model: MTDCausalModel, tokens: Tokens, variable: str, seed: int
+) -> Float[Tensor, "sequence query output"]:
+    """The control task of a variable: random responsibilities through the same algorithm.
 
     An arbitrary point of the simplex for each token window stands in for γ, so that the control of
     the mean is a mean of controls.
     """
-    task, causal = trial.task, trial.causal_model
+    order = causal_model.task.order
+    positions = tuple(range(order, tokens.shape[1]))
+    windows = probes.token_windows(tokens, positions, order + 1)
+    decoys = probes.random_simplex_map(windows, order, seed)
+    return causal_model.do(responsibilities=decoys).run(tokens)[variable]
 
-    def control(tokens: Tensor) -> Tensor:
-        positions = tuple(range(task.order, tokens.shape[1]))
-        windows = probes.token_windows(tokens, positions, task.order + 1)
-        decoys = probes.random_simplex_map(windows, task.order, trial.seed)
-        return causal.do(responsibilities=decoys).run(tokens)[causal.variables[index]]
 
-    return control
+def _control(trial: Trial, variable: str) -> Callable[[Tensor], Tensor]:
+    return lambda tokens: control_task(trial.causal_model, tokens, variable, trial.seed)
 
 
 def model_predictions(

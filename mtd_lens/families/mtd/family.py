@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import probes
-from mtd_lens.contracts import Claim, Estimate, Examples, Trial
+from mtd_lens.contracts import Carrier, Claim, Estimate, Examples, Trial
 from mtd_lens.families.mtd import estimators, presets
 from mtd_lens.families.mtd.causal_model import MAX_BETA, MTDCausalModel, best_beta, fit_beta
 from mtd_lens.families.mtd.posterior import posterior_mean
@@ -121,6 +121,35 @@ class MTDFamily:
             "KL from one step": one_step,
             "KL from exact Bayes": estimators.predict(task, batch.tokens, posterior),
         }
+
+    def carriers(self, task: MTDTask) -> Sequence[Carrier]:
+        """Responsibilities and their mean are written, the mixture weights attended with.
+
+        Responsibilities are sought at all evidence positions but the last query: there, a later
+        layer holds what was computed from all of them.
+        """
+        written = ("z", "mlp_out")
+        return (
+            Carrier("responsibilities", written, slice(None, -1)),
+            Carrier("mean_responsibility", written, slice(-1, None)),
+            Carrier("mixture_weights", ("pattern",), slice(-1, None)),
+        )
+
+    def predicted(self, model: Any, output: Tensor) -> Tensor:
+        """Probabilities of the next token, whatever the model's read-out."""
+        from mtd_lens.hooked import probabilities
+
+        return probabilities(model, output)
+
+    def divergences(self, reference: Tensor, prediction: Tensor) -> Tensor:
+        """KL(reference ‖ prediction) in nats."""
+        return probes.kl_divergence(reference, prediction)
+
+    def control(self, task: MTDTask, tokens: Tensor, variable: str, seed: int) -> Tensor:
+        """Random responsibilities for each token window, through the same algorithm."""
+        from mtd_lens.families.mtd.claims import control_task
+
+        return control_task(MTDCausalModel(task, best_beta(task)), tokens, variable, seed)
 
     def read_weights(self, model: Any, task: MTDTask, *, seed: int) -> Any:
         """See :func:`mtd_lens.read_weights`."""
