@@ -23,6 +23,7 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python tests/benchmarks/run.py
 	$(BIN)/python tests/benchmarks/training.py
+	$(BIN)/python tests/benchmarks/patching.py
 
 results: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python tutorials/make_results.py

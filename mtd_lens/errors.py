@@ -1,6 +1,6 @@
 """The error tree: every refusal of bad input is an :class:`MTDLensError`."""
 
-from probes.errors import DataError, MTDLensError, SiteError, nearest
+from probes.errors import DataError, MTDLensError, OutputPathError, SiteError, nearest
 
 __all__ = [
     "ArgumentError",
@@ -36,10 +36,6 @@ class UnknownNameError(MTDLensError):
 
 class ModelError(MTDLensError):
     """A model that does not fit the task, or that cannot do what is asked of it."""
-
-
-class OutputPathError(MTDLensError):
-    """A path that a result cannot be written to."""
 
 
 class CheckpointError(MTDLensError):

@@ -1,129 +1,31 @@
-"""Writing results: files that are never half-written, plain-text tables, HTML pages."""
+"""Writing results: plain-text tables, HTML pages, and the files they go to."""
 
 import io
-import json
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
-from mtd_lens.errors import OutputPathError
+from probes.files import (
+    check_output_path,
+    check_output_paths,
+    json_text,
+    make_folder,
+    write_bytes,
+    write_text,
+)
 
-
-def check_output_path(path: Any) -> Path:
-    """The path with links resolved, after checking that a file can be written there.
-
-    Raises:
-        OutputPathError: Its folder is missing or cannot be written to, or it is a folder.
-    """
-    try:
-        target = Path(path).resolve()
-        folder = target.parent
-        if not folder.is_dir():
-            raise OutputPathError(
-                f"cannot write {target}: there is no folder {folder}. Create it first."
-            )
-        if target.is_dir():
-            raise OutputPathError(f"cannot write {target}: it is a folder. Give a file name.")
-        if _replaceable(target):
-            with tempfile.NamedTemporaryFile(dir=folder, prefix=_PREFIX):
-                pass
-    except (OSError, TypeError, ValueError) as error:
-        if isinstance(error, OutputPathError):
-            raise
-        raise OutputPathError(
-            f"cannot write {path!r}: {getattr(error, 'strerror', None) or error}. Choose another "
-            "path, or change the folder's permissions."
-        ) from error
-    return target
-
-
-def check_output_paths(*paths: Any) -> None:
-    """Check several outputs of one run; None stands for one that is not wanted.
-
-    Raises:
-        OutputPathError: One cannot be written, or two are the same file.
-    """
-    targets = [check_output_path(path) for path in paths if path is not None]
-    if len(set(targets)) < len(targets):
-        raise OutputPathError(f"two outputs have the same path, {targets[0]}. Give them two names.")
-
-
-def write_text(path: Any, text: str) -> Path:
-    """Write a text file, UTF-8; see ``write_bytes``."""
-    return write_bytes(path, text.encode("utf-8"))
-
-
-def write_bytes(path: Any, content: bytes) -> Path:
-    """Write a file whole or not at all: to a temporary file beside it, then renamed.
-
-    An existing file keeps its permissions. What is no regular file (a terminal, a pipe) is written
-    to directly.
-
-    Raises:
-        OutputPathError: The path cannot be written to.
-    """
-    target = check_output_path(path)
-    try:
-        if not _replaceable(target):
-            target.write_bytes(content)
-            return target
-        _write_and_rename(target, content)
-    except OSError as error:
-        raise OutputPathError(
-            f"writing {target} failed: {error.strerror or error}. What was there is unchanged."
-        ) from error
-    return target
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder, and those above it.
-
-    Raises:
-        OutputPathError: It cannot be made.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputPathError(
-            f"cannot make the folder {path}: {error.strerror or error}. Choose another one."
-        ) from error
-
-
-def json_text(data: Any, path: Any = None) -> str:
-    """Plain data as JSON text, also written to ``path`` if one is given."""
-    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    if path is not None:
-        write_text(path, text)
-    return text
-
+__all__ = [
+    "check_output_path",
+    "check_output_paths",
+    "html",
+    "json_text",
+    "make_folder",
+    "text_table",
+    "write_bytes",
+    "write_text",
+]
 
 MAX_TABLE_WIDTH = 1000
 """Characters; tables are as wide as what they hold, and cut off beyond this."""
-
-_PREFIX = ".mtd-lens-"
-
-
-def _replaceable(target: Path) -> bool:
-    return target.is_file() or not target.exists()
-
-
-def _write_and_rename(target: Path, content: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=_PREFIX)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        mode = target.stat().st_mode & 0o7777 if target.exists() else 0o666 & ~umask
-        os.chmod(temporary, mode)
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def text_table(

@@ -16,17 +16,24 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "alignment": ["Alignment", "fit_alignment", "random_subspace"],
         "capture": ["last_outputs", "read_activations", "run_and_capture"],
         "controls": ["one_hot_windows", "random_simplex_map", "token_windows"],
-        "errors": ["DataError", "MTDLensError", "SiteError"],
+        "errors": ["DataError", "MTDLensError", "OutputPathError", "SiteError"],
+        "grids": ["Grid"],
         "interchange": ["Interchanged", "check_editable", "run_interchange"],
         "linear": ["RidgeProbe", "fit_ridge"],
+        "significance": ["adjust_p_values", "sign_flip_p_values"],
+        "patching": ["ablate", "check_moves_logits", "patch_activations"],
+        "paths": ["patch_paths"],
         "sites": ["Band", "Site", "check_hooks"],
         "statistics": [
             "Interval",
             "kl_divergence",
             "mean_interval",
+            "mean_intervals",
             "one_minus_ratio",
+            "ratio_intervals",
             "total_variation",
         ],
         "weights": [

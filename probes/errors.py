@@ -20,6 +20,10 @@ class DataError(MTDLensError):
     """Activations, targets or scores that an instrument cannot work with."""
 
 
+class OutputPathError(MTDLensError):
+    """A path that a result cannot be written to."""
+
+
 def nearest(name: object, known: Iterable[str], limit: int = 5) -> str:
     """A phrase naming the entries of ``known`` nearest to ``name``, for error messages."""
     known = sorted(known)

@@ -1,0 +1,391 @@
+"""Forward passes that run only what an edit can change.
+
+In a causal transformer an edit at one layer and position leaves everything below that layer and
+before that position as it was. A :class:`PartialRunner` keeps the residual streams, keys and values
+of one natural run and goes on from an edited residual stream: from the edited layer, for the
+positions from the edit on and, where only the last position's output is asked for, with one query
+in the last layer.
+
+Attention is torch's fused kernel where a block's attention is the stock kind, and the module's own
+``forward`` on keys and values put before its own (the form of TransformerLens's key-value cache)
+everywhere else, so that relative, rotary, local or padded attention keeps its own arithmetic.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+Stream = Float[Tensor, "batch position d_model"]
+
+_STOCK_ATTENTION = frozenset({"Attention", "GroupedQueryAttention"})
+
+
+def why_not(model: Any) -> str | None:
+    """The reason why a model's runs cannot be resumed, in words; None if they can be."""
+    cfg = getattr(model, "cfg", None)
+    blocks = getattr(model, "blocks", None)
+    if cfg is None or blocks is None or not hasattr(model, "input_to_embed"):
+        return "it is not a HookedTransformer"
+    if any(type(block).__name__ != "TransformerBlock" for block in blocks):
+        return "its blocks are not TransformerLens's"
+    if any(point.fwd_hooks or point.bwd_hooks for point in model.hook_dict.values()):
+        return "it has hooks of its own"
+    for option, reason in _UNSUPPORTED.items():
+        if getattr(cfg, option, False):
+            return reason
+    if cfg.attention_dir != "causal":
+        return "its attention is not causal"
+    if cfg.positional_embedding_type in ("shortformer", "relative_positional_bias"):
+        return f"its positional embedding is {cfg.positional_embedding_type!r}"
+    if (cfg.output_logits_soft_cap or 0) > 0:
+        return "it caps its logits"
+    if getattr(cfg, "n_devices", 1) > 1:
+        return "it is spread over several devices"
+    return None
+
+
+_UNSUPPORTED = {
+    "parallel_attn_mlp": "its attention and MLP run in parallel",
+    "use_normalization_before_and_after": "it normalises after its layers",
+    "use_attn_in": "use_attn_in is set",
+    "use_split_qkv_input": "use_split_qkv_input is set",
+    "use_hook_mlp_in": "use_hook_mlp_in is set",
+    "load_in_4bit": "its weights are quantised",
+}
+
+
+class PartialRunner:
+    """One natural run of a model, and passes that go on from edits of it.
+
+    Streams are counted by the block that reads them: stream ``n_layers`` is the last one, which the
+    read-out reads.
+
+    Args:
+        model: A HookedTransformer for which ``why_not`` is None; it is not changed.
+        tokens: ``[batch, position]``.
+        last_only: Outputs at the last position alone, ``[batch, token]``; otherwise at every one,
+            ``[batch, position, token]``.
+        keep_z: Also keep the heads' outputs, ``[batch, position, head, d_head]`` a layer.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokens: Int[Tensor, "batch position"],
+        *,
+        last_only: bool,
+        keep_z: bool = False,
+    ) -> None:
+        self.model, self.last_only = model, last_only
+        self.n_layers, self.length = len(model.blocks), tokens.shape[1]
+        self.streams: list[Tensor] = []
+        self.attn_out: list[Tensor] = []
+        self.z: list[Tensor] = []
+        self._keys: list[Tensor] = []
+        self._values: list[Tensor] = []
+        stream, _, _, self._mask = model.input_to_embed(tokens)
+        self._fused = [_fused(block, model.cfg, self._mask) for block in model.blocks]
+        hooks = [(f"blocks.{layer}.attn.hook_z", self._keep) for layer in range(self.n_layers)]
+        for layer, block in enumerate(model.blocks):
+            self.streams.append(stream)
+            recorder = _KeyValues()
+            with model.hooks(fwd_hooks=hooks if keep_z else []):
+                attn_out = _own_attention(block, stream, stream, recorder, self._mask)
+            self._keys.append(self._arranged(layer, recorder.keys))
+            self._values.append(self._arranged(layer, recorder.values))
+            self.attn_out.append(attn_out)
+            stream = self.after_mlp(layer, stream + attn_out)
+        self.streams.append(stream)
+        self.outputs = self._read_out(stream[:, -1:] if last_only else stream)
+        if last_only:
+            self.outputs = self.outputs[:, 0]
+
+    def _keep(self, z: Tensor, hook: Any) -> None:
+        self.z.append(z)
+
+    @property
+    def batch(self) -> int:
+        """Sequences of the natural run."""
+        return len(self.streams[0])
+
+    def after_mlp(self, layer: int, middle: Tensor) -> Tensor:
+        """The stream after a block, from the stream between its attention and its MLP."""
+        block = self.model.blocks[layer]
+        if self.model.cfg.attn_only:
+            return middle
+        return middle + block.mlp(block.ln2(middle.contiguous()))  # MLPs reshape by view
+
+    def attend(self, layer: int, first: int, n_queries: int | None, copies: int) -> Tensor:
+        """A block's own attention on the natural stream, run anew so that its hooks act.
+
+        Args:
+            layer: Of the block.
+            first: The first query position; queries, keys and values from here on pass the hooks.
+            n_queries: How many query positions; None for all from ``first`` on. With fewer, the
+                keys and values after the last query are left out.
+            copies: How often the batch is stacked.
+
+        Returns:
+            ``hook_attn_out`` at the queries, ``[copies * batch, query, d_model]``.
+        """
+        end = self.length if n_queries is None else first + n_queries
+        keys, values = (
+            x[:, :first]
+            for x in (self._hooked(layer, self._keys), self._hooked(layer, self._values))
+        )
+        stream = _stack(self.streams[layer][:, first:end], copies)
+        prefix = _KeyValues(_stack(keys, copies), _stack(values, copies), first)
+        mask = None if self._mask is None else _stack(self._mask[:, :end], copies)
+        return _own_attention(self.model.blocks[layer], stream, stream, prefix, mask)
+
+    def resume(self, layer: int, stream: Stream, first: int) -> Tensor:
+        """Outputs when stream ``layer`` is ``stream`` at positions ``first`` on.
+
+        Args:
+            layer: Which stream is edited, 0 to ``n_layers``.
+            stream: ``[copies * batch, position, d_model]``, the batch stacked ``copies`` times.
+            first: Of the positions that ``stream`` holds; earlier ones are natural.
+        """
+        for index in range(layer, self.n_layers):
+            stream = self._block(
+                index, stream, first, self.last_only and index == self.n_layers - 1
+            )
+        if self.last_only:
+            return self._read_out(stream[:, -1:])[:, 0]
+        earlier = _stack(self.outputs[:, :first], len(stream) // self.batch)
+        return torch.cat([earlier, self._read_out(stream)], 1)
+
+    def resume_points(
+        self, layer: int, points: Float[Tensor, "point batch d_model"], positions: Sequence[int]
+    ) -> Tensor:
+        """Outputs when stream ``layer`` is edited at one position, for several positions.
+
+        Args:
+            layer: Which stream is edited, 0 to ``n_layers``.
+            points: What it holds at the edited position.
+            positions: The edited position of each point, increasing.
+
+        Returns:
+            ``[point, batch, …]``.
+        """
+        if self.is_cheap(layer):
+            whole = layer == self.n_layers
+            return (self._final_points if whole else self._last_layer_points)(points, positions)
+        first = positions[0]
+        stream = self.streams[layer][:, first:].expand(len(points), -1, -1, -1).clone()
+        for index, (point, position) in enumerate(zip(points, positions, strict=True)):
+            stream[index, :, position - first] = point
+        return self.resume(layer, stream.flatten(0, 1), first).unflatten(0, (len(points), -1))
+
+    def is_cheap(self, layer: int) -> bool:
+        """Whether many points of stream ``layer`` cost about as much as one pass of a block."""
+        last = layer == self.n_layers - 1 and self._fused[layer] is not None
+        return self.last_only and (last or layer == self.n_layers)
+
+    def _final_points(self, points: Tensor, positions: Sequence[int]) -> Tensor:
+        """The read-out of the last position sees the edits of that position alone."""
+        outputs = self.outputs.expand(len(points), *self.outputs.shape).clone()
+        for index, position in enumerate(positions):
+            if position == self.length - 1:
+                outputs[index] = self._read_out(points[index][:, None])[:, 0]
+        return outputs
+
+    def _last_layer_points(self, points: Tensor, positions: Sequence[int]) -> Tensor:
+        """The last query's attention with one key and value replaced, for all points at once."""
+        layer = self.n_layers - 1
+        fused, block = self._fused[layer], self.model.blocks[layer]
+        assert fused is not None
+        natural = self.streams[layer][:, -1]  # [batch, d_model]
+        query, _, _ = fused.project(block.ln1(natural[:, None]))  # [batch, head, 1, d_head]
+        # [point, batch, head, d_head] at the edited position
+        own, key, value = (
+            x.transpose(1, 2) for x in fused.project(block.ln1(points.transpose(0, 1)))
+        )
+        own, key, value = (x.transpose(0, 1) for x in (own, key, value))
+        edits_query = [position == self.length - 1 for position in positions]
+        queries = query[:, :, 0].expand(len(points), -1, -1, -1)
+        at_query = torch.tensor(edits_query, device=points.device)
+        queries = torch.where(at_query[:, None, None, None], own, queries)
+        index = torch.tensor(positions, device=points.device)
+        scores = torch.einsum("pbhd,bhkd->pbhk", queries, self._keys[layer]) * fused.scale
+        edited = (queries * key).sum(-1, keepdim=True) * fused.scale
+        scores.scatter_(-1, index[:, None, None, None].expand_as(edited), edited)
+        pattern = scores.softmax(-1)
+        there = pattern.gather(-1, index[:, None, None, None].expand_as(edited))
+        natural_value = self._values[layer][:, :, index].permute(2, 0, 1, 3)
+        z = torch.einsum("pbhk,bhkd->pbhd", pattern, self._values[layer])
+        z = z + there * (value - natural_value)
+        stream = torch.where(at_query[:, None, None], points, natural)
+        after = self.after_mlp(layer, stream + fused.combine(z.flatten(-2)))
+        return self._read_out(after.flatten(0, 1)[:, None])[:, 0].unflatten(0, after.shape[:2])
+
+    def _block(self, layer: int, stream: Tensor, first: int, last_query: bool) -> Tensor:
+        block, fused = self.model.blocks[layer], self._fused[layer]
+        copies = len(stream) // self.batch
+        queries = stream[:, -1:] if last_query else stream
+        keys, values = self._keys[layer], self._values[layer]
+        if fused is None:
+            keys, values = (_stack(x[:, :first], copies) for x in (keys, values))
+            offset = self.length - queries.shape[1]
+            prefix = _KeyValues(keys, values, offset)
+            mask = None if self._mask is None else _stack(self._mask, copies)
+            attn_out = _own_attention(block, queries, stream, prefix, mask)
+        else:
+            attn_out = fused.attend(
+                block.ln1(stream), keys[:, :, :first], values[:, :, :first], last_query
+            )
+        return self.after_mlp(layer, queries + attn_out)
+
+    def _read_out(self, stream: Tensor) -> Tensor:
+        if self.model.cfg.normalization_type is not None:
+            stream = self.model.ln_final(stream)
+        return self.model.unembed(stream)
+
+    def _arranged(self, layer: int, x: Tensor) -> Tensor:
+        """Keys or values as the block's attention takes them."""
+        fused = self._fused[layer]
+        return x if fused is None else fused.by_head(x)
+
+    def _hooked(self, layer: int, kept: list[Tensor]) -> Tensor:
+        """Keys or values as they pass the hooks: ``[batch, position, head, d_head]``."""
+        fused = self._fused[layer]
+        return kept[layer] if fused is None else fused.by_position(kept[layer])
+
+
+class _KeyValues:
+    """Keys and values in the form of a key-value cache entry, which it is to an attention module.
+
+    ``offset`` is the position of the first query: with as many queries as new keys, the number of
+    keys that come before.
+    """
+
+    def __init__(
+        self, keys: Tensor | None = None, values: Tensor | None = None, offset: int = 0
+    ) -> None:
+        self._before = (keys, values)
+        self.past_keys = torch.empty(0, offset, device="meta")
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        before_keys, before_values = self._before
+        if before_keys is not None and before_values is not None:
+            keys = torch.cat([before_keys, keys], 1)
+            values = torch.cat([before_values, values], 1)
+        self.keys, self.values = keys, values
+        return keys, values
+
+
+def _own_attention(
+    block: Any, queries: Tensor, keys: Tensor, past: _KeyValues, mask: Tensor | None
+) -> Tensor:
+    """``hook_attn_out`` by the block's attention module, as ``TransformerBlock`` calls it."""
+    keys_in = block.ln1(keys)
+    queries_in = keys_in if queries is keys else block.ln1(queries)
+    attn_out = block.attn(
+        query_input=queries_in,
+        key_input=keys_in,
+        value_input=keys_in,
+        past_kv_cache_entry=past,
+        attention_mask=mask,
+    )
+    return block.hook_attn_out(attn_out)
+
+
+def _stack(x: Tensor, copies: int) -> Tensor:
+    return x if copies == 1 else x.repeat(copies, *[1] * (x.ndim - 1))
+
+
+class _FusedAttention:
+    """Stock attention by torch's fused kernel; keys and values are kept by query head."""
+
+    def __init__(self, attn: Any, cfg: Any) -> None:
+        self.n_heads, self.d_head = cfg.n_heads, cfg.d_head
+        self.scale = 1 / float(attn.attn_scale)
+        grouped = type(attn).__name__ == "GroupedQueryAttention"
+        key_value = (attn._W_K, attn._W_V) if grouped else (attn.W_K, attn.W_V)
+        biases = (attn._b_K, attn._b_V) if grouped else (attn.b_K, attn.b_V)
+        self.n_groups = len(key_value[0])
+        inward = torch.cat([attn.W_Q, *key_value])  # [head, d_model, d_head]
+        self._inward = inward.transpose(0, 1).flatten(1).T.contiguous()
+        self._bias = torch.cat([attn.b_Q, *biases]).flatten()
+        self._outward = attn.W_O.flatten(0, 1).T.contiguous()
+        self._outward_bias = attn.b_O
+
+    def by_head(self, x: Tensor) -> Tensor:
+        """``[batch, position, group, d_head]`` to ``[batch, head, position, d_head]``."""
+        x = x.transpose(1, 2)
+        if x.shape[1] != self.n_heads:
+            x = x.repeat_interleave(self.n_heads // x.shape[1], 1)
+        return x.contiguous()
+
+    def by_position(self, x: Tensor) -> Tensor:
+        """The inverse of ``by_head``."""
+        return x[:, :: self.n_heads // self.n_groups].transpose(1, 2)
+
+    def project(self, normalized: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, ``[batch, head, position, d_head]`` each."""
+        joint = functional.linear(normalized, self._inward, self._bias)
+        joint = joint.unflatten(-1, (-1, self.d_head)).transpose(1, 2)
+        query, key, value = joint.split([self.n_heads, self.n_groups, self.n_groups], 1)
+        if self.n_groups != self.n_heads:
+            times = self.n_heads // self.n_groups
+            key, value = (x.repeat_interleave(times, 1) for x in (key, value))
+        return query, key, value
+
+    def combine(self, z: Tensor) -> Tensor:
+        """Heads' outputs, ``[…, head * d_head]``, to the residual stream."""
+        return functional.linear(z, self._outward, self._outward_bias)
+
+    def attend(self, normalized: Tensor, keys: Tensor, values: Tensor, last: bool) -> Tensor:
+        """Attention of the positions in ``normalized`` to all, ``keys`` and ``values`` before."""
+        query, key, value = self.project(normalized)
+        copies, first = len(query) // len(keys), keys.shape[2]
+        if first:
+            key = torch.cat([_stack(keys, copies), key], 2)
+            value = torch.cat([_stack(values, copies), value], 2)
+        query = query[:, :, -1:] if last else query
+        mask = None if last or not first else _causal_mask(query, first)
+        z = functional.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=mask,
+            is_causal=not (last or first),
+            scale=self.scale,
+        )
+        return self.combine(z.transpose(1, 2).flatten(-2))
+
+
+def _causal_mask(query: Tensor, first: int) -> Float[Tensor, "query key"]:
+    """0 where queries at positions ``first`` on may attend, else minus infinity."""
+    n_queries = query.shape[2]
+    mask = query.new_full((n_queries, first + n_queries), -math.inf)
+    return mask.triu_(first + 1)
+
+
+def _fused(block: Any, cfg: Any, mask: Tensor | None) -> _FusedAttention | None:
+    """Fused attention of a block whose attention is the stock kind without padding, else None."""
+    attn = block.attn
+    stock = (
+        type(attn).__name__ in _STOCK_ATTENTION
+        and cfg.positional_embedding_type == "standard"
+        and not (cfg.attn_scores_soft_cap or 0) > 0
+        and attn.attn_type == "global"
+        and not any(getattr(cfg, name, False) for name in _SPECIAL_ATTENTION)
+        and not str(getattr(cfg, "original_architecture", "")).startswith("Olmo")
+    )
+    return _FusedAttention(attn, cfg) if stock and mask is None else None
+
+
+_SPECIAL_ATTENTION = (
+    "use_qk_norm",
+    "use_logn_attn",
+    "use_attention_sinks",
+    "clip_qkv",
+    "use_attn_result",
+    "ungroup_grouped_query_attention",
+)

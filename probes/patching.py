@@ -1,0 +1,289 @@
+"""Activation patching and ablation at every site of a kind, as labelled grids.
+
+Effects are those of a plain hooked loop, in fewer and shorter forward passes; see
+:mod:`probes.engines`. Kinds of activations are those of :mod:`probes.edits`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probes import checks
+from probes.capture import check_tokens, read_activations
+from probes.edits import COMPONENTS, hook_name, plan_edits, whole_labels
+from probes.engines import ROWS, choose_engine
+from probes.errors import DataError, SiteError
+from probes.grids import Grid
+from probes.sites import Site, check_hooks
+
+DIRECTIONS = ("denoising", "noising")
+ABLATIONS = ("zero", "mean", "resample")
+
+Metric = Callable[[Tensor], Tensor]
+
+
+def patch_activations(
+    model: Any,
+    clean: Any,
+    corrupted: Any,
+    component: str,
+    metric: Metric,
+    *,
+    direction: str = "denoising",
+    by: Sequence[str] | None = None,
+    layers: Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
+    positions: Sequence[int] | None = None,
+    logits: str = "last",
+    max_memory: int | None = None,
+    accelerate: bool = True,
+    progress: bool = False,
+) -> Grid:
+    """Put one run's activations into the other's, site after site.
+
+    Denoising puts clean activations into corrupted runs (which suffice to restore the behaviour?),
+    noising corrupted ones into clean runs (which are needed for it?).
+
+    Args:
+        model: A hooked model; it is left as it was found.
+        clean: ``[sequence, position]``.
+        corrupted: As many sequences, of the same length.
+        component: Which activation, for example ``"resid_pre"`` or ``"z"``.
+        metric: From logits, ``[sequence, token]``, to one value a sequence.
+        direction: ``"denoising"`` or ``"noising"``.
+        by: The grid's axes beside the layer: ``["position"]``, ``["head"]`` or both; for patterns
+            the position is the query's, and ``"key"`` may stand last. By default ``["head"]`` where
+            the component has heads, else ``["position"]``. What is not an axis is patched whole.
+        layers: Which layers; all by default.
+        heads: Which heads (key-value heads for ``k`` and ``v`` of grouped-query attention).
+        positions: Which positions: the axis's labels, or what is patched at once without that axis.
+        logits: ``"last"``: the metric sees the last position; ``"all"``: every one,
+            ``[sequence, position, token]``.
+        max_memory: Bytes that the runs may take; by default half of what is free.
+        accelerate: False runs the plain hooked loop.
+        progress: Show a progress bar on standard error.
+
+    Returns:
+        A Grid with one value a sequence at every site.
+
+    Raises:
+        DataError: Tokens, or a metric's values, that cannot be used.
+        SiteError: A component, layer, head or position that the model lacks, or one whose edits it
+            ignores.
+    """
+    checks.choice(direction, "direction", DIRECTIONS, DataError)
+    check_pair(model, clean, corrupted)
+    base, source = (corrupted, clean) if direction == "denoising" else (clean, corrupted)
+
+    def values(layer: int) -> Tensor:
+        return _natural(model, source, component, layer)
+
+    return _grid(
+        model, base, component, metric, values, direction,
+        source=source, by=by, layers=layers, heads=heads, positions=positions, logits=logits,
+        max_memory=max_memory, accelerate=accelerate, progress=progress, details={},
+    )  # fmt: skip
+
+
+def ablate(
+    model: Any,
+    tokens: Any,
+    component: str,
+    metric: Metric,
+    kind: str,
+    *,
+    reference: Any = None,
+    seed: int = 0,
+    by: Sequence[str] | None = None,
+    layers: Sequence[int] | None = None,
+    heads: Sequence[int] | None = None,
+    positions: Sequence[int] | None = None,
+    logits: str = "last",
+    max_memory: int | None = None,
+    accelerate: bool = True,
+    progress: bool = False,
+) -> Grid:
+    """Replace activations by what holds no information of the sequence, site after site.
+
+    Args:
+        model: A hooked model; it is left as it was found.
+        tokens: ``[sequence, position]``.
+        component: Which activation; this and the rest as in ``patch_activations``.
+        metric: From logits to one value a sequence.
+        kind: ``"zero"``; ``"mean"``: the mean over the reference sequences, at each position;
+            ``"resample"``: the activation of another reference sequence, drawn at random.
+        reference: Sequences of the same length for means and resampling; ``tokens`` by default.
+        seed: Of the resampling.
+        by: The grid's axes beside the layer.
+        layers: Which layers.
+        heads: Which heads.
+        positions: Which positions.
+        logits: ``"last"`` or ``"all"``.
+        max_memory: Bytes.
+        accelerate: False runs the plain hooked loop.
+        progress: Show a progress bar.
+
+    Raises:
+        DataError: Tokens, a kind, or a metric's values that cannot be used.
+        SiteError: As ``patch_activations``.
+    """
+    checks.choice(kind, "kind of ablation", ABLATIONS, DataError)
+    seed = checks.seed(seed, DataError)
+    check_tokens(model, tokens)
+    reference = tokens if reference is None else reference
+    check_tokens(model, reference)
+    if reference.shape[1] != tokens.shape[1] or (kind == "resample" and len(reference) < 2):
+        raise DataError(
+            f"reference must hold sequences of {tokens.shape[1]} positions, at least two for "
+            f"resampling; got {tuple(reference.shape)}."
+        )
+    rows = _others(len(tokens), len(reference), reference is tokens, seed).to(tokens.device)
+
+    def values(layer: int) -> Tensor:
+        natural = _natural(model, reference, component, layer)
+        if kind == "resample":
+            return natural[rows]
+        one = torch.zeros_like(natural[:1]) if kind == "zero" else natural.mean(0, keepdim=True)
+        return one.expand(len(tokens), *one.shape[1:])
+
+    return _grid(
+        model, tokens, component, metric, values, f"{kind} ablation",
+        source=None, by=by, layers=layers, heads=heads, positions=positions, logits=logits,
+        max_memory=max_memory, accelerate=accelerate, progress=progress, details={"seed": seed},
+    )  # fmt: skip
+
+
+def _others(n: int, n_reference: int, same: bool, seed: int) -> Tensor:
+    """A random reference row for each of ``n`` sequences, never its own."""
+    generator = np.random.default_rng(seed)
+    if same:
+        return torch.from_numpy((np.arange(n) + generator.integers(1, n, size=n)) % n)
+    return torch.from_numpy(generator.integers(n_reference, size=n))
+
+
+def _natural(model: Any, tokens: Tensor, component: str, layer: int) -> Tensor:
+    return read_activations(model, tokens, {"here": Site(hook_name(component, layer))})["here"]
+
+
+def _grid(
+    model: Any,
+    base: Tensor,
+    component: str,
+    metric: Metric,
+    values: Callable[[int], Tensor],
+    intervention: str,
+    *,
+    source: Tensor | None,
+    by: Sequence[str] | None,
+    layers: Sequence[int] | None,
+    heads: Sequence[int] | None,
+    positions: Sequence[int] | None,
+    logits: str,
+    max_memory: int | None,
+    accelerate: bool,
+    progress: bool,
+    details: Mapping[str, Any],
+) -> Grid:
+    checks.choice(component, "component", COMPONENTS, SiteError)
+    checks.choice(logits, "kind of logits", ("last", "all"), DataError)
+    layers = whole_labels(layers, model.cfg.n_layers, "layers")
+    hooks = [hook_name(component, layer) for layer in layers]
+    check_hooks(model, hooks)
+    with torch.no_grad():
+        first = values(layers[0])
+        labels, edits = plan_edits(component, first, by, heads, positions)
+        inert = check_moves_logits(model, base, hooks)
+        engine, how = choose_engine(
+            model, base, component, layers[0], first, edits,
+            last_only=logits == "last", max_memory=max_memory, accelerate=accelerate,
+        )  # fmt: skip
+        measure = checked_metric(metric, len(base))
+        natural = measure(engine.outputs)
+        found = natural.new_zeros(len(layers), *map(len, labels.values()), len(base))
+        for index, layer in enumerate(_shown(layers, progress)):
+            written = first if index == 0 else values(layer)
+            for edit, outputs in engine.run(layer, written, edits):
+                found[(index, *edit.place)] = measure(outputs)
+        source_values = None if source is None else measure(natural_outputs(model, source, logits))
+    return Grid(
+        intervention=intervention,
+        component=component,
+        axes={"layer": tuple(layers), **labels},
+        values=found,
+        base=natural,
+        source=source_values,
+        metric=getattr(metric, "__name__", type(metric).__name__),
+        engine=how,
+        details={**details, **({"inert_hooks": inert} if inert else {})},
+    )
+
+
+def check_pair(model: Any, clean: Any, corrupted: Any) -> None:
+    """Raise a DataError unless both are sequences that the model can read, of one shape."""
+    for tokens in (clean, corrupted):
+        check_tokens(model, tokens)
+    if clean.shape != corrupted.shape:
+        raise DataError(
+            "clean and corrupted must be sequences in pairs, of one shape; got "
+            f"{tuple(clean.shape)} and {tuple(corrupted.shape)}."
+        )
+
+
+def natural_outputs(model: Any, tokens: Tensor, logits: str) -> Tensor:
+    """Outputs of unedited runs: at the last position, or at all of them."""
+    outputs = torch.cat([model(batch) for batch in tokens.split(ROWS)])
+    return outputs[:, -1] if logits == "last" else outputs
+
+
+def checked_metric(metric: Metric, n: int) -> Metric:
+    """``metric``, raising a DataError unless it gives one finite value for each of n sequences."""
+
+    def measure(outputs: Tensor) -> Tensor:
+        value = metric(outputs)
+        if not isinstance(value, Tensor) or value.shape != (n,) or not value.isfinite().all():
+            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+            if isinstance(value, Tensor) and value.shape == (n,):
+                got = "NaN or infinity"
+            raise DataError(
+                f"the metric must return one finite value for each of the {n} sequences; got "
+                f"{got} from logits of shape {tuple(outputs.shape)}. Leave out a final mean()."
+            )
+        return value.detach()
+
+    return measure
+
+
+def _shown(layers: Sequence[int], progress: bool) -> Iterator[int]:
+    from tqdm.auto import tqdm
+
+    shown = tqdm(layers, desc="layers", disable=None if progress else True, delay=2, leave=False)
+    return iter(shown)
+
+
+def check_moves_logits(model: Any, tokens: Tensor, hooks: Sequence[str]) -> list[str]:
+    """Edit each hook once; the hooks whose edit leaves every logit as it was.
+
+    Raises:
+        SiteError: No hook's edit moves the logits: the model ignores such edits.
+    """
+    few = tokens[:2]
+    before = model(few)
+
+    def perturb(activation: Tensor, hook: Any) -> Tensor:
+        return activation * 0.5 + torch.linspace(0, 1, activation.shape[-1]).to(activation)
+
+    inert = []
+    for hook in hooks:
+        with model.hooks(fwd_hooks=[(hook, perturb)]):
+            if torch.equal(before, model(few)):
+                inert.append(hook)
+    if len(inert) == len(hooks):
+        raise SiteError(
+            f"editing {hooks[0]!r} changes no logit of this model, nor does any other hook of its "
+            "kind: the model ignores such edits, so every effect would be 0. Use a "
+            "HookedTransformer, whose hooks are causal."
+        )
+    return inert

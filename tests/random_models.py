@@ -1,0 +1,72 @@
+"""Random models of several architectures, small enough to patch everywhere."""
+
+import warnings
+
+import torch
+from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+from mtd_lens.hooked import ModelInfo, assemble, randomized
+from mtd_lens.layout import Architecture
+
+LENGTH = 6
+SHAPE = {
+    "n_layers": 3,
+    "d_model": 12,
+    "n_ctx": LENGTH,
+    "n_heads": 2,
+    "d_head": 3,
+    "d_vocab": 7,
+    "act_fn": "gelu",
+    "default_prepend_bos": False,
+    "device": "cpu",
+}
+ARCHITECTURES = {
+    "attn-only": {"attn_only": True, "normalization_type": None},
+    "gpt": {"d_mlp": 16, "normalization_type": "LN"},
+    "grouped": {"d_mlp": 16, "normalization_type": "LN", "n_key_value_heads": 1},
+    "rotary": {
+        "d_mlp": 16,
+        "normalization_type": "RMS",
+        "positional_embedding_type": "rotary",
+        "rotary_dim": 2,
+        "d_head": 4,
+    },
+    "local": {
+        "attn_only": True,
+        "normalization_type": "LN",
+        "use_local_attn": True,
+        "attn_types": ["local", "global", "local"],
+        "window_size": 3,
+    },
+}
+NAMES = (*ARCHITECTURES, "relative")
+PAD = 6
+
+
+def build(name, dtype=torch.float64):
+    if name == "relative":
+        shape = Architecture("relative", "logits", 3, 2, 12, 3, LENGTH, 7)
+        return randomized(assemble(shape, {}, ModelInfo(None, "x"), dtype), 3, "random")
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        cfg = HookedTransformerConfig(**{**SHAPE, **ARCHITECTURES[name]}, dtype=dtype)
+        model = HookedTransformer(cfg).eval()
+        generator = torch.Generator().manual_seed(1)
+        for parameter in model.parameters():  # biases too, and larger than they are at the start
+            draw = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.data += 0.3 * draw.to(parameter)
+    return model
+
+
+def sequences(n=3, padded=False, seed=2):
+    generator = torch.Generator().manual_seed(seed)
+    clean, corrupted = torch.randint(PAD, (2, n, LENGTH), generator=generator)
+    if padded:
+        for row in range(n):
+            clean[row, :row], corrupted[row, :row] = PAD, PAD
+    return clean, corrupted
+
+
+def metric(logits):
+    return logits[:, 0] - logits[:, 1]
