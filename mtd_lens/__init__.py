@@ -13,6 +13,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "alignment": ["AlignmentReport", "align"],
         "comparison": ["Comparison", "compare"],
         "contracts": ["CausalModel", "Claim", "Family", "Measurement", "Task", "Trial"],
         "errors": [
@@ -46,6 +47,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "families.mtd.task": ["MTDBatch", "MTDTask"],
         "families.mtd.weight_space": ["WeightReading", "read_weights"],
         "hooked": ["task_of"],
+        "localization": ["localize"],
+        "localization_result": ["Localization"],
         "plots": ["plot_attention", "plot_comparisons", "plot_training"],
         "registry": [
             "DEFAULT_MODEL",

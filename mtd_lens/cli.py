@@ -139,6 +139,45 @@ def compare(
 
 
 @app.command()
+def localize(
+    name: Model,
+    sequences: Sequences = None,
+    seed: Seed = 0,
+    threshold: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option("--threshold", help="What the interval of a found set must lie above."),
+    ] = None,
+    json: Json = None,
+    figure: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--figure", help="Draw the maps of every variable, as PNG or SVG."),
+    ] = None,
+    device: Device = None,
+) -> None:
+    """Find where in a model each variable of the algorithm lives."""
+    _check_paths(json, figure)
+    from mtd_lens import localization, plots
+
+    if figure:
+        plots.check_figure_path(figure)
+    from mtd_lens.registry import load_model
+
+    found = localization.localize(
+        load_model(name, device=device),
+        n_sequences=localization.N_SEQUENCES if sequences is None else sequences,
+        seed=seed,
+        threshold=localization.THRESHOLD if threshold is None else threshold,
+        progress=True,
+    )
+    print(found)
+    if json:
+        found.to_json(json)
+    if figure:
+        found.plot(figure)
+    _say_written(json, figure)
+
+
+@app.command()
 def weights(name: Model, seed: Seed = 0, json: Json = None, device: Device = None) -> None:
     """Hold a model's parameters against the construction, on no data."""
     _check_paths(json)

@@ -41,6 +41,23 @@ class Pairs:
     effect: Float[Tensor, " sequence"]
 
 
+def prediction_with(
+    causal_model: CausalModel, tokens: Tensor, variable: str, values: Tensor, queries: slice
+) -> Float[Tensor, "sequence outcome"]:
+    """The algorithm's prediction at the last query with a variable held at values.
+
+    Args:
+        causal_model: The algorithm.
+        tokens: ``[sequence, position]``.
+        variable: What is held.
+        values: At what, ``[sequence, query, …]``.
+        queries: At which query positions (index into the variable's query axis).
+    """
+    held = torch.full_like(values, torch.nan)
+    held[:, queries] = values[:, queries]
+    return causal_model.do(**{variable: held}).run(tokens)["prediction"][:, -1]
+
+
 def draw_pairs(
     causal_model: CausalModel,
     tokens: Tensor,
@@ -66,9 +83,7 @@ def draw_pairs(
     best: Pairs | None = None
     for shift in shifts:
         source = (rows + int(shift)) % len(tokens)
-        held = torch.full_like(values, torch.nan)
-        held[:, queries] = values[source][:, queries]
-        outcome = causal_model.do(**{variable: held}).run(tokens)["prediction"][:, -1]
+        outcome = prediction_with(causal_model, tokens, variable, values[source], queries)
         effect = divergence(outcome, base)
         if best is None:
             best = Pairs(source, outcome, effect)

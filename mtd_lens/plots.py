@@ -4,18 +4,15 @@ Drawn through matplotlib's figure objects alone: pyplot is never imported, and n
 matplotlib is imported when a figure is asked for.
 """
 
-import io
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from mtd_lens import render
 from mtd_lens.errors import ArgumentError, UnknownNameError, nearest
+from probes import files
 
-FORMATS = (".png", ".svg")
-DOTS_PER_INCH = 200
 INCHES = (7.6, 4.4)
 
 SHOWN = ("uniform", "one step", "2 steps", "maximum likelihood", "exact Bayes")
@@ -90,7 +87,7 @@ def plot_comparisons(
     compared = _checked(comparisons)
     names = _checked_estimators(compared[0], estimators)
     target = None if path is None else check_figure_path(path)
-    return _written(_draw(compared, names), target)
+    return write_figure(_draw(compared, names), target)
 
 
 def plot_training(
@@ -149,7 +146,7 @@ def plot_training(
     figure.suptitle(
         f"{title}; dashed: threshold".lstrip("; "), x=0.01, ha="left", fontsize="medium"
     )
-    return _written(figure, target)
+    return write_figure(figure, target)
 
 
 def plot_attention(
@@ -196,7 +193,7 @@ def plot_attention(
         "attention at the last query, mean over sequences and heads", x=0.01, ha="left",
         fontsize="medium",
     )  # fmt: skip
-    return _written(figure, target)
+    return write_figure(figure, target)
 
 
 def _plain(axes: Any) -> None:
@@ -205,14 +202,10 @@ def _plain(axes: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _written(figure: Any, target: Path | None) -> Any:
+def write_figure(figure: Any, target: Path | None) -> Any:
     """``figure``, also written to ``target`` if there is one."""
     if target is not None:
-        kind = target.suffix.lower()[1:]
-        metadata = {"Date": None} if kind == "svg" else None
-        content = io.BytesIO()
-        figure.savefig(content, format=kind, dpi=DOTS_PER_INCH, metadata=metadata)
-        render.write_bytes(target, content.getvalue())
+        files.write_figure(figure, target)
     return figure
 
 
@@ -366,11 +359,10 @@ def _checked_estimators(comparison: Compared, wanted: Sequence[str] | None) -> l
 
 
 def check_figure_path(path: Any) -> Path:
-    """The path with links resolved, after checking that a figure can be written there."""
-    target = render.check_output_path(path)
-    if target.suffix.lower() not in FORMATS:
-        raise ArgumentError(
-            f"a figure is written as {' or '.join(FORMATS)}; got {Path(path).name!r}. Change its "
-            "ending."
-        )
-    return target
+    """The path with links resolved, after checking that a figure can be written there.
+
+    Raises:
+        ArgumentError: It ends in neither ``.png`` nor ``.svg``.
+        OutputPathError: It cannot be written to.
+    """
+    return files.check_figure_path(path, ArgumentError)

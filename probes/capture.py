@@ -105,6 +105,17 @@ def check_tokens(model: Any, tokens: Any) -> None:
         )
 
 
+def check_source(tokens: Tensor, source: Any) -> None:
+    """Raise a DataError unless ``source`` names a row of ``tokens`` for each of them."""
+    whole = isinstance(source, Tensor) and not source.is_floating_point()
+    shaped = whole and source.shape == tokens.shape[:1]
+    if not shaped or int(source.min()) < 0 or int(source.max()) >= len(tokens):
+        raise DataError(
+            f"source must hold one row number of tokens, 0 … {len(tokens) - 1}, for each of the "
+            f"{len(tokens)} sequences; got {source!r}."
+        )
+
+
 def last_outputs(model: Any, tokens: Any, batch_size: int = BATCH_SIZE) -> Tensor:
     """The model's output at the last position, ``[sequence, d_vocab_out]``."""
     return _run(model, tokens, {}, batch_size, stop=None)[1]

@@ -37,9 +37,14 @@ class Edit:
     key: int | None = None
 
 
+def hook_suffix(component: str) -> str:
+    """The name of a component's hook within its block."""
+    return f"{'' if component in HEADLESS else 'attn.'}hook_{component}"
+
+
 def hook_name(component: str, layer: int) -> str:
     """The full name of a component's hook."""
-    return f"blocks.{layer}.{'' if component in HEADLESS else 'attn.'}hook_{component}"
+    return f"blocks.{layer}.{hook_suffix(component)}"
 
 
 def write(component: str, activation: Tensor, values: Tensor, edit: Edit, first: int = 0) -> None:

@@ -4,7 +4,7 @@ What the patched output ought to be is the caller's affair: a causal model in wh
 takes its source value.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from probes import checks
-from probes.capture import BATCH_SIZE, check_tokens, read_activations, run_and_capture
+from probes.capture import BATCH_SIZE, check_source, check_tokens, read_activations, run_and_capture
 from probes.errors import DataError, SiteError
 from probes.sites import Site, check_hooks
 
@@ -31,7 +31,8 @@ class Interchanged:
 
     Attributes:
         base: Of the unpatched runs.
-        patched: Of the same runs with the source's activation at each site, under its name.
+        patched: Of the same runs with the source's activations at each site, or at all sites of a
+            set together, under its name.
     """
 
     base: Tensor
@@ -42,61 +43,70 @@ def run_interchange(
     model: Any,
     tokens: Any,
     source: Any,
-    sites: Mapping[str, Site],
+    sites: Mapping[str, Site | Sequence[Site]],
     batch_size: int = BATCH_SIZE,
 ) -> Interchanged:
-    """Run every sequence with its source's activation at one site after another.
+    """Run every sequence with its source's activations at one set of sites after another.
 
-    A patched run starts at the site's block, from the sequence's own residual stream.
+    A patched run starts at the set's first block, from the sequence's own residual stream; every
+    value swapped in is that of the source's natural run, also where an earlier site of the set
+    would have changed it. Activations are kept for one batch at a time.
 
     Args:
         model: A hooked model.
         tokens: ``[sequence, position]``.
         source: ``[sequence]``: the row of ``tokens`` that is each sequence's source.
-        sites: Where the activation is swapped, inside blocks, by a name of the caller's.
+        sites: What is swapped, inside blocks, by a name of the caller's: a site, or several of any
+            layers that are swapped together. Where sites of a set overlap, the last one holds.
         batch_size: Sequences a forward pass.
 
     Raises:
-        SiteError: A hook that the model does not have, or one outside the blocks.
+        SiteError: A hook that the model does not have, one outside the blocks, or an empty set.
         DataError: Tokens that the model cannot read, or sources that are no rows of them.
     """
     check_tokens(model, tokens)
-    outside = [site.hook for site in sites.values() if site.layer is None]
+    batch_size = checks.integer(batch_size, "batch_size", 1, DataError)
+    sets = {
+        name: (value,) if isinstance(value, Site) else tuple(value) for name, value in sites.items()
+    }
+    first_layers = {name: _first_layer(name, group) for name, group in sets.items()}
+    check_source(tokens, source)
+    swapped = {f"{id(site)}": site for group in sets.values() for site in group}
+    streams = {
+        f"{layer}": Site(f"blocks.{layer}.hook_resid_pre") for layer in set(first_layers.values())
+    }
+    base: list[Tensor] = []
+    patched: dict[str, list[Tensor]] = {name: [] for name in sets}
+    for rows in torch.arange(len(tokens), device=tokens.device).split(batch_size):
+        values = read_activations(model, tokens[source[rows]], swapped, batch_size)
+        starts, output = run_and_capture(model, tokens[rows], streams, batch_size)
+        base.append(output)
+        for name, group in sets.items():
+            layer: int | None = first_layers[name]
+            start = starts[f"{layer}"]
+            if model.hook_dict[f"blocks.{layer}.hook_resid_pre"].fwd_hooks:
+                # A hook of the caller's there would act twice on a stream that it has acted on.
+                layer, start = None, tokens[rows]
+            hooks = [(site.hook, _writer(site, values[f"{id(site)}"])) for site in group]
+            with torch.no_grad(), model.hooks(fwd_hooks=hooks):
+                patched[name].append(model(start, start_at_layer=layer)[:, -1])
+    return Interchanged(
+        torch.cat(base), {name: torch.cat(outputs) for name, outputs in patched.items()}
+    )
+
+
+def _first_layer(name: str, group: Sequence[Site]) -> int:
+    """The earliest block of a set of sites."""
+    layers = [site.layer for site in group if site.layer is not None]
+    outside = [site.hook for site in group if site.layer is None]
     if outside:
         raise SiteError(
             f"interchange swaps activations inside blocks; {outside[0]!r} is outside. "
             "Use a hook named blocks.LAYER.…"
         )
-    whole = isinstance(source, Tensor) and not source.is_floating_point()
-    if not whole or source.shape != tokens.shape[:1] or not _within(source, len(tokens)):
-        raise DataError(
-            f"source must hold one row number of tokens, 0 … {len(tokens) - 1}, for each of the "
-            f"{len(tokens)} sequences; got {source!r}."
-        )
-    streams = {
-        f"resid_pre {site.layer}": Site(f"blocks.{site.layer}.hook_resid_pre")
-        for site in sites.values()
-    }
-    natural, base = run_and_capture(model, tokens, {**sites, **streams}, batch_size)
-    patched = {}
-    for name, site in sites.items():
-        start_at: int | None = site.layer
-        starts = natural[f"resid_pre {site.layer}"].split(batch_size)
-        if model.hook_dict[f"blocks.{site.layer}.hook_resid_pre"].fwd_hooks:
-            # A hook of the caller's there would act twice on a stream that it has acted on.
-            start_at, starts = None, tokens.split(batch_size)
-        values = natural[name][source].split(batch_size)
-        outputs = []
-        for start, value in zip(starts, values, strict=True):
-            hook = (site.hook, _writer(site, value))
-            with torch.no_grad(), model.hooks(fwd_hooks=[hook]):
-                outputs.append(model(start, start_at_layer=start_at)[:, -1])
-        patched[name] = torch.cat(outputs)
-    return Interchanged(base, patched)
-
-
-def _within(index: Tensor, length: int) -> bool:
-    return int(index.min()) >= 0 and int(index.max()) < length
+    if not layers:
+        raise SiteError(f"the set {name!r} holds no site to swap. Give at least one.")
+    return min(layers)
 
 
 def _writer(site: Site, value: Tensor) -> Callable[[Tensor, Any], Tensor]:

@@ -197,30 +197,25 @@ class PartialRunner:
 
     def _last_layer_points(self, points: Tensor, positions: Sequence[int]) -> Tensor:
         """The last query's attention with one key and value replaced, for all points at once."""
-        layer = self.n_layers - 1
+        layer, last = self.n_layers - 1, self.length - 1
         fused, block = self._fused[layer], self.model.blocks[layer]
         assert fused is not None
-        natural = self.streams[layer][:, -1]  # [batch, d_model]
-        query, _, _ = fused.project(block.ln1(natural[:, None]))  # [batch, head, 1, d_head]
-        # [point, batch, head, d_head] at the edited position
-        own, key, value = (
-            x.transpose(1, 2) for x in fused.project(block.ln1(points.transpose(0, 1)))
-        )
-        own, key, value = (x.transpose(0, 1) for x in (own, key, value))
-        edits_query = [position == self.length - 1 for position in positions]
-        queries = query[:, :, 0].expand(len(points), -1, -1, -1)
-        at_query = torch.tensor(edits_query, device=points.device)
-        queries = torch.where(at_query[:, None, None, None], own, queries)
+        keys, values = self._keys[layer], self._values[layer]
+        stream = self.streams[layer][:, last]  # [batch, d_model]
+        query = fused.project(block.ln1(stream[:, None]))[0][:, :, 0]  # [batch, head, d_head]
+        projected = fused.project(block.ln1(points.flatten(0, 1)[:, None]))
+        own, key, value = (x[:, :, 0].unflatten(0, points.shape[:2]) for x in projected)
         index = torch.tensor(positions, device=points.device)
-        scores = torch.einsum("pbhd,bhkd->pbhk", queries, self._keys[layer]) * fused.scale
-        edited = (queries * key).sum(-1, keepdim=True) * fused.scale
-        scores.scatter_(-1, index[:, None, None, None].expand_as(edited), edited)
-        pattern = scores.softmax(-1)
-        there = pattern.gather(-1, index[:, None, None, None].expand_as(edited))
-        natural_value = self._values[layer][:, :, index].permute(2, 0, 1, 3)
-        z = torch.einsum("pbhk,bhkd->pbhd", pattern, self._values[layer])
-        z = z + there * (value - natural_value)
-        stream = torch.where(at_query[:, None, None], points, natural)
+        is_last = (index == last)[:, None, None]
+        query = torch.where(is_last[..., None], own, query)  # [point, batch, head, d_head]
+        stream = torch.where(is_last, points, stream)
+
+        scores = torch.einsum("pbhd,bhkd->pbhk", query, keys)
+        edited = index[:, None, None, None].expand(*query.shape[:3], 1)
+        scores.scatter_(-1, edited, (query * key).sum(-1, keepdim=True))
+        pattern = (scores * fused.scale).softmax(-1)
+        z = torch.einsum("pbhk,bhkd->pbhd", pattern, values)
+        z += pattern.gather(-1, edited) * (value - values[:, :, index].permute(2, 0, 1, 3))
         after = self.after_mlp(layer, stream + fused.combine(z.flatten(-2)))
         return self._read_out(after.flatten(0, 1)[:, None])[:, 0].unflatten(0, after.shape[:2])
 

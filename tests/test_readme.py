@@ -15,9 +15,10 @@ def test_the_python_of_the_readme_runs(tmp_path):
     """As it stands, but for the length of the training run and its folder."""
     names = {"step": 0}
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     for block in blocks:
         shortened = block.replace("steps=8000", "steps=2").replace("runs/gpt", f"{tmp_path}/run")
+        shortened = shortened.replace("heads.png", f"{tmp_path}/heads.png")
         exec(shortened, names)
     assert (names["run"].step, names["run"].model.cfg.d_mlp) == (2, 256)
     pattern = names["cache"]["blocks.2.attn.hook_pattern"][0, 0, -1, -3:].flip(0)

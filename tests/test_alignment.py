@@ -1,0 +1,405 @@
+"""Distributed alignment search: what it finds where something is known to be, and what it leaves.
+
+Models: constructions, whose subspaces have names, the same turned by a random rotation, and models
+with random weights, in which there is nothing to find.
+"""
+
+import json
+
+import pytest
+import torch
+from conftest import stock
+
+import mtd_lens
+import probes
+from mtd_lens.alignment import KINDS
+from mtd_lens.families.mtd.plan import Plan
+from mtd_lens.families.mtd.relative import lay_out
+from mtd_lens.measures import draw_pairs
+from probes.edits import hook_name
+
+LAST = slice(-1, None)
+ORDER = 3
+
+
+def predict(output):
+    return output.double().softmax(-1)
+
+
+def prepare(task, causal_model, variable="mean_responsibility", queries=LAST, tokens=None, seed=0):
+    """Tokens, sources and counterfactuals."""
+    tokens = task.sample(192, seed).tokens if tokens is None else tokens
+    pairs = draw_pairs(causal_model, tokens, variable, queries, probes.kl_divergence, seed)
+    return tokens, pairs.source, pairs.counterfactual
+
+
+def score(model, pairs, site):
+    tokens, source, target = pairs
+    runs = probes.run_interchange(model, tokens, source, {"it": site})
+    base, patched = (
+        probes.kl_divergence(target, predict(output)).mean()
+        for output in (runs.base, runs.patched["it"])
+    )
+    return float(1 - patched / base)
+
+
+def overlap(basis, directions):
+    """Cosines of the principal angles between a basis and the plane of centred directions."""
+    centred = directions - directions.mean(-1, keepdim=True)
+    plane = torch.linalg.svd(centred, full_matrices=False)
+    rank = int((plane.S > 1e-8).sum())
+    return torch.linalg.svdvals(basis.double().T @ plane.U[:, :rank])
+
+
+def turned(model, seed):
+    """The same function with its residual stream turned, and the rotation."""
+    rotation = probes.random_subspace(model.cfg.d_model, model.cfg.d_model, seed)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            kind = name.rsplit(".", 1)[-1]
+            if kind in ("W_E", "W_pos", "W_O", "b_O"):
+                weight.copy_(weight @ rotation.to(weight))
+            elif kind in ("W_Q", "W_K", "W_V", "W_U"):
+                weight.copy_(rotation.T.to(weight) @ weight)
+    return model, rotation
+
+
+@pytest.fixture(scope="module")
+def causal_model(task):
+    return mtd_lens.MTDCausalModel(task, beta=6.0)
+
+
+@pytest.fixture(scope="module")
+def model(task):
+    return mtd_lens.construct(task, 6.0, form="relative", dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def pairs(task, causal_model):
+    return prepare(task, causal_model)
+
+
+@pytest.fixture(scope="module")
+def held_out(task, causal_model):
+    return prepare(task, causal_model, seed=1)
+
+
+def fit(model, pairs, site=None, width=ORDER - 1, **options):
+    site = site or probes.Site("blocks.1.hook_resid_post", [-1])
+    settings = {"predict": predict, "divergence": probes.kl_divergence, **options}
+    return probes.fit_alignment(model, *pairs, site, width, **settings)
+
+
+# What it finds.
+
+
+def test_the_named_subspace_of_a_construction_is_found(task, model, causal_model, pairs, held_out):
+    found = fit(model, pairs)
+    layout = lay_out(Plan(task, 6.0))
+    named = torch.eye(model.cfg.d_model, dtype=torch.float64)[:, layout["mean"]]
+    assert score(model, held_out, found.site) > 0.999
+    assert overlap(found.basis, named).min() > 0.99  # the simplex's plane, not its constant
+    assert found.losses[-1] < 0.01 * found.losses[0]
+    random = probes.random_subspace(found.span.shape[1], found.width, 0)
+    control = probes.Site(found.site.hook, [-1], subspace=found.span @ random)
+    assert score(model, held_out, control) < 0.5
+
+
+def test_it_is_found_after_any_rotation_of_the_residual_stream(task, pairs, held_out):
+    straight = mtd_lens.construct(task, 6.0, form="relative", dtype=torch.float64)
+    straight_output = straight(pairs[0])
+    model, rotation = turned(straight, seed=3)
+    assert torch.allclose(model(pairs[0]), straight_output, atol=1e-8)
+    found = fit(model, pairs)
+    named = rotation.T[:, lay_out(Plan(task, 6.0))["mean"]]
+    assert score(model, held_out, found.site) > 0.999
+    assert overlap(found.basis, named).min() > 0.99
+    # where it stood before the rotation there is nothing any more
+    assert overlap(found.basis, torch.eye(len(named)).double()[:, :ORDER]).min() < 0.9
+
+
+def test_responsibilities_are_found_at_all_evidence_positions(task, model, causal_model):
+    evidence = slice(None, -1)
+    both = [prepare(task, causal_model, "responsibilities", evidence, seed=s) for s in (0, 1)]
+    positions = causal_model.query_positions(task.seq_len)[evidence]
+    found = fit(model, both[0], probes.Site("blocks.0.hook_resid_post", positions))
+    assert score(model, both[1], found.site) > 0.999
+
+
+def test_one_head_is_searched_by_its_components(model, pairs, held_out):
+    found = fit(model, pairs, probes.Site("blocks.1.attn.hook_z", [-1], head=0))
+    assert len(found.basis) == model.cfg.d_head
+    assert score(model, held_out, found.site) > 0.999
+
+
+def test_the_whole_span_is_the_whole_site(model, pairs, held_out):
+    rank = fit(model, pairs, steps=1).span.shape[1]
+    # tokens (q-1), responsibilities and their mean (m-1 each): constants never differ
+    assert rank == 3 + 2 * (ORDER - 1)
+    found = fit(model, pairs, width=rank, steps=2)
+    whole = probes.Site("blocks.1.hook_resid_post", [-1])
+    assert score(model, held_out, found.site) == pytest.approx(score(model, held_out, whole))
+
+
+# What it leaves, and what it depends on.
+
+
+def state(model):
+    return (
+        model.training,
+        [p.requires_grad for p in model.parameters()],
+        [None if p.grad is None else p.grad.clone() for p in model.parameters()],
+        [len(point.fwd_hooks) for point in model.hook_dict.values()],
+        [p.detach().clone() for p in model.parameters()],
+        repr(model.cfg),
+    )
+
+
+def same(first, second):
+    def equal(a, b):
+        if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+            return torch.equal(a, b)
+        return a is b if a is None or b is None else a == b
+
+    return all(
+        all(map(equal, a, b)) and len(a) == len(b) if isinstance(a, list) else a == b
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+@pytest.mark.parametrize("caller_hook", [None, "blocks.0.hook_attn_out", "blocks.1.hook_resid_pre"])
+@pytest.mark.parametrize("broken", [False, True])
+def test_the_model_is_left_as_it_was_found(task, pairs, caller_hook, broken):
+    model = stock(task, "gpt", n_heads=2, d_model=16)
+    parameters = list(model.parameters())
+    parameters[0].requires_grad_(False)
+    parameters[1].grad = torch.ones_like(parameters[1])
+    if caller_hook:
+        model.add_hook(caller_hook, lambda activation, hook: activation * 0.9)
+    model.train()
+    before = state(model)
+    calls = []
+
+    def divergence(target, prediction):
+        calls.append(len(target))
+        if broken and len(calls) > 5:
+            raise RuntimeError("no more")
+        return probes.kl_divergence(target, prediction)
+
+    if broken:
+        with pytest.raises(RuntimeError, match="no more"):
+            fit(model, pairs, divergence=divergence)
+    else:
+        with torch.no_grad():  # the caller's mode does not matter
+            fit(model, pairs, divergence=divergence, steps=5)
+    assert same(before, state(model))
+
+
+@pytest.mark.parametrize("caller_hook", [None, "blocks.0.hook_attn_out", "blocks.1.hook_resid_pre"])
+def test_a_fit_runs_the_model_that_run_interchange_does(task, pairs, caller_hook):
+    model = stock(task, "gpt", n_heads=2, d_model=16)
+    if caller_hook:
+        model.add_hook(caller_hook, lambda activation, hook: activation * 0.9)
+    seen = []
+
+    def record(output):
+        seen.append(output.detach())
+        return predict(output)
+
+    tokens, source, _ = pairs
+    found = fit(model, pairs, predict=record, steps=1, batch_size=len(tokens), learning_rate=1e-9)
+    runs = probes.run_interchange(model, tokens, source, {"it": found.site})
+    first, last = seen[0], seen[-1]
+    assert torch.allclose(first, runs.base, atol=1e-6)
+    in_order = torch.cdist(last, runs.patched["it"]).min(-1)
+    assert in_order.values.max() < 1e-5
+    assert sorted(in_order.indices.tolist()) == list(range(len(tokens)))
+
+
+def test_a_seed_gives_one_result(model, pairs):
+    first, again, other = (fit(model, pairs, seed=seed, steps=10, width=3) for seed in (0, 0, 1))
+    assert torch.equal(first.basis, again.basis)
+    assert first.losses == again.losses
+    assert first.losses != other.losses
+
+
+def test_a_result_says_what_it_is(model, pairs, tmp_path):
+    found = fit(model, pairs, steps=3)
+    assert repr(found).startswith("Alignment('blocks.1.hook_resid_post', width=2, loss 0.")
+    assert "\n" not in repr(found)
+    plain = json.loads(found.to_json(tmp_path / "it.json"))
+    assert json.loads((tmp_path / "it.json").read_text()) == plain
+    assert (plain["hook"], plain["positions"]) == ("blocks.1.hook_resid_post", [-1])
+    assert torch.equal(torch.tensor(plain["basis"]).double().float(), found.basis.float())
+    assert len(plain["losses"]) == 3
+    eye = torch.eye(2, dtype=torch.float64)
+    assert torch.allclose(found.basis.T @ found.basis, eye, atol=1e-10)
+
+
+def test_random_subspaces_are_orthonormal_and_seeded():
+    first, again, other = (probes.random_subspace(7, 3, seed) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.allclose(first.T @ first, torch.eye(3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"width": 0}, "DataError", "width must be an integer from 1 to 16; got 0"),
+        ({"width": 17}, "DataError", "width must be an integer from 1 to 16; got 17"),
+        ({"width": 9}, "DataError", "in 7 directions only, so there is no subspace of width 9"),
+        ({"tokens": torch.zeros(4, 3)}, "DataError", "tokens must be an integer tensor"),
+        ({"source": torch.tensor([0, 1])}, "DataError", "source must hold one row number"),
+        ({"source": torch.full((192,), 192)}, "DataError", "0 … 191, for each of the 192"),
+        ({"targets": torch.ones(3, 4)}, "DataError", "with one row for each of the 192"),
+        ({"targets": torch.full((192, 4), torch.nan)}, "DataError", "those of sequence 0 are not"),
+        ({"steps": 0}, "DataError", "steps must be an integer of at least 1; got 0"),
+        ({"learning_rate": 0}, "DataError", "learning_rate must be a number above 0"),
+        ({"batch_size": 0}, "DataError", "batch_size must be an integer of at least 1"),
+        ({"seed": -1}, "DataError", "seed must be an integer"),
+        ({"site": probes.Site("blocks.1.attn.hook_z", [-1])}, "SiteError", "Name it: Site(hook"),
+        ({"site": probes.Site("hook_embed")}, "SiteError", "'hook_embed' is outside"),
+        ({"site": probes.Site("blocks.7.hook_resid_post")}, "SiteError", "no hook"),
+        ({"predict": lambda output: output.detach()}, "DataError", "does not depend"),
+        ({"predict": lambda output: output * torch.nan}, "DataError", "must be finite; its mean"),
+        (
+            {"site": probes.Site("blocks.2.hook_resid_post", [-2])},
+            "DataError",
+            "nothing leads from it to the prediction at the last position",
+        ),
+        (
+            {
+                "site": probes.Site(
+                    "blocks.1.hook_resid_post", subspace=probes.random_subspace(16, 1, 0)
+                )
+            },
+            "SiteError",
+            "has a subspace already",
+        ),
+    ],
+)
+def test_errors_say_what_came(model, pairs, changes, error, message):
+    given = dict(zip(("tokens", "source", "targets"), pairs, strict=True)) | changes
+    pairs = [given.pop(name) for name in ("tokens", "source", "targets")]
+    with pytest.raises(getattr(mtd_lens, error), match=message.replace("(", r"\(")):
+        fit(model, pairs, **given)
+
+
+# The report.
+
+
+@pytest.fixture(scope="module")
+def report(model):
+    return mtd_lens.align(model, "mean_responsibility", 1, n_sequences=256)
+
+
+def test_a_construction_stands_out_from_every_control(report):
+    scores = report.scores
+    assert report.width == ORDER - 1
+    assert report.score.low > 0.999
+    for control in (
+        "random_rotation",
+        "random_weights",
+        "arbitrary_labels",
+        "whole_site",
+        "mean_value",
+    ):
+        assert scores[control].high < 0.7, control
+    assert report.unpatched > 0.01
+
+
+def test_a_prediction_at_the_mean_scores_well_without_looking_at_the_source(task, model, report):
+    """Why 0 is no floor: the slow way round to the last control."""
+    tokens = task.sample(256, 0).tokens
+    causal = mtd_lens.MTDCausalModel(task, report.parameters["beta"])
+    held_out, _, target = prepare(task, causal, tokens=tokens[128:], seed=1)
+    means = [causal.run(row[None])["mean_responsibility"][0, -1] for row in tokens[:128]]
+    mean = torch.stack(means).mean(0)
+    above = below = 0.0
+    for row, wanted in zip(held_out, target, strict=True):
+        at_mean = causal.do(mean_responsibility=mean).run(row[None])["prediction"][0, -1]
+        above += float(probes.kl_divergence(wanted, at_mean))
+        output = model(row[None])[0, -1].detach()
+        below += float(probes.kl_divergence(wanted, predict(output)))
+    assert report.scores["mean_value"].score == pytest.approx(1 - above / below, abs=1e-6)
+    assert report.scores["mean_value"].low > 0.2
+
+
+def test_a_report_says_what_it_is(report, tmp_path):
+    assert repr(report) == (
+        "AlignmentReport('small/constructed-relative': mean_responsibility at layer 1 resid_post, "
+        f"width 2: {report.score})"
+    )
+    text = str(report)
+    assert "mean_responsibility in 2 of 16 dimensions of layer 1 resid_post; 128 held-out" in text
+    for row in ("learned subspace", "random rotation", "fit to arbitrary labels", "whole site"):
+        assert row in text
+        assert row in report._repr_html_()
+    plain = json.loads(report.to_json(tmp_path / "it.json"))
+    assert json.loads((tmp_path / "it.json").read_text()) == plain
+    assert plain["scores"]["learned"]["score"] == report.score.score
+    assert plain["alignment"]["width"] == 2
+
+
+def test_a_report_is_reproduced_and_leaves_no_trace(model):
+    before = state(model)
+    first, again = (
+        mtd_lens.align(model, "mean_responsibility", 1, n_sequences=64, steps=3) for _ in range(2)
+    )
+    assert again == first
+    assert torch.equal(again.alignment.basis, first.alignment.basis)
+    assert same(before, state(model))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (("nonsense", 1), "ArgumentError", "unknown variable 'nonsense'"),
+        (("mean_responsibility", 3), "SiteError", "layer must be an integer from 0 to 2; got 3"),
+        (("mean_responsibility", True), "SiteError", "layer must be an integer"),
+        (("mean_responsibility", 1, 99), "DataError", "width must be an integer from 1 to 16"),
+        (("mean_responsibility", 1, None, {"kind": "resid"}), "ArgumentError", "unknown kind of"),
+        (("mean_responsibility", 1, None, {"kind": "z"}), "SiteError", "Name it: Site(hook"),
+        (("mean_responsibility", 1, None, {"head": 0}), "SiteError", "has no head axis"),
+        (("mean_responsibility", 1, None, {"head": 4}), "SiteError", "head must be an integer"),
+        (("mean_responsibility", 1, None, {"kind": "mlp_out"}), "SiteError", "no hook|did not run"),
+        (("mean_responsibility", 1, None, {"n_sequences": 8}), "ArgumentError", "at least 64"),
+        (("responsibilities", 2), "DataError", "nothing leads from it"),
+    ],
+)
+def test_errors_of_a_report_say_what_came(model, arguments, error, message):
+    *positional, options = arguments if isinstance(arguments[-1], dict) else (*arguments, {})
+    with pytest.raises(getattr(mtd_lens, error), match=message.replace("(", r"\(")):
+        mtd_lens.align(model, *positional, **options)
+
+
+def test_a_variable_that_does_not_vary_cannot_be_aligned():
+    task = mtd_lens.MTDTask([[0.9, 0.1], [0.4, 0.6]], order=1, seq_len=8)
+    model = mtd_lens.construct(task, 1.0)
+    with pytest.raises(mtd_lens.ArgumentError, match="nothing to align"):
+        mtd_lens.align(model, "mean_responsibility", 1)
+
+
+def test_a_family_must_say_where_variables_may_be_sought(model, task, monkeypatch):
+    monkeypatch.setattr("mtd_lens.alignment.family_of", lambda task: object())
+    with pytest.raises(mtd_lens.ModelError, match="LocalizableFamily"):
+        mtd_lens.align(model, "mean_responsibility", 1)
+
+
+def test_every_kind_is_a_hook_of_a_block(task):
+    names = stock(task, "gpt", n_heads=2, d_model=16).hook_dict
+    assert all(hook_name(kind, 0) in names for kind in KINDS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["absolute", "relative"])
+@pytest.mark.parametrize(
+    ("variable", "layer"), [("mean_responsibility", 1), ("responsibilities", 0)]
+)
+def test_registered_constructions_hold_each_variable_in_its_layer(form, variable, layer):
+    model = mtd_lens.load_model(f"mtd-q5-m3-t32/constructed-{form}")
+    scores = mtd_lens.align(model, variable, layer).scores
+    assert scores["learned"].low > 0.99
+    assert scores["random_weights"].high < 0.5
+    assert scores["arbitrary_labels"].high < 0.5
