@@ -24,7 +24,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "interchange": ["Interchanged", "check_editable", "run_interchange"],
         "linear": ["RidgeProbe", "fit_ridge"],
         "significance": ["adjust_p_values", "sign_flip_p_values"],
-        "patching": ["ablate", "check_moves_logits", "patch_activations"],
+        "patching": ["ablate", "patch_activations"],
         "paths": ["patch_paths"],
         "sites": ["Band", "Site", "check_hooks"],
         "statistics": [

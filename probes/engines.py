@@ -5,24 +5,16 @@ works on any hooked model. :class:`Resumed` runs only what each edit can change 
 outputs. Both take one layer's edits at a time and yield the outputs edit by edit.
 """
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
 
-from probes import checks
 from probes.edits import PATTERN, Edit, hook_name, write
-from probes.errors import DataError
-from probes.partial_runs import PartialRunner, why_not
-
-ROWS = 16
-"""Sequences a resumed forward pass, stacked edits counted; wider passes fall out of CPU caches."""
-
-SHARE_OF_FREE_MEMORY = 0.5
+from probes.partial_runs import PartialRunner
 
 _WITHIN_ATTENTION = ("q", "k", "v", PATTERN)
 _OF_ONE_QUERY = ("q", PATTERN)
@@ -93,6 +85,10 @@ class Resumed:
 
     def run(self, layer: int, values: Tensor, edits: Sequence[Edit]) -> Iterator[tuple[Edit, Any]]:
         """See :meth:`HookedLoop.run`; edits come in an order of their own."""
+        if self._reads_last_alone(layer):
+            last = self._runners[0].length - 1
+            yield from ((edit, self.outputs) for edit in edits if last not in edit.positions)
+            edits = [replace(edit, positions=(last,)) for edit in edits if last in edit.positions]
         for window, same in groupby(sorted(edits, key=self._order), key=self._window):
             alike = list(same)
             size = self._stack_size(layer, window)
@@ -105,6 +101,12 @@ class Resumed:
                     parts.append(self._outputs(runner, layer, own, group))
                 for index, edit in enumerate(group):
                     yield edit, torch.cat([part[index] for part in parts])
+
+    def _reads_last_alone(self, layer: int) -> bool:
+        """Whether the outputs depend on the component at the last position alone."""
+        runner = self._runners[0]
+        read_elsewhere = self.component in ("resid_pre", "k", "v")
+        return runner.last_only and layer == runner.n_layers - 1 and not read_elsewhere
 
     def _order(self, edit: Edit) -> Any:
         return len(edit.positions) > 1, edit.positions, -1 if edit.head is None else edit.head
@@ -159,13 +161,14 @@ class Resumed:
         natural = runner.streams[layer][:, there]
         if self.component == "z":
             W_O = self.model.blocks[layer].attn.W_O
-            change = (values - runner.z[layer])[:, there]  # [batch, edit, head, d_head]
+            change = values[:, there] - runner.z[layer][:, there]  # [batch, edit, head, d_head]
             if heads[0] is None:
-                written = torch.einsum("behd,hdm->bem", change, W_O)
+                written = change.flatten(2) @ W_O.flatten(0, 1)
+            elif len(set(heads)) == 1:
+                written = change[:, :, heads[0]] @ W_O[heads[0]]
             else:
-                which = torch.tensor(heads, device=values.device)
-                change = change[:, torch.arange(len(there), device=values.device), which]
-                written = torch.einsum("bed,edm->bem", change, W_O[which])
+                change = change[:, range(len(there)), list(heads)]
+                written = torch.einsum("bed,edm->bem", change, W_O[list(heads)])
             middle = natural + runner.attn_out[layer][:, there] + written
             changed = runner.after_mlp(layer, middle)
         else:
@@ -202,103 +205,3 @@ class Resumed:
             return runner.resume_points(layer + 1, stream[:, :, 0], [first] * len(edits))
         outputs = runner.resume(layer + 1, stream.flatten(0, 1), first)
         return outputs.unflatten(0, (len(edits), -1))
-
-
-def choose_engine(
-    model: Any,
-    tokens: Tensor,
-    component: str,
-    layer: int,
-    values: Tensor,
-    edits: Sequence[Edit],
-    *,
-    last_only: bool,
-    max_memory: int | None = None,
-    accelerate: bool = True,
-) -> tuple[HookedLoop | Resumed, str]:
-    """The fastest engine that gives the hooked loop's outputs on this model, and its description.
-
-    Before it is chosen, :class:`Resumed` must agree with the hooked loop on two sequences, for the
-    first, middle and last edit of a layer.
-
-    Args:
-        model: A hooked model.
-        tokens: ``[sequence, position]``: the runs that will be edited.
-        component: Which activation.
-        layer: Of the trial.
-        values: What the trial writes.
-        edits: Those of one layer.
-        last_only: Outputs at the last position alone.
-        max_memory: Bytes that the runs may take; by default half of what is free.
-        accelerate: False takes the hooked loop.
-
-    Raises:
-        DataError: Too little memory.
-    """
-    reason = why_not(model) if accelerate else "asked for"
-    rows = _rows(model, tokens, reason is None, max_memory)
-    settings: dict[str, Any] = {"last_only": last_only, "rows": rows}
-    if reason is None:
-        few = [edits[0], edits[len(edits) // 2], edits[-1]]
-        reason = _disagreement(model, tokens[:2], component, layer, values[:2], few, settings)
-    if reason is None:
-        return Resumed(model, tokens, component, **settings), "resumed from the edited position"
-    settings["rows"] = _rows(model, tokens, False, max_memory)
-    return HookedLoop(model, tokens, component, **settings), f"hooked loop: {reason}"
-
-
-def _disagreement(
-    model: Any,
-    tokens: Tensor,
-    component: str,
-    layer: int,
-    values: Tensor,
-    edits: Sequence[Edit],
-    settings: Mapping[str, Any],
-) -> str | None:
-    """Why resumed runs cannot be trusted on this model; None if they agree with hooked ones."""
-    loop = HookedLoop(model, tokens, component, **settings)
-    try:
-        resumed = Resumed(model, tokens, component, **settings)
-        found = dict(resumed.run(layer, values, edits))
-    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
-        return f"resuming its runs failed ({type(error).__name__}: {error})"
-    for edit, outputs in loop.run(layer, values, edits):
-        scale = float(outputs.abs().max().clamp_min(1.0))
-        difference = float((found[edit] - outputs).abs().max()) / scale
-        if not difference <= _tolerance(outputs.dtype):
-            return f"resumed runs differ from hooked ones by {difference:.1g}"
-    return None
-
-
-def _tolerance(dtype: torch.dtype) -> float:
-    return math.sqrt(torch.finfo(dtype).eps) / 3
-
-
-def _rows(model: Any, tokens: Tensor, resumed: bool, max_memory: int | None) -> int:
-    """Sequences a forward pass that memory has room for, beside what is kept of natural runs."""
-    budget = free_memory(tokens.device) if max_memory is None else max_memory
-    budget = checks.integer(budget, "max_memory", 1, DataError)
-    cfg, length = model.cfg, tokens.shape[1]
-    size = next(model.parameters()).element_size()
-    heads = cfg.n_heads * cfg.d_head
-    kept = 2 * (cfg.n_layers + 1) * (cfg.d_model + heads) * length * size if resumed else 0
-    passing = length * size * (8 * cfg.d_model + 6 * heads + 3 * (cfg.d_mlp or 0))
-    passing += length * size * (4 * cfg.n_heads * length + 2 * cfg.d_vocab_out)
-    needed = kept * len(tokens) + passing
-    if needed > budget:
-        raise DataError(
-            f"patching {len(tokens)} sequences of {length} positions needs about "
-            f"{needed / 1e6:.0f} MB, more than the {budget / 1e6:.0f} MB allowed. Pass fewer "
-            "sequences at a time, or raise max_memory."
-        )
-    most = ROWS if resumed else len(tokens)
-    return int(max(1, min(most, (budget - kept * len(tokens)) // passing)))
-
-
-def free_memory(device: Any) -> int:
-    """Half of the memory that is free on a device, in bytes."""
-    device = torch.device(device)
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0] * SHARE_OF_FREE_MEMORY)
-    return int(psutil.virtual_memory().available * SHARE_OF_FREE_MEMORY)

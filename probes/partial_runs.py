@@ -90,23 +90,32 @@ class PartialRunner:
         self._values: list[Tensor] = []
         stream, _, _, self._mask = model.input_to_embed(tokens)
         self._fused = [_fused(block, model.cfg, self._mask) for block in model.blocks]
-        hooks = [(f"blocks.{layer}.attn.hook_z", self._keep) for layer in range(self.n_layers)]
-        for layer, block in enumerate(model.blocks):
+        for layer in range(self.n_layers):
             self.streams.append(stream)
-            recorder = _KeyValues()
-            with model.hooks(fwd_hooks=hooks if keep_z else []):
-                attn_out = _own_attention(block, stream, stream, recorder, self._mask)
-            self._keys.append(self._arranged(layer, recorder.keys))
-            self._values.append(self._arranged(layer, recorder.values))
+            keys, values, z, attn_out = self._natural_attention(layer, keep_z)
+            self._keys.append(keys)
+            self._values.append(values)
             self.attn_out.append(attn_out)
+            if keep_z:
+                self.z.append(z)
             stream = self.after_mlp(layer, stream + attn_out)
         self.streams.append(stream)
         self.outputs = self._read_out(stream[:, -1:] if last_only else stream)
         if last_only:
             self.outputs = self.outputs[:, 0]
 
-    def _keep(self, z: Tensor, hook: Any) -> None:
-        self.z.append(z)
+    def _natural_attention(self, layer: int, keep_z: bool) -> tuple[Tensor, ...]:
+        """Keys and values as the block's attention takes them, heads' outputs, their sum."""
+        block, fused, stream = self.model.blocks[layer], self._fused[layer], self.streams[layer]
+        if fused is not None:
+            query, key, value = fused.project(block.ln1(stream))
+            z = fused.mix(query, key, value, first=0)
+            return key.contiguous(), value.contiguous(), z, fused.combine(z.flatten(-2))
+        recorder, kept = _KeyValues(), []
+        hook = (f"blocks.{layer}.attn.hook_z", lambda z, hook: kept.append(z))
+        with self.model.hooks(fwd_hooks=[hook] if keep_z else []):
+            attn_out = _own_attention(block, stream, stream, recorder, self._mask)
+        return recorder.keys, recorder.values, kept[0] if keep_z else attn_out, attn_out
 
     @property
     def batch(self) -> int:
@@ -241,11 +250,6 @@ class PartialRunner:
             stream = self.model.ln_final(stream)
         return self.model.unembed(stream)
 
-    def _arranged(self, layer: int, x: Tensor) -> Tensor:
-        """Keys or values as the block's attention takes them."""
-        fused = self._fused[layer]
-        return x if fused is None else fused.by_head(x)
-
     def _hooked(self, layer: int, kept: list[Tensor]) -> Tensor:
         """Keys or values as they pass the hooks: ``[batch, position, head, d_head]``."""
         fused = self._fused[layer]
@@ -310,15 +314,8 @@ class _FusedAttention:
         self._outward = attn.W_O.flatten(0, 1).T.contiguous()
         self._outward_bias = attn.b_O
 
-    def by_head(self, x: Tensor) -> Tensor:
-        """``[batch, position, group, d_head]`` to ``[batch, head, position, d_head]``."""
-        x = x.transpose(1, 2)
-        if x.shape[1] != self.n_heads:
-            x = x.repeat_interleave(self.n_heads // x.shape[1], 1)
-        return x.contiguous()
-
     def by_position(self, x: Tensor) -> Tensor:
-        """The inverse of ``by_head``."""
+        """``[batch, head, position, d_head]`` as it passes hooks, by key-value head."""
         return x[:, :: self.n_heads // self.n_groups].transpose(1, 2)
 
     def project(self, normalized: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -342,17 +339,19 @@ class _FusedAttention:
         if first:
             key = torch.cat([_stack(keys, copies), key], 2)
             value = torch.cat([_stack(values, copies), value], 2)
-        query = query[:, :, -1:] if last else query
-        mask = None if last or not first else _causal_mask(query, first)
+        if last:
+            query, first = query[:, :, -1:], first + query.shape[2] - 1
+        return self.combine(self.mix(query, key, value, first).flatten(-2))
+
+    def mix(self, query: Tensor, key: Tensor, value: Tensor, first: int) -> Tensor:
+        """Heads' outputs of queries at positions ``first`` on, ``[batch, query, head, d_head]``."""
+        one = query.shape[2] == 1
+        mask = None if one or not first else _causal_mask(query, first)
+        causal = not (one or first)
         z = functional.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=mask,
-            is_causal=not (last or first),
-            scale=self.scale,
+            query, key, value, attn_mask=mask, is_causal=causal, scale=self.scale
         )
-        return self.combine(z.transpose(1, 2).flatten(-2))
+        return z.transpose(1, 2)
 
 
 def _causal_mask(query: Tensor, first: int) -> Float[Tensor, "query key"]:

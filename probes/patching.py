@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from probes import checks
-from probes.capture import check_tokens, read_activations
+from probes.capture import check_tokens, run_and_capture
 from probes.edits import COMPONENTS, hook_name, plan_edits, whole_labels
-from probes.engines import ROWS, choose_engine
 from probes.errors import DataError, SiteError
 from probes.grids import Grid
 from probes.sites import Site, check_hooks
+from probes.trust import ROWS, choose_engine
 
 DIRECTIONS = ("denoising", "noising")
 ABLATIONS = ("zero", "mean", "resample")
@@ -78,12 +78,9 @@ def patch_activations(
     check_pair(model, clean, corrupted)
     base, source = (corrupted, clean) if direction == "denoising" else (clean, corrupted)
 
-    def values(layer: int) -> Tensor:
-        return _natural(model, source, component, layer)
-
     return _grid(
-        model, base, component, metric, values, direction,
-        source=source, by=by, layers=layers, heads=heads, positions=positions, logits=logits,
+        model, base, component, metric, source, lambda activation: activation, direction,
+        has_source=True, by=by, layers=layers, heads=heads, positions=positions, logits=logits,
         max_memory=max_memory, accelerate=accelerate, progress=progress, details={},
     )  # fmt: skip
 
@@ -142,16 +139,16 @@ def ablate(
         )
     rows = _others(len(tokens), len(reference), reference is tokens, seed).to(tokens.device)
 
-    def values(layer: int) -> Tensor:
-        natural = _natural(model, reference, component, layer)
+    def without_information(activation: Tensor) -> Tensor:
         if kind == "resample":
-            return natural[rows]
-        one = torch.zeros_like(natural[:1]) if kind == "zero" else natural.mean(0, keepdim=True)
+            return activation[rows]
+        one = activation.mean(0, keepdim=True)
+        one = torch.zeros_like(one) if kind == "zero" else one
         return one.expand(len(tokens), *one.shape[1:])
 
     return _grid(
-        model, tokens, component, metric, values, f"{kind} ablation",
-        source=None, by=by, layers=layers, heads=heads, positions=positions, logits=logits,
+        model, tokens, component, metric, reference, without_information, f"{kind} ablation",
+        has_source=False, by=by, layers=layers, heads=heads, positions=positions, logits=logits,
         max_memory=max_memory, accelerate=accelerate, progress=progress, details={"seed": seed},
     )  # fmt: skip
 
@@ -164,8 +161,13 @@ def _others(n: int, n_reference: int, same: bool, seed: int) -> Tensor:
     return torch.from_numpy(generator.integers(n_reference, size=n))
 
 
-def _natural(model: Any, tokens: Tensor, component: str, layer: int) -> Tensor:
-    return read_activations(model, tokens, {"here": Site(hook_name(component, layer))})["here"]
+def _natural(
+    model: Any, tokens: Tensor, component: str, layers: Sequence[int]
+) -> tuple[dict[int, Tensor], Tensor]:
+    """Activations by layer, and the outputs at the last position."""
+    sites = {f"{layer}": Site(hook_name(component, layer)) for layer in layers}
+    found, outputs = run_and_capture(model, tokens, sites)
+    return {layer: found[f"{layer}"] for layer in layers}, outputs
 
 
 def _grid(
@@ -173,10 +175,11 @@ def _grid(
     base: Tensor,
     component: str,
     metric: Metric,
-    values: Callable[[int], Tensor],
+    origin: Tensor,
+    replace: Callable[[Tensor], Tensor],
     intervention: str,
     *,
-    source: Tensor | None,
+    has_source: bool,
     by: Sequence[str] | None,
     layers: Sequence[int] | None,
     heads: Sequence[int] | None,
@@ -187,27 +190,28 @@ def _grid(
     progress: bool,
     details: Mapping[str, Any],
 ) -> Grid:
+    """Write ``replace(activation)`` of the ``origin`` runs into the ``base`` runs, everywhere."""
     checks.choice(component, "component", COMPONENTS, SiteError)
     checks.choice(logits, "kind of logits", ("last", "all"), DataError)
     layers = whole_labels(layers, model.cfg.n_layers, "layers")
-    hooks = [hook_name(component, layer) for layer in layers]
-    check_hooks(model, hooks)
+    check_hooks(model, (hook_name(component, layer) for layer in layers))
     with torch.no_grad():
-        first = values(layers[0])
-        labels, edits = plan_edits(component, first, by, heads, positions)
-        inert = check_moves_logits(model, base, hooks)
-        engine, how = choose_engine(
-            model, base, component, layers[0], first, edits,
+        origin_values, origin_outputs = _natural(model, origin, component, layers)
+        labels, edits = plan_edits(component, origin_values[layers[0]], by, heads, positions)
+        engine, how, inert = choose_engine(
+            model, base, component, layers, edits,
             last_only=logits == "last", max_memory=max_memory, accelerate=accelerate,
         )  # fmt: skip
         measure = checked_metric(metric, len(base))
         natural = measure(engine.outputs)
         found = natural.new_zeros(len(layers), *map(len, labels.values()), len(base))
         for index, layer in enumerate(_shown(layers, progress)):
-            written = first if index == 0 else values(layer)
+            written = replace(origin_values[layer])
             for edit, outputs in engine.run(layer, written, edits):
                 found[(index, *edit.place)] = measure(outputs)
-        source_values = None if source is None else measure(natural_outputs(model, source, logits))
+        if logits == "all" and has_source:
+            origin_outputs = natural_outputs(model, origin, logits)
+        source_values = measure(origin_outputs) if has_source else None
     return Grid(
         intervention=intervention,
         component=component,
@@ -261,29 +265,3 @@ def _shown(layers: Sequence[int], progress: bool) -> Iterator[int]:
 
     shown = tqdm(layers, desc="layers", disable=None if progress else True, delay=2, leave=False)
     return iter(shown)
-
-
-def check_moves_logits(model: Any, tokens: Tensor, hooks: Sequence[str]) -> list[str]:
-    """Edit each hook once; the hooks whose edit leaves every logit as it was.
-
-    Raises:
-        SiteError: No hook's edit moves the logits: the model ignores such edits.
-    """
-    few = tokens[:2]
-    before = model(few)
-
-    def perturb(activation: Tensor, hook: Any) -> Tensor:
-        return activation * 0.5 + torch.linspace(0, 1, activation.shape[-1]).to(activation)
-
-    inert = []
-    for hook in hooks:
-        with model.hooks(fwd_hooks=[(hook, perturb)]):
-            if torch.equal(before, model(few)):
-                inert.append(hook)
-    if len(inert) == len(hooks):
-        raise SiteError(
-            f"editing {hooks[0]!r} changes no logit of this model, nor does any other hook of its "
-            "kind: the model ignores such edits, so every effect would be 0. Use a "
-            "HookedTransformer, whose hooks are causal."
-        )
-    return inert

@@ -15,18 +15,18 @@ from torch import Tensor
 from probes import checks
 from probes.capture import read_activations
 from probes.edits import Edit, hook_name, plan_edits, whole_labels
-from probes.engines import HookedLoop, Resumed, choose_engine
+from probes.engines import HookedLoop, Resumed
 from probes.errors import DataError, SiteError
 from probes.grids import Grid
 from probes.patching import (
     DIRECTIONS,
     Metric,
-    check_moves_logits,
     check_pair,
     checked_metric,
     natural_outputs,
 )
 from probes.sites import Site, check_hooks
+from probes.trust import choose_engine, inert_hooks
 
 INPUTS = ("q", "k", "v")
 
@@ -82,23 +82,22 @@ def patch_paths(
     hooks = [hook_name("z", layer) for layer in layers]
     check_hooks(model, hooks)
     with torch.no_grad():
-        inert = check_moves_logits(model, base, hooks)
-        sent = {layer: _z(model, source, layer) for layer in layers}
-        labels, edits = plan_edits("z", sent[layers[0]], ["head"], heads, positions)
+        inert = inert_hooks(model, base, "z", layers)
+        sent = read_activations(model, source, {name: Site(name) for name in hooks})
+        labels, edits = plan_edits("z", sent[hooks[0]], ["head"], heads, positions)
         path = _Path(model, base, layers, top, freeze_mlps)
         measure = checked_metric(metric, len(base))
         received = "resid_post" if head is None else receiver_input
         block = model.cfg.n_layers - 1 if head is None else top
         where = Edit((0,), tuple(range(base.shape[1])), head)
-        natural = path.natural(received, block)
-        engine, how = choose_engine(
-            model, base, received, block, natural, [where],
+        engine, how, _ = choose_engine(
+            model, base, received, [block], [where],
             last_only=logits == "last", max_memory=max_memory,
         )  # fmt: skip
         found = torch.zeros(len(layers), len(labels["head"]), len(base), dtype=torch.float64)
         for index, layer in enumerate(layers):
             for edit in edits:
-                arriving = path.arriving(layer, sent[layer], edit, received, block)
+                arriving = path.arriving(layer, sent[hooks[index]], edit, received, block)
                 found[(index, *edit.place)] = measure(_outputs(engine, block, arriving, where)).to(
                     found
                 )
@@ -140,10 +139,6 @@ def _receiver(model: Any, receiver: Any, receiver_input: str) -> tuple[int, int 
 
 def _named(receiver: Any) -> str:
     return "logits" if receiver == "logits" else f"L{receiver[0]}H{receiver[1]}"
-
-
-def _z(model: Any, tokens: Tensor, layer: int) -> Tensor:
-    return read_activations(model, tokens, {"z": Site(hook_name("z", layer))})["z"]
 
 
 class _Path:

@@ -152,9 +152,9 @@ def test_directions_and_effects(gpt, pair):
     into_clean = probes.patch_activations(
         gpt, clean, corrupted, "resid_pre", metric, direction="noising"
     )
-    assert torch.equal(into_corrupted.base, into_clean.source)
+    assert torch.allclose(into_corrupted.base, into_clean.source)
     swapped = probes.patch_activations(gpt, corrupted, clean, "resid_pre", metric)
-    assert torch.equal(into_clean.values, swapped.values)
+    assert torch.allclose(into_clean.values, swapped.values)
     everything = probes.patch_activations(gpt, clean, corrupted, "z", metric, by="position")
     assert everything.shape == (3, LENGTH)
     whole = probes.patch_activations(
