@@ -174,8 +174,9 @@ def _distance(outputs: Tensor, reference: Tensor) -> float:
 
 
 def _perturbed(component: str, activation: Tensor) -> Tensor:
-    # the sign is turned so that attention far into saturation moves too
-    perturbed = torch.linspace(0, 1, activation.shape[-1]).to(activation) - activation
+    """Other values, of another sign so that saturated attention moves, and uneven over keys."""
+    uneven = torch.arange(activation[0].numel()).cos().view(activation.shape[1:])
+    perturbed = uneven.to(activation) - activation
     return perturbed.tril() if component == PATTERN else perturbed  # no attention to later keys
 
 
