@@ -60,15 +60,15 @@ def order_in_words(found: Any) -> str:
     answers = {True: "causal", False: "not causal", None: "too few to tell"}
     return (
         f"Order of the found sets: {answers[found.carried_in_order]}; of the layers from which "
-        f"variables are readable: {answers[found.readable_in_order]}."
+        f"variables are readable: {answers[found.readable_in_order]}. Blind F is the algorithm's "
+        "score with the variable at its mean: what can be reached without looking at the source."
     )
 
 
 def _sites_title(found: Any) -> str:
     return (
         f"Interchange at each site, F (* above {found.floor:g} at the {found.level:.3g} level "
-        f"after Holm's correction over {len(found.sites)} sites; + in the smallest set; blind F, "
-        "above: of the algorithm with the variable at its mean)"
+        f"after Holm's correction over {len(found.sites)} sites; + in the smallest set)"
     )
 
 
