@@ -282,12 +282,10 @@ def _tested(singles: Sequence[_Single], level: float, seed: int) -> tuple[SiteSc
         (1 - FLOOR) * base - patched, seed=seed, alternative="greater"
     )
     adjusted = probes.adjust_p_values(p_values, method="holm")
-    columns = (values.tolist() for values in (*scores, p_values, adjusted))
+    columns = (values.tolist() for values in (*scores, p_values, adjusted, adjusted <= level))
     return tuple(
-        SiteScore(
-            single.variable, single.place, score, low, high, p_value, adjusted_p, adjusted_p < level
-        )
-        for single, score, low, high, p_value, adjusted_p in zip(singles, *columns, strict=True)
+        SiteScore(single.variable, single.place, *figures)
+        for single, *figures in zip(singles, *columns, strict=True)
     )
 
 

@@ -90,7 +90,10 @@ def _run(
 
 def check_tokens(model: Any, tokens: Any) -> None:
     """Raise a DataError unless ``tokens`` are sequences that ``model`` can read."""
-    if not isinstance(tokens, Tensor) or tokens.ndim != 2 or tokens.is_floating_point():
+    if not hasattr(model, "hook_dict") or not hasattr(model, "cfg"):
+        raise DataError(f"expected a hooked model; got a {type(model).__name__}.")
+    whole = isinstance(tokens, Tensor) and tokens.dtype in (torch.int64, torch.int32)
+    if not whole or tokens.ndim != 2:
         kind = f"{tokens.dtype} {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else tokens
         raise DataError(f"tokens must be an integer tensor, [sequence, position]; got {kind!r}.")
     if len(tokens) < 1 or not 1 <= tokens.shape[1] <= model.cfg.n_ctx:

@@ -4,7 +4,7 @@ Names are TransformerLens's: ``resid_pre``, ``resid_mid``, ``resid_post``, ``att
 by position, and ``z``, ``q``, ``k``, ``v``, ``pattern`` by head, by position, or by both.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -66,9 +66,9 @@ def write(component: str, activation: Tensor, values: Tensor, edit: Edit, first:
 def plan_edits(
     component: str,
     activation: Tensor,
-    by: Sequence[str] | None,
-    heads: Sequence[int] | None,
-    positions: Sequence[int] | None,
+    by: Any,
+    heads: Any,
+    positions: Any,
 ) -> tuple[dict[str, tuple[int, ...]], list[Edit]]:
     """The axes of a layer's part of a grid with their labels, and an edit for each of its cells.
 
@@ -93,7 +93,7 @@ def plan_edits(
     return {axis: tuple(labels[axis]) for axis in axes}, edits
 
 
-def whole_labels(chosen: Sequence[int] | None, size: int, what: str) -> list[int]:
+def whole_labels(chosen: Any, size: int, what: str) -> list[int]:
     """``chosen`` labels of an axis counted from 0, or all ``size`` of them.
 
     Raises:
@@ -101,18 +101,20 @@ def whole_labels(chosen: Sequence[int] | None, size: int, what: str) -> list[int
     """
     if chosen is None:
         return list(range(size))
+    if not isinstance(chosen, Iterable) or isinstance(chosen, str):
+        raise SiteError(f"{what} must be a list of integers, or None for all; got {chosen!r}.")
     labels = [checks.integer(label, what, -size, SiteError, size - 1) for label in chosen]
     if not labels or len({label % size for label in labels}) < len(labels):
         raise SiteError(f"{what} must be distinct, at least one; got {list(chosen)!r}.")
     return [label % size for label in labels]
 
 
-def _axes(component: str, by: Sequence[str] | None) -> list[str]:
+def _axes(component: str, by: Any) -> list[str]:
     if by is None:
         return ["position"] if component in HEADLESS else ["head"]
     allowed = ["position"] if component in HEADLESS else ["head", "position"]
     allowed += ["key"] if component == PATTERN else []
-    wanted = [by] if isinstance(by, str) else list(by)
+    wanted = list(by) if isinstance(by, Iterable) and not isinstance(by, str) else [by]
     if not wanted or any(axis not in allowed for axis in wanted) or len(set(wanted)) < len(wanted):
         raise SiteError(
             f"a grid of {component!r} can be by {', '.join(allowed)}; got {by!r}. Name each axis "
@@ -125,8 +127,8 @@ def _axis_labels(
     axes: Sequence[str],
     component: str,
     activation: Tensor,
-    heads: Sequence[int] | None,
-    positions: Sequence[int] | None,
+    heads: Any,
+    positions: Any,
 ) -> dict[str, list[int]]:
     n_positions = activation.shape[2 if component == PATTERN else 1]
     labels = {"position": whole_labels(positions, n_positions, "positions")}
@@ -137,5 +139,6 @@ def _axis_labels(
             heads, activation.shape[1 if component == PATTERN else 2], "heads"
         )
     if heads is not None and "head" not in axes:
-        raise SiteError("heads can be chosen where the grid is by head. Add 'head' to by.")
+        advice = f"{component!r} has none." if component in HEADLESS else "Add 'head' to by."
+        raise SiteError(f"heads can be chosen where the grid is by head. {advice}")
     return labels

@@ -35,6 +35,8 @@ def why_not(model: Any) -> str | None:
         return "its blocks are not TransformerLens's"
     if any(point.fwd_hooks or point.bwd_hooks for point in model.hook_dict.values()):
         return "it has hooks of its own"
+    if next(model.parameters()).dtype not in (torch.float32, torch.float64):
+        return "in 16 bits, passes of other lengths round otherwise"
     for option, reason in _UNSUPPORTED.items():
         if getattr(cfg, option, False):
             return reason

@@ -33,12 +33,12 @@ def patch_activations(
     metric: Metric,
     *,
     direction: str = "denoising",
-    by: Sequence[str] | None = None,
-    layers: Sequence[int] | None = None,
-    heads: Sequence[int] | None = None,
-    positions: Sequence[int] | None = None,
+    by: Any = None,
+    layers: Any = None,
+    heads: Any = None,
+    positions: Any = None,
     logits: str = "last",
-    max_memory: int | None = None,
+    max_memory: float | int | None = None,
     accelerate: bool = True,
     progress: bool = False,
 ) -> Grid:
@@ -62,7 +62,8 @@ def patch_activations(
         positions: Which positions: the axis's labels, or what is patched at once without that axis.
         logits: ``"last"``: the metric sees the last position; ``"all"``: every one,
             ``[sequence, position, token]``.
-        max_memory: Bytes that the runs may take; by default half of what is free.
+        max_memory: Bytes, roughly, for natural runs and forward passes, beside the activations that
+            are written; by default half of what is free.
         accelerate: False runs the plain hooked loop.
         progress: Show a progress bar on standard error.
 
@@ -94,12 +95,12 @@ def ablate(
     *,
     reference: Any = None,
     seed: int = 0,
-    by: Sequence[str] | None = None,
-    layers: Sequence[int] | None = None,
-    heads: Sequence[int] | None = None,
-    positions: Sequence[int] | None = None,
+    by: Any = None,
+    layers: Any = None,
+    heads: Any = None,
+    positions: Any = None,
     logits: str = "last",
-    max_memory: int | None = None,
+    max_memory: float | int | None = None,
     accelerate: bool = True,
     progress: bool = False,
 ) -> Grid:
@@ -137,11 +138,11 @@ def ablate(
             f"reference must hold sequences of {tokens.shape[1]} positions, at least two for "
             f"resampling; got {tuple(reference.shape)}."
         )
-    rows = _others(len(tokens), len(reference), reference is tokens, seed).to(tokens.device)
+    rows = _others(len(tokens), len(reference), torch.equal(reference, tokens), seed)
 
     def without_information(activation: Tensor) -> Tensor:
         if kind == "resample":
-            return activation[rows]
+            return activation[rows.to(activation.device)]
         one = activation.mean(0, keepdim=True)
         one = torch.zeros_like(one) if kind == "zero" else one
         return one.expand(len(tokens), *one.shape[1:])
@@ -180,12 +181,12 @@ def _grid(
     intervention: str,
     *,
     has_source: bool,
-    by: Sequence[str] | None,
-    layers: Sequence[int] | None,
-    heads: Sequence[int] | None,
-    positions: Sequence[int] | None,
+    by: Any,
+    layers: Any,
+    heads: Any,
+    positions: Any,
     logits: str,
-    max_memory: int | None,
+    max_memory: float | int | None,
     accelerate: bool,
     progress: bool,
     details: Mapping[str, Any],
@@ -208,7 +209,7 @@ def _grid(
         for index, layer in enumerate(_shown(layers, progress)):
             written = replace(origin_values[layer])
             for edit, outputs in engine.run(layer, written, edits):
-                found[(index, *edit.place)] = measure(outputs)
+                found[(index, *edit.place)] = without_rounding(measure(outputs), natural)
         if logits == "all" and has_source:
             origin_outputs = natural_outputs(model, origin, logits)
         source_values = measure(origin_outputs) if has_source else None
@@ -236,6 +237,12 @@ def check_pair(model: Any, clean: Any, corrupted: Any) -> None:
         )
 
 
+def without_rounding(value: Tensor, natural: Tensor) -> Tensor:
+    """``natural`` where a value differs from it by no more than rounding."""
+    rounding = 32 * torch.finfo(value.dtype).eps * natural.abs().max().clamp_min(1.0)
+    return torch.where((value - natural).abs() <= rounding, natural, value)
+
+
 def natural_outputs(model: Any, tokens: Tensor, logits: str) -> Tensor:
     """Outputs of unedited runs: at the last position, or at all of them."""
     outputs = torch.cat([model(batch) for batch in tokens.split(ROWS)])
@@ -244,6 +251,9 @@ def natural_outputs(model: Any, tokens: Tensor, logits: str) -> Tensor:
 
 def checked_metric(metric: Metric, n: int) -> Metric:
     """``metric``, raising a DataError unless it gives one finite value for each of n sequences."""
+
+    if not callable(metric):
+        raise DataError(f"metric must be a function of logits; got {metric!r}.")
 
     def measure(outputs: Tensor) -> Tensor:
         value = metric(outputs)

@@ -15,7 +15,6 @@ from torch import Tensor
 from probes import checks
 from probes.capture import read_activations
 from probes.edits import Edit, hook_name, plan_edits, whole_labels
-from probes.engines import HookedLoop, Resumed
 from probes.errors import DataError, SiteError
 from probes.grids import Grid
 from probes.patching import (
@@ -24,6 +23,7 @@ from probes.patching import (
     check_pair,
     checked_metric,
     natural_outputs,
+    without_rounding,
 )
 from probes.sites import Site, check_hooks
 from probes.trust import choose_engine, inert_hooks
@@ -40,12 +40,12 @@ def patch_paths(
     *,
     receiver_input: str = "q",
     direction: str = "denoising",
-    layers: Sequence[int] | None = None,
-    heads: Sequence[int] | None = None,
-    positions: Sequence[int] | None = None,
+    layers: Any = None,
+    heads: Any = None,
+    positions: Any = None,
     freeze_mlps: bool = False,
     logits: str = "last",
-    max_memory: int | None = None,
+    max_memory: float | int | None = None,
 ) -> Grid:
     """The effect of every head below a receiver, along its direct path to the receiver alone.
 
@@ -94,14 +94,13 @@ def patch_paths(
             model, base, received, [block], [where],
             last_only=logits == "last", max_memory=max_memory,
         )  # fmt: skip
-        found = torch.zeros(len(layers), len(labels["head"]), len(base), dtype=torch.float64)
+        base_values = measure(engine.outputs)
+        found = base_values.new_zeros(len(layers), len(labels["head"]), len(base))
         for index, layer in enumerate(layers):
             for edit in edits:
                 arriving = path.arriving(layer, sent[hooks[index]], edit, received, block)
-                found[(index, *edit.place)] = measure(_outputs(engine, block, arriving, where)).to(
-                    found
-                )
-        base_values = measure(engine.outputs)
+                ((_, outputs),) = engine.run(block, arriving, [where])
+                found[(index, *edit.place)] = without_rounding(measure(outputs), base_values)
         source_values = measure(natural_outputs(model, source, logits))
     mlps = "MLPs frozen" if freeze_mlps else "MLPs recomputed"
     return Grid(
@@ -117,11 +116,6 @@ def patch_paths(
     )
 
 
-def _outputs(engine: HookedLoop | Resumed, layer: int, values: Tensor, where: Edit) -> Tensor:
-    ((_, outputs),) = engine.run(layer, values, [where])
-    return outputs
-
-
 def _receiver(model: Any, receiver: Any, receiver_input: str) -> tuple[int, int | None]:
     """The number of layers below the receiver, and its head."""
     if receiver == "logits":
@@ -129,6 +123,8 @@ def _receiver(model: Any, receiver: Any, receiver_input: str) -> tuple[int, int 
     pair = isinstance(receiver, tuple | list) and len(receiver) == 2
     if not pair:
         raise SiteError(f"receiver must be (layer, head) or 'logits'; got {receiver!r}.")
+    if model.cfg.n_layers < 2:
+        raise SiteError("no head is below another in a model of one layer. Use 'logits'.")
     layer = checks.integer(
         receiver[0], "the receiver's layer", 1, SiteError, model.cfg.n_layers - 1
     )

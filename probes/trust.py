@@ -32,7 +32,7 @@ def choose_engine(
     edits: Sequence[Edit],
     *,
     last_only: bool,
-    max_memory: int | None = None,
+    max_memory: float | int | None = None,
     accelerate: bool = True,
 ) -> tuple[HookedLoop | Resumed, str, list[str]]:
     """The fastest engine that gives the hooked loop's outputs on this model.
@@ -59,7 +59,7 @@ def choose_engine(
     """
     reason = why_not(model) if accelerate else "asked for"
     rows = _rows(model, tokens, reason is None, max_memory)
-    trial = _Trial(model, tokens, component, layers, edits)
+    trial = _Trial(model, tokens, component, layers, rows, edits)
     inert = trial.inert()
     if reason is None:
         reason = trial.disagreement(last_only)
@@ -77,19 +77,20 @@ def inert_hooks(model: Any, tokens: Tensor, component: str, layers: Sequence[int
     Raises:
         SiteError: All of them: the model ignores such edits.
     """
-    return _Trial(model, tokens, component, layers).inert()
+    return _Trial(model, tokens, component, layers, ROWS).inert()
 
 
 class _Trial:
     """A few edits that perturb what is there, on the first tokens of two sequences.
 
-    One forward pass runs all of them, stacked on the batch axis after the natural run.
+    They are stacked on the batch axis after the natural run, up to ``rows`` sequences a pass.
 
     Args:
         model: A hooked model.
         tokens: ``[sequence, position]``.
         component: Which activation.
         layers: Each is edited whole.
+        rows: Sequences a forward pass.
         edits: Of one layer, in ``tokens``: the middle one is tried in the first layer and the last
             one in the last layer, in the same places of shorter sequences.
     """
@@ -100,6 +101,7 @@ class _Trial:
         tokens: Tensor,
         component: str,
         layers: Sequence[int],
+        rows: int,
         edits: Sequence[Edit] = (),
     ) -> None:
         self.model, self.component, self.layers = model, component, layers
@@ -112,16 +114,21 @@ class _Trial:
             ends = ((layers[0], edits[len(edits) // 2]), (layers[-1], edits[-1]))
             self._edits += [(layer, _moved(edit, length, short)) for layer, edit in ends]
         self._values: dict[int, Tensor] = {}
-        hooks = [(hook_name(component, layer), self._edit(layer)) for layer in layers]
-        with model.hooks(fwd_hooks=hooks):
-            outputs = model(self.tokens.repeat(len(self._edits) + 1, 1))
-        self._natural, *self._edited = outputs.split(len(self.tokens))
+        self._edited: list[Tensor] = []
+        size = max(1, rows // len(self.tokens) - 1)
+        for start in range(0, len(self._edits), size):
+            some = self._edits[start : start + size]
+            hooks = [(hook_name(component, layer), self._edit(layer, some)) for layer in layers]
+            with model.hooks(fwd_hooks=hooks):
+                outputs = model(self.tokens.repeat(len(some) + 1, 1))
+            self._natural, *edited = outputs.split(len(self.tokens))
+            self._edited += edited
 
-    def _edit(self, layer: int) -> Any:
+    def _edit(self, layer: int, some: Sequence[tuple[int, Edit]]) -> Any:
         def edit(activation: Tensor, hook: Any) -> Tensor:
             natural, *parts = activation.clone().split(len(self.tokens))
             self._values[layer] = _perturbed(self.component, natural)
-            for part, (at, where) in zip(parts, self._edits, strict=True):
+            for part, (at, where) in zip(parts, some, strict=True):
                 if at == layer:
                     write(self.component, part, self._values[layer], where)
             return torch.cat([natural, *parts])
@@ -133,13 +140,14 @@ class _Trial:
         inert = [
             hook_name(self.component, layer)
             for layer, outputs in zip(self.layers, self._edited, strict=False)
-            if _distance(outputs, self._natural) < 16 * torch.finfo(outputs.dtype).eps
+            if _distance(outputs, self._natural) <= _noise(outputs.dtype)
         ]
         if len(inert) == len(self.layers):
             raise SiteError(
-                f"editing {inert[0]!r} changes no logit of this model, nor does any other hook of "
-                "its kind: the model ignores such edits, so every effect would be 0. Use a "
-                "HookedTransformer, whose hooks are causal."
+                f"editing {inert[0]!r} changes no logit of this model, nor does any other hook "
+                "that was asked for, so every effect would be 0: either the model ignores such "
+                "edits (a HookedTransformer does not), or nothing depends on that activation "
+                "there. Choose other layers, another component or longer sequences."
             )
         return inert
 
@@ -180,25 +188,31 @@ def _perturbed(component: str, activation: Tensor) -> Tensor:
     return perturbed.tril() if component == PATTERN else perturbed  # no attention to later keys
 
 
+def _noise(dtype: torch.dtype) -> float:
+    """By how much rows of one forward pass may differ for no reason."""
+    return 16 * torch.finfo(dtype).eps if dtype in (torch.float32, torch.float64) else 0.0
+
+
 def _tolerance(dtype: torch.dtype) -> float:
     return math.sqrt(torch.finfo(dtype).eps) / 3
 
 
-def _rows(model: Any, tokens: Tensor, resumed: bool, max_memory: int | None) -> int:
+def _rows(model: Any, tokens: Tensor, resumed: bool, max_memory: float | int | None) -> int:
     """Sequences a forward pass that memory has room for, beside what is kept of natural runs."""
-    budget = free_memory(tokens.device) if max_memory is None else max_memory
-    budget = checks.integer(budget, "max_memory", 1, DataError)
+    device = next(model.parameters()).device
+    asked = free_memory(device) if max_memory is None else max_memory
+    budget = checks.number(asked, "max_memory", 0, math.inf, DataError, "It is in bytes.")
     cfg, length = model.cfg, tokens.shape[1]
     size = next(model.parameters()).element_size()
     heads = cfg.n_heads * cfg.d_head
-    kept = 2 * (cfg.n_layers + 1) * (cfg.d_model + heads) * length * size if resumed else 0
+    kept = 3 * (cfg.n_layers + 1) * (cfg.d_model + heads) * length * size if resumed else 0
     passing = length * size * (8 * cfg.d_model + 6 * heads + 3 * (cfg.d_mlp or 0))
     passing += length * size * (4 * cfg.n_heads * length + 2 * cfg.d_vocab_out)
     needed = kept * len(tokens) + passing
     if needed > budget:
         raise DataError(
             f"patching {len(tokens)} sequences of {length} positions needs about "
-            f"{needed / 1e6:.0f} MB, more than the {budget / 1e6:.0f} MB allowed. Pass fewer "
+            f"{needed / 1e6:.3g} MB, more than the {budget / 1e6:.3g} MB allowed. Pass fewer "
             "sequences at a time, or raise max_memory."
         )
     most = ROWS if resumed else len(tokens)

@@ -301,9 +301,26 @@ def test_hooks_that_ignore_edits_are_noticed(pair):
         probes.patch_activations(model, clean, corrupted, "z", metric)
 
 
+def test_half_precision_runs_the_loop(pair):
+    """Nor is an edit there taken for one that the model ignores."""
+    model = build("gpt").to(torch.bfloat16, print_details=False)
+    for component in ("q", "z"):
+        grid = probes.patch_activations(model, *pair, component, metric)
+        assert grid.engine.startswith("hooked loop: in 16 bits")
+        assert "inert_hooks" not in grid.details
+
+
+def test_places_without_an_effect_are_exactly_without(gpt, pair):
+    clean, corrupted = pair
+    clean = torch.cat([corrupted[:, :3], clean[:, 3:]], 1)
+    grid = probes.patch_activations(gpt, clean, corrupted, "resid_pre", metric)
+    assert not grid.differences[:, :3].any()
+    assert torch.equal(grid.p_values()[:, :3], torch.ones(3, 3, dtype=torch.float64))
+
+
 def test_memory_is_bounded(gpt, pair):
     clean, corrupted = pair
-    with pytest.raises(probes.DataError, match="more than the 0 MB allowed"):
+    with pytest.raises(probes.DataError, match=r"more than the 0\.01 MB allowed"):
         probes.patch_activations(gpt, clean, corrupted, "z", metric, max_memory=10_000)
     tight = probes.patch_activations(gpt, clean, corrupted, "z", metric, max_memory=600_000)
     roomy = probes.patch_activations(gpt, clean, corrupted, "z", metric)
@@ -315,7 +332,12 @@ def test_memory_is_bounded(gpt, pair):
     [
         ({"component": "resid_prae"}, probes.SiteError, "Nearest known: resid_pre"),
         ({"component": "z", "by": ["key"]}, probes.SiteError, "can be by head, position"),
-        ({"component": "resid_pre", "heads": [0]}, probes.SiteError, "Add 'head' to by"),
+        ({"component": "resid_pre", "heads": [0]}, probes.SiteError, "'resid_pre' has none"),
+        ({"component": "z", "by": "position", "heads": [0]}, probes.SiteError, "Add 'head' to by"),
+        ({"layers": 1}, probes.SiteError, "layers must be a list of integers"),
+        ({"by": 3}, probes.SiteError, "can be by head, position"),
+        ({"max_memory": -1}, probes.DataError, "It is in bytes"),
+        ({"clean": torch.zeros(20, 6, dtype=torch.int16)}, probes.DataError, "integer tensor"),
         ({"component": "z", "heads": [2]}, probes.SiteError, "heads must be an integer"),
         ({"component": "z", "layers": [0, 0]}, probes.SiteError, "distinct"),
         ({"component": "z", "positions": [6]}, probes.SiteError, "positions must be an integer"),

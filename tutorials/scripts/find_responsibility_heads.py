@@ -1,4 +1,4 @@
-"""Which heads' outputs carry the evidence? Activation patching of every head, then of positions.
+"""Which heads' outputs carry the evidence? Activation patching of every head.
 
 Clean and corrupted sequences end in the same tokens, so that they differ in the inferred mixture
 weights alone, not in what the last layer reads. The metric is the log-probability of the token that
