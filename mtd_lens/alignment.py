@@ -15,10 +15,10 @@ from torch import Tensor
 
 import probes
 from mtd_lens import render
-from mtd_lens.contracts import Carrier, CausalModel, LocalizableFamily
-from mtd_lens.errors import ArgumentError, ModelError, SiteError
+from mtd_lens.contracts import Carrier, CausalModel
+from mtd_lens.errors import ArgumentError, SiteError
 from mtd_lens.measures import draw_pairs, prediction_with
-from mtd_lens.registry import family_of
+from mtd_lens.registry import localizable_family_of
 from mtd_lens.scoring import NULL_SEED, check_sampling, name_of, task_for, versions
 from probes import checks
 from probes.alignment import STEPS, Alignment
@@ -198,12 +198,7 @@ def align(
     check_sampling(n_sequences, seed)
     checks.choice(kind, "kind of site", KINDS, ArgumentError)
     task = task_for(model, task)
-    family = family_of(task)
-    if not isinstance(family, LocalizableFamily):
-        raise ModelError(
-            f"tasks of the family {task.family!r} do not say where variables may be sought, so "
-            "none can be aligned. Give the family the methods of contracts.LocalizableFamily."
-        )
+    family = localizable_family_of(task)
     carriers = {carrier.variable: carrier for carrier in family.carriers(task)}
     checks.choice(variable, "variable", carriers, ArgumentError)
     family.check_model(model, task)

@@ -248,7 +248,7 @@ class Carrier:
 
 
 @runtime_checkable
-class LocalizableFamily(Protocol):
+class LocalizableFamily(Family, Protocol):
     """What a family adds so that its variables can be sought in any model; a Family may do without.
 
     Each carrier's interchange is followed to the prediction at the last query.

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import probes
 from mtd_lens.contracts import Carrier, LocalizableFamily, Trial
-from mtd_lens.errors import ArgumentError, ModelError
+from mtd_lens.errors import ArgumentError
 from mtd_lens.localization_result import (
     STAGES,
     Finding,
@@ -26,7 +26,7 @@ from mtd_lens.localization_result import (
     SiteScore,
 )
 from mtd_lens.measures import N_SELECTION_PAIRS, Pairs, draw_pairs, prediction_with
-from mtd_lens.registry import family_of
+from mtd_lens.registry import localizable_family_of
 from mtd_lens.scoring import THRESHOLD, check_sampling, name_of, task_for, versions
 from probes import checks
 from probes.edits import hook_name, hook_suffix
@@ -99,12 +99,7 @@ def localize(
     threshold = checks.number(threshold, "threshold", 0, 1, ArgumentError)
     level = checks.number(level, "level", 0, 1, ArgumentError)
     task = task_for(model, task)
-    family = family_of(task)
-    if not isinstance(family, LocalizableFamily):
-        raise ModelError(
-            f"the family {family.name!r} does not say where its variables may be sought. Give it "
-            "the methods of mtd_lens.contracts.LocalizableFamily."
-        )
+    family = localizable_family_of(task)
     family.check_model(model, task)
     tokens = task.sample(n_sequences, seed).tokens.to(next(model.parameters()).device)
     fit_tokens, tokens = tokens[: n_sequences // 2], tokens[n_sequences // 2 :]

@@ -20,8 +20,15 @@ from typing import Any
 import torch
 
 from mtd_lens import checkpoints, families
-from mtd_lens.contracts import Family, Task
-from mtd_lens.errors import ArgumentError, CheckpointError, MTDLensError, UnknownNameError, nearest
+from mtd_lens.contracts import Family, LocalizableFamily, Task
+from mtd_lens.errors import (
+    ArgumentError,
+    CheckpointError,
+    ModelError,
+    MTDLensError,
+    UnknownNameError,
+    nearest,
+)
 
 DEFAULT_TASK = "mtd-q5-m3-t64"
 DEFAULT_MODEL = f"{DEFAULT_TASK}/constructed-absolute"
@@ -77,6 +84,23 @@ def family_of(task: Any) -> Family:
     if name not in known:
         raise UnknownNameError(f"no task family {name!r} is installed. {nearest(name, known)}")
     return known[name]
+
+
+def localizable_family_of(task: Any) -> LocalizableFamily:
+    """The family of a task, if it says where in a model its variables may be sought.
+
+    Raises:
+        ArgumentError: Not a task.
+        UnknownNameError: Its family is not installed.
+        ModelError: Its family does not say so.
+    """
+    family = family_of(task)
+    if not isinstance(family, LocalizableFamily):
+        raise ModelError(
+            f"the family {family.name!r} does not say where its variables may be sought. Give it "
+            "the methods of mtd_lens.contracts.LocalizableFamily."
+        )
+    return family
 
 
 def list_tasks() -> list[str]:

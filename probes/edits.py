@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from probes import checks
@@ -63,6 +64,16 @@ def write(component: str, activation: Tensor, values: Tensor, edit: Edit, first:
         activation[:, here] = values[:, there].to(activation.dtype)
 
 
+def perturbed(component: str, activation: Tensor) -> Tensor:
+    """Other values, by which to see whether anything depends on an activation.
+
+    They are of another sign, so that saturated attention moves, and uneven over keys.
+    """
+    uneven = torch.arange(activation[0].numel()).cos().view(activation.shape[1:])
+    other = uneven.to(activation) - activation
+    return other.tril() if component == PATTERN else other  # no attention to later keys
+
+
 def plan_edits(
     component: str,
     activation: Tensor,
@@ -93,11 +104,11 @@ def plan_edits(
     return {axis: tuple(labels[axis]) for axis in axes}, edits
 
 
-def whole_labels(chosen: Any, size: int, what: str) -> list[int]:
+def chosen_labels(chosen: Any, size: int, what: str) -> list[int]:
     """``chosen`` labels of an axis counted from 0, or all ``size`` of them.
 
     Raises:
-        SiteError: None, one outside the axis, or one twice.
+        SiteError: No label, one outside the axis, or one twice.
     """
     if chosen is None:
         return list(range(size))
@@ -131,11 +142,11 @@ def _axis_labels(
     positions: Any,
 ) -> dict[str, list[int]]:
     n_positions = activation.shape[2 if component == PATTERN else 1]
-    labels = {"position": whole_labels(positions, n_positions, "positions")}
+    labels = {"position": chosen_labels(positions, n_positions, "positions")}
     if component == PATTERN:
         labels["key"] = list(range(n_positions))
     if component not in HEADLESS:
-        labels["head"] = whole_labels(
+        labels["head"] = chosen_labels(
             heads, activation.shape[1 if component == PATTERN else 2], "heads"
         )
     if heads is not None and "head" not in axes:

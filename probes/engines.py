@@ -30,7 +30,14 @@ class HookedLoop:
         component: One of ``COMPONENTS``.
         last_only: Outputs at the last position alone.
         rows: Sequences a forward pass.
+
+    Attributes:
+        outputs: Of the unedited runs.
+        rounding: By how much outputs that no edit reaches may differ from those, as a share of
+            their size.
     """
+
+    rounding = 0.0
 
     def __init__(
         self, model: Any, tokens: Tensor, component: str, *, last_only: bool, rows: int
@@ -53,12 +60,12 @@ class HookedLoop:
                 own = values[start : start + len(batch)]
                 start += len(batch)
 
-                def replace(activation: Tensor, hook: Any, own: Tensor = own) -> Tensor:
+                def put(activation: Tensor, hook: Any, own: Tensor = own) -> Tensor:
                     activation = activation.clone()
                     write(self.component, activation, own, edit)  # noqa: B023
                     return activation
 
-                with self.model.hooks(fwd_hooks=[(hook_name(self.component, layer), replace)]):
+                with self.model.hooks(fwd_hooks=[(hook_name(self.component, layer), put)]):
                     parts.append(self._cut(self.model(batch)))
             yield edit, torch.cat(parts)
 
@@ -69,8 +76,8 @@ class HookedLoop:
 class Resumed:
     """Only what each edit can change; see :mod:`probes.partial_runs`.
 
-    Arguments are those of :class:`HookedLoop`. Several edits are stacked on the batch axis, up to
-    ``rows`` sequences in all.
+    Arguments and attributes are those of :class:`HookedLoop`. Several edits are stacked on the
+    batch axis, up to ``rows`` sequences in all.
     """
 
     def __init__(
@@ -82,6 +89,7 @@ class Resumed:
             for batch in tokens.split(rows)
         ]
         self.outputs = torch.cat([runner.outputs for runner in self._runners])
+        self.rounding = 32 * torch.finfo(self.outputs.dtype).eps
 
     def run(self, layer: int, values: Tensor, edits: Sequence[Edit]) -> Iterator[tuple[Edit, Any]]:
         """See :meth:`HookedLoop.run`; edits come in an order of their own."""
@@ -190,13 +198,13 @@ class Resumed:
         first = positions[0]
         alone = len(positions) == 1 and self.component in _OF_ONE_QUERY
 
-        def replace(activation: Tensor, hook: Any) -> Tensor:
+        def put(activation: Tensor, hook: Any) -> Tensor:
             stacked = activation.clone().unflatten(0, (len(edits), -1))
             for own, edit in zip(stacked, edits, strict=True):
                 write(self.component, own, values, edit, first)
             return stacked.flatten(0, 1)
 
-        with self.model.hooks(fwd_hooks=[(hook_name(self.component, layer), replace)]):
+        with self.model.hooks(fwd_hooks=[(hook_name(self.component, layer), put)]):
             attn_out = runner.attend(layer, first, 1 if alone else None, len(edits))
         attn_out = attn_out.unflatten(0, (len(edits), -1))
         natural = runner.streams[layer][:, first : first + attn_out.shape[2]]

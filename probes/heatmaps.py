@@ -19,8 +19,7 @@ COLOURS = "RdBu_r"
 
 AXIS_TITLES = {
     "position": "position (tokens)",
-    "dest": "query position (tokens)",
-    "src": "key position (tokens)",
+    "key": "key position (tokens)",
 }
 """Axes whose labels have a unit; the others are titled by their names."""
 

@@ -6,6 +6,7 @@ takes its source value.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from probes import checks
 from probes.capture import BATCH_SIZE, check_source, check_tokens, read_activations, run_and_capture
+from probes.edits import perturbed
 from probes.errors import DataError, SiteError
 from probes.sites import Site, check_hooks
 
@@ -123,11 +125,12 @@ def check_editable(model: Any, tokens: Tensor, hook_suffixes: tuple[str, ...]) -
     for suffix in hook_suffixes:
         checks.choice(suffix, "kind of hook", _WITNESS, SiteError)
         moved = False
+        perturb = partial(_perturb, suffix.rpartition("hook_")[2])
         for layer in range(model.cfg.n_layers):
             edited, seen = f"blocks.{layer}.{suffix}", f"blocks.{layer}.{_WITNESS[suffix]}"
             check_hooks(model, (edited, seen))
             before = read_activations(model, few, {"seen": Site(seen)})["seen"]
-            with model.hooks(fwd_hooks=[(edited, _perturb)]):
+            with model.hooks(fwd_hooks=[(edited, perturb)]):
                 after = read_activations(model, few, {"seen": Site(seen)})["seen"]
             moved = moved or not torch.equal(before, after)
         if not moved:
@@ -138,5 +141,5 @@ def check_editable(model: Any, tokens: Tensor, hook_suffixes: tuple[str, ...]) -
             )
 
 
-def _perturb(activation: Tensor, hook: Any) -> Tensor:
-    return activation * 0.5 + torch.linspace(0, 1, activation.shape[-1]).to(activation)
+def _perturb(component: str, activation: Tensor, hook: Any) -> Tensor:
+    return perturbed(component, activation)

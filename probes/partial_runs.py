@@ -94,7 +94,7 @@ class PartialRunner:
         self._fused = [_fused(block, model.cfg, self._mask) for block in model.blocks]
         for layer in range(self.n_layers):
             self.streams.append(stream)
-            keys, values, z, attn_out = self._natural_attention(layer, keep_z)
+            keys, values, z, attn_out = self._natural_attention(layer)
             self._keys.append(keys)
             self._values.append(values)
             self.attn_out.append(attn_out)
@@ -106,7 +106,7 @@ class PartialRunner:
         if last_only:
             self.outputs = self.outputs[:, 0]
 
-    def _natural_attention(self, layer: int, keep_z: bool) -> tuple[Tensor, ...]:
+    def _natural_attention(self, layer: int) -> tuple[Tensor, ...]:
         """Keys and values as the block's attention takes them, heads' outputs, their sum."""
         block, fused, stream = self.model.blocks[layer], self._fused[layer], self.streams[layer]
         if fused is not None:
@@ -115,9 +115,9 @@ class PartialRunner:
             return key.contiguous(), value.contiguous(), z, fused.combine(z.flatten(-2))
         recorder, kept = _KeyValues(), []
         hook = (f"blocks.{layer}.attn.hook_z", lambda z, hook: kept.append(z))
-        with self.model.hooks(fwd_hooks=[hook] if keep_z else []):
+        with self.model.hooks(fwd_hooks=[hook]):
             attn_out = _own_attention(block, stream, stream, recorder, self._mask)
-        return recorder.keys, recorder.values, kept[0] if keep_z else attn_out, attn_out
+        return recorder.keys, recorder.values, kept[0], attn_out
 
     @property
     def batch(self) -> int:
@@ -179,7 +179,7 @@ class PartialRunner:
         Args:
             layer: Which stream is edited, 0 to ``n_layers``.
             points: What it holds at the edited position.
-            positions: The edited position of each point, increasing.
+            positions: The edited position of each point, in order; one may come several times.
 
         Returns:
             ``[point, batch, …]``.

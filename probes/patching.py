@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from probes import checks
-from probes.capture import check_tokens, run_and_capture
-from probes.edits import COMPONENTS, hook_name, plan_edits, whole_labels
+from probes.capture import check_tokens, last_outputs, run_and_capture
+from probes.edits import COMPONENTS, chosen_labels, hook_name, plan_edits
 from probes.errors import DataError, SiteError
 from probes.grids import Grid
 from probes.sites import Site, check_hooks
@@ -78,7 +78,6 @@ def patch_activations(
     checks.choice(direction, "direction", DIRECTIONS, DataError)
     check_pair(model, clean, corrupted)
     base, source = (corrupted, clean) if direction == "denoising" else (clean, corrupted)
-
     return _grid(
         model, base, component, metric, source, lambda activation: activation, direction,
         has_source=True, by=by, layers=layers, heads=heads, positions=positions, logits=logits,
@@ -155,7 +154,7 @@ def ablate(
 
 
 def _others(n: int, n_reference: int, same: bool, seed: int) -> Tensor:
-    """A random reference row for each of ``n`` sequences, never its own."""
+    """A random reference row for each of ``n`` sequences; another's, where they are the same."""
     generator = np.random.default_rng(seed)
     if same:
         return torch.from_numpy((np.arange(n) + generator.integers(1, n, size=n)) % n)
@@ -194,7 +193,7 @@ def _grid(
     """Write ``replace(activation)`` of the ``origin`` runs into the ``base`` runs, everywhere."""
     checks.choice(component, "component", COMPONENTS, SiteError)
     checks.choice(logits, "kind of logits", ("last", "all"), DataError)
-    layers = whole_labels(layers, model.cfg.n_layers, "layers")
+    layers = chosen_labels(layers, model.cfg.n_layers, "layers")
     check_hooks(model, (hook_name(component, layer) for layer in layers))
     with torch.no_grad():
         origin_values, origin_outputs = _natural(model, origin, component, layers)
@@ -209,7 +208,9 @@ def _grid(
         for index, layer in enumerate(_shown(layers, progress)):
             written = replace(origin_values[layer])
             for edit, outputs in engine.run(layer, written, edits):
-                found[(index, *edit.place)] = without_rounding(measure(outputs), natural)
+                found[(index, *edit.place)] = without_rounding(
+                    measure(outputs), natural, engine.rounding
+                )
         if logits == "all" and has_source:
             origin_outputs = natural_outputs(model, origin, logits)
         source_values = measure(origin_outputs) if has_source else None
@@ -237,21 +238,21 @@ def check_pair(model: Any, clean: Any, corrupted: Any) -> None:
         )
 
 
-def without_rounding(value: Tensor, natural: Tensor) -> Tensor:
-    """``natural`` where a value differs from it by no more than rounding."""
-    rounding = 32 * torch.finfo(value.dtype).eps * natural.abs().max().clamp_min(1.0)
-    return torch.where((value - natural).abs() <= rounding, natural, value)
+def without_rounding(value: Tensor, natural: Tensor, rounding: float) -> Tensor:
+    """``natural`` where a value differs from it by no more than an engine's rounding."""
+    most = rounding * natural.abs().max().clamp_min(1.0)
+    return torch.where((value - natural).abs() <= most, natural, value)
 
 
 def natural_outputs(model: Any, tokens: Tensor, logits: str) -> Tensor:
     """Outputs of unedited runs: at the last position, or at all of them."""
-    outputs = torch.cat([model(batch) for batch in tokens.split(ROWS)])
-    return outputs[:, -1] if logits == "last" else outputs
+    if logits == "last":
+        return last_outputs(model, tokens)
+    return torch.cat([model(batch) for batch in tokens.split(ROWS)])
 
 
 def checked_metric(metric: Metric, n: int) -> Metric:
     """``metric``, raising a DataError unless it gives one finite value for each of n sequences."""
-
     if not callable(metric):
         raise DataError(f"metric must be a function of logits; got {metric!r}.")
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from probes import checks
 from probes.capture import read_activations
-from probes.edits import Edit, hook_name, plan_edits, whole_labels
+from probes.edits import Edit, chosen_labels, hook_name, plan_edits
 from probes.errors import DataError, SiteError
 from probes.grids import Grid
 from probes.patching import (
@@ -78,7 +78,7 @@ def patch_paths(
     check_pair(model, clean, corrupted)
     base, source = (corrupted, clean) if direction == "denoising" else (clean, corrupted)
     top, head = _receiver(model, receiver, receiver_input)
-    layers = whole_labels(layers, top, f"layers of senders below {_named(receiver)}")
+    layers = chosen_labels(layers, top, f"layers of senders below {_named(receiver)}")
     hooks = [hook_name("z", layer) for layer in layers]
     check_hooks(model, hooks)
     with torch.no_grad():
@@ -100,7 +100,9 @@ def patch_paths(
             for edit in edits:
                 arriving = path.arriving(layer, sent[hooks[index]], edit, received, block)
                 ((_, outputs),) = engine.run(block, arriving, [where])
-                found[(index, *edit.place)] = without_rounding(measure(outputs), base_values)
+                found[(index, *edit.place)] = without_rounding(
+                    measure(outputs), base_values, engine.rounding
+                )
         source_values = measure(natural_outputs(model, source, logits))
     mlps = "MLPs frozen" if freeze_mlps else "MLPs recomputed"
     return Grid(

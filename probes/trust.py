@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from probes import checks
-from probes.edits import PATTERN, Edit, hook_name, write
+from probes.edits import Edit, hook_name, perturbed, write
 from probes.engines import HookedLoop, Resumed
 from probes.errors import DataError, SiteError
 from probes.partial_runs import why_not
@@ -127,7 +127,7 @@ class _Trial:
     def _edit(self, layer: int, some: Sequence[tuple[int, Edit]]) -> Any:
         def edit(activation: Tensor, hook: Any) -> Tensor:
             natural, *parts = activation.clone().split(len(self.tokens))
-            self._values[layer] = _perturbed(self.component, natural)
+            self._values[layer] = perturbed(self.component, natural)
             for part, (at, where) in zip(parts, some, strict=True):
                 if at == layer:
                     write(self.component, part, self._values[layer], where)
@@ -179,13 +179,6 @@ def _distance(outputs: Tensor, reference: Tensor) -> float:
     """The largest difference, in units of the largest output."""
     scale = float(reference.abs().max().clamp_min(1.0))
     return float((outputs - reference).abs().max()) / scale
-
-
-def _perturbed(component: str, activation: Tensor) -> Tensor:
-    """Other values, of another sign so that saturated attention moves, and uneven over keys."""
-    uneven = torch.arange(activation[0].numel()).cos().view(activation.shape[1:])
-    perturbed = uneven.to(activation) - activation
-    return perturbed.tril() if component == PATTERN else perturbed  # no attention to later keys
 
 
 def _noise(dtype: torch.dtype) -> float:

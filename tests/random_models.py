@@ -59,6 +59,22 @@ def build(name, dtype=torch.float64):
     return model
 
 
+def users_model(**shape):
+    """What a user may bring: two layers, normalisation, MLPs, untrained."""
+    fixed = {
+        "n_layers": 2,
+        "d_head": 8,
+        "act_fn": "gelu",
+        "d_vocab": 3,
+        "normalization_type": "LN",
+        "device": "cpu",
+    }
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.manual_seed(7)
+        return HookedTransformer(HookedTransformerConfig(**fixed, **shape))
+
+
 def sequences(n=3, padded=False, seed=2):
     generator = torch.Generator().manual_seed(seed)
     clean, corrupted = torch.randint(PAD, (2, n, LENGTH), generator=generator)

@@ -302,12 +302,22 @@ def test_hooks_that_ignore_edits_are_noticed(pair):
 
 
 def test_half_precision_runs_the_loop(pair):
-    """Nor is an edit there taken for one that the model ignores."""
+    """Nor is an edit there taken for one that the model ignores, or its effect for rounding."""
+    clean, corrupted = pair
     model = build("gpt").to(torch.bfloat16, print_details=False)
+    _, cache = model.run_with_cache(clean)
     for component in ("q", "z"):
-        grid = probes.patch_activations(model, *pair, component, metric)
+        grid = probes.patch_activations(model, clean, corrupted, component, metric)
         assert grid.engine.startswith("hooked loop: in 16 bits")
         assert "inert_hooks" not in grid.details
+        hook = f"blocks.1.attn.hook_{component}"
+
+        def put(activation, hook):
+            activation[:, :, 1] = cache[hook.name][:, :, 1]
+            return activation
+
+        patched = model.run_with_hooks(corrupted, fwd_hooks=[(hook, put)])[:, -1]
+        assert torch.equal(grid.values[1, 1], metric(patched).double())
 
 
 def test_places_without_an_effect_are_exactly_without(gpt, pair):

@@ -2,12 +2,11 @@
 
 import json
 import re
-import warnings
 
 import pytest
 import torch
 from conftest import transition
-from transformer_lens import HookedTransformer, HookedTransformerConfig
+from random_models import users_model
 
 import mtd_lens
 from mtd_lens.scorecard import ClaimResult, Scorecard
@@ -113,26 +112,7 @@ def test_a_broken_part_loses_its_claims_and_keeps_the_others(form, part):
 
 @pytest.fixture(scope="module")
 def own_model():
-    """What a user may bring: two layers, three heads, normalisation, an MLP, untrained."""
-    cfg = HookedTransformerConfig(
-        n_layers=2,
-        n_heads=3,
-        d_model=24,
-        d_head=8,
-        d_mlp=48,
-        act_fn="gelu",
-        n_ctx=32,
-        d_vocab=3,
-        normalization_type="LN",
-        device="cpu",
-    )
-    state = torch.get_rng_state()
-    torch.manual_seed(7)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        model = HookedTransformer(cfg)
-    torch.set_rng_state(state)
-    return model
+    return users_model(n_heads=3, d_model=24, d_mlp=48, n_ctx=32)
 
 
 def test_a_users_own_model_is_scored_and_left_alone(own_model):

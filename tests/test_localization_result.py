@@ -1,0 +1,159 @@
+"""What a localization says: numbers, JSON, tables, figure, command."""
+
+import json
+import sys
+
+import pytest
+from test_localization import TASKS, VARIABLES
+
+import mtd_lens
+from mtd_lens import cli
+from mtd_lens.localization_result import Finding, Localization, Place
+
+
+@pytest.fixture(scope="module")
+def found():
+    return mtd_lens.localize(mtd_lens.construct(TASKS["m3"]), n_sequences=128)
+
+
+def test_the_numbers_of_every_site_are_there(found):
+    z = {(v, layer, "z", h) for v in VARIABLES[:2] for layer in range(3) for h in range(3)}
+    pattern = {("mixture_weights", layer, "pattern", h) for layer in range(3) for h in range(3)}
+    sites = [(e.variable, e.place.layer, e.place.kind, e.place.head) for e in found.sites]
+    assert set(sites) == z | pattern
+    assert len(sites) == 27
+    assert all(e.low <= e.score <= e.high for e in found.sites)
+    assert all(0 < e.p_value <= e.adjusted_p_value <= 1 for e in found.sites)
+    assert all(e.significant == (e.adjusted_p_value < found.level) for e in found.sites)
+    assert len(found.probes) == 3 * 3 * 5  # three heads, attn_out and resid_post in each layer
+    best = max((e for e in found.probes if e.variable == "responsibilities"), key=lambda e: e.score)
+    assert best.place.kind in ("attn_out", "resid_post")
+    assert best.selectivity > 0.8
+    finding = found["responsibilities"]
+    assert finding.where == "positions 3 to 18"
+    assert finding.probed == "positions 3 to 18"
+    assert finding.pairs == 64
+    assert finding.whole_layers == pytest.approx((1.0, 0.0, 0.0), abs=1e-3)
+    with pytest.raises(mtd_lens.UnknownNameError, match=r"'mixture'.*mixture_weights"):
+        found["mixture"]
+
+
+def test_json_round_trip(found, tmp_path):
+    text = found.to_json(tmp_path / "l.json")
+    assert (tmp_path / "l.json").read_text() == text
+    data = json.loads(text)
+    assert Localization.from_dict(data) == found
+    assert data["order"]["carried_in_order"] is True
+    assert data["parameters"]["beta"] > 0
+    assert {"p_value", "adjusted_p_value", "low", "high"} <= set(data["sites"][0])
+    assert data["floor"] == 0.1
+    with pytest.raises(mtd_lens.ArgumentError, match=r"Localization.to_dict returns.*findings"):
+        Localization.from_dict({key: data[key] for key in data if key != "findings"})
+
+
+def test_text_and_html(found):
+    text = str(found)
+    assert text.startswith("m3/constructed-absolute   beta")
+    assert "L0H0 z, L0H1 z, L0H2 z" in text
+    assert "1.00*+" in text
+    assert "Order of the found sets: causal" in text
+    line = repr(found)
+    assert "\n" not in line
+    assert "mixture_weights in L2H0 pattern" in line
+    page = found._repr_html_()
+    assert page.count("<table>") == 3
+    hostile = Localization(**{**vars(found), "model": "<script>"})
+    assert "<script>" not in hostile._repr_html_()
+
+
+def test_what_is_lost_in_rounding_is_not_read(found):
+    """Layer 1's resting heads hold the mean responsibility too, some 33 orders too faintly."""
+    served = (TASKS["m3"].seq_len - 1) % 3
+    for entry in found.probes:
+        place = entry.place
+        if entry.variable == "mean_responsibility" and (place.layer, place.kind) == (1, "z"):
+            assert (entry.score > 0.9) == (place.head == served)
+
+
+def _with_places(found, **changed):
+    findings = [
+        Finding(**{**vars(f), "places": changed.get(f.variable, f.places)}) for f in found.findings
+    ]
+    return Localization(**{**vars(found), "findings": tuple(findings)})
+
+
+def test_order_is_that_of_what_can_follow_from_what(found):
+    side_by_side = _with_places(found, mean_responsibility=(Place(0, "z", 0),))
+    assert side_by_side.carried_in_order is False
+    assert "not causal" in str(side_by_side)
+    after = _with_places(found, mean_responsibility=(Place(0, "mlp_out"),))
+    assert after.carried_in_order is True
+
+
+def test_the_figure_is_not_blank_and_says_what_was_found(found, tmp_path):
+    figure = found.plot(tmp_path / "f.png")
+    panels = figure.axes[:6]
+    texts = [text.get_text() for axes in panels for text in axes.texts]
+    assert sum(text.endswith("*") for text in texts) == sum(e.significant for e in found.sites)
+    outlines = [p for axes in panels for p in axes.patches if not p.get_fill()]
+    assert len(outlines) == 3 + 1 + 1
+    assert "responsibilities: found, F = 1.00" in panels[0].get_title(loc="left")
+    assert "L0H0+1+2 z" in panels[0].get_title(loc="left")
+    headings = [text.get_text() for text in figure.texts]
+    assert any("constructed-absolute" in text and "of m3" in text for text in headings)
+    from matplotlib.image import imread
+
+    pixels = imread(tmp_path / "f.png")[..., :3]
+    assert pixels.min() < 0.2
+    assert pixels.std() > 0.05
+    with pytest.raises(mtd_lens.ArgumentError, match=r"written as \.png or \.svg"):
+        found.plot(tmp_path / "f.pdf")
+
+
+def test_scores_far_below_zero_are_said_to_be_below(found):
+    low = Localization(
+        **{
+            **vars(found),
+            "sites": tuple(type(e)(**{**vars(e), "score": -7.0}) for e in found.sites),
+        }
+    )
+    texts = [text.get_text() for text in low.plot().axes[0].texts]
+    assert sum(text.startswith("< -1") for text in texts) == 9
+
+
+def run(capsys, monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["mtd-lens", "localize", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    captured = capsys.readouterr()
+    return stopped.value.code or 0, captured.out, captured.err
+
+
+def test_the_command_prints_and_writes(capsys, monkeypatch, tmp_path):
+    files = [tmp_path / "l.json", tmp_path / "l.png"]
+    status, out, err = run(
+        capsys,
+        monkeypatch,
+        *("mtd-q3-m2-t32/constructed-relative", "--sequences", "64", "--seed", "2"),
+        *("--threshold", "0.9", "--json", str(files[0]), "--figure", str(files[1])),
+    )
+    assert status == 0
+    assert "L1H0 z" in out
+    assert all(str(path) in err and path.exists() for path in files)
+    data = json.loads(files[0].read_text())
+    assert (data["seed"], data["n_sequences"], data["threshold"]) == (2, 64, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["mtd-q3-m2-t32/constructed"], "no model is named"),
+        (["no-model", "--figure", "f.docx"], "written as .png or .svg"),
+        (["no-model", "--json", "/no/such/l.json"], "there is no folder"),
+        (["mtd-q3-m2-t32/random-relative", "--threshold", "2"], "threshold"),
+    ],
+)
+def test_the_command_refuses_at_once(capsys, monkeypatch, arguments, message):
+    status, out, err = run(capsys, monkeypatch, *arguments)
+    assert (status, out) == (2, "")
+    assert message in err
