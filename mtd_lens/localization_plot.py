@@ -35,12 +35,15 @@ WHITE_TEXT_FROM = 0.55
 
 @dataclass(frozen=True)
 class _Cell:
-    """One field of a map: its value for the colour, and what is written in it."""
+    """One field of a map: its value for the colour, what is written in it, and how it is outlined.
+
+    ``outline`` is a line style, or empty for none.
+    """
 
     value: float
     text: str
     bold: bool = False
-    outlined: bool = False
+    outline: str = ""
 
 
 Cells = dict[tuple[str, int], _Cell]
@@ -98,12 +101,13 @@ def plot_localization(found: Any, path: str | os.PathLike[str] | None = None) ->
 
 def _interchange(found: Any, variable: str) -> Cells:
     [finding] = [finding for finding in found.findings if finding.variable == variable]
+    line = "solid" if finding.verdict == "found" else "dotted"
     cells = {
         (entry.place.column, entry.place.layer): _Cell(
             entry.score,
             _clipped(entry.score) + "*" * entry.significant,
             bold=entry.significant,
-            outlined=entry.place in finding.places,
+            outline=(line if entry.place in finding.places else ""),
         )
         for entry in found.sites
         if entry.variable == variable
@@ -140,9 +144,15 @@ def _draw(axes: Any, cells: Cells, layers: Sequence[int], width: int, scale: Any
             color="white" if dark else "#303030", weight="bold" if cell.bold else "normal",
         )  # fmt: skip
     for (column, layer), cell in cells.items():
-        if cell.outlined:
+        if cell.outline:
             corner = (columns.index(column) - 0.46, layer - 0.46)
-            axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, edgecolor=OUTLINE, lw=2.5))
+            frame: dict[str, Any] = {
+                "fill": False,
+                "edgecolor": OUTLINE,
+                "lw": 2.5,
+                "ls": cell.outline,
+            }
+            axes.add_patch(Rectangle(corner, 0.92, 0.92, **frame))
     axes.set_xlim(-0.5, width - 0.5)
     axes.set_ylim(len(layers) - 0.5, -0.5)
     axes.set_xticks(range(len(columns)), columns, fontsize="x-small")
@@ -209,7 +219,8 @@ def _explain(figure: Any, found: Any, size: tuple[float, float]) -> None:
     )  # fmt: skip
     figure.text(
         0.01, 0.1 / size[1],
-        f"Left: orange outline: smallest set (found: interval above {found.threshold:g}); "
+        f"Left: orange outline: smallest set (dotted: its interval is not above "
+        f"{found.threshold:g}, so NOT FOUND); "
         f"*: F above {found.floor:g} at the {found.level:.3g} level, Holm's correction over "
         f"{len(found.sites)} sites{'; together: all sites of the layer at once' * joint}; "
         "blind: F of the algorithm with\nthe variable at its mean, within reach without looking at "

@@ -345,7 +345,7 @@ class Grid:
 
     @property
     def _summary(self) -> str:
-        sizes = " × ".join(f"{name} {len(labels)}" for name, labels in self.axes.items())
+        sizes = " × ".join(f"{name} ({len(labels)})" for name, labels in self.axes.items())
         return f"{self.intervention} of {self.component}: {sizes}, {self._count}; strongest"
 
     def __repr__(self) -> str:
@@ -360,7 +360,8 @@ class Grid:
             cells = [*labels.values(), f"{effect:.3f}"]
             rows += "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells) + "</tr>"
         return (
-            f"<table><caption>{escape(self._summary)} sites</caption>"
+            "<table><caption style='white-space: nowrap; text-align: left'>"
+            f"{escape(self._summary)} sites</caption>"
             f"<thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table>"
         )
 

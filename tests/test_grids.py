@@ -234,7 +234,8 @@ def test_grids_that_cannot_be(changed, message):
 def test_words():
     grid = make({"layer": (0, 1), "to": ("<b>", "logits")}, metric="p(<x>)", patched=False)
     assert repr(grid).startswith(
-        "Grid(mean ablation of resid_pre: layer 2 × to 2, 24 sequences; strongest difference of "
+        "Grid(mean ablation of resid_pre: layer (2) × to (2), 24 sequences; strongest "
+        "difference of "
     )
     assert repr(grid).endswith("at layer 1, to logits)")
     assert "\n" not in repr(grid)
