@@ -273,3 +273,55 @@ class ReadableFamily(Protocol):
 
     def read_weights(self, model: Any, task: Any, *, seed: int) -> Any:
         """Findings with ``to_json`` and a text form, each beside random models'."""
+
+
+@dataclass(frozen=True)
+class AnalyticPattern:
+    """The attention of a head that carried out one part of the algorithm exactly.
+
+    Attributes:
+        name: In words, such as ``"uniform average"``.
+        variable: Of the causal model: what such a head computes or attends with.
+        values: ``[sequence, query, key]``, rows sum to 1; NaN at queries where the algorithm says
+            nothing.
+    """
+
+    name: str
+    variable: str
+    values: Float[Tensor, "sequence query key"]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What the algorithm, the estimators and a model say of some sequences, at every position.
+
+    Sources are named as in a comparison (``"one step"``, ``"exact Bayes"``, …), and ``"model"`` and
+    ``"truth"``; the truth is there only where the latent variables are known.
+
+    Attributes:
+        patterns: The algorithm's own attention, in causal order.
+        latent: What is inferred in context, in words: ``"mixture weights"``.
+        components: Name of each component of the latent: ``"lag 1"``, ….
+        latents: By source, ``[sequence, position, component]``; NaN where it is not defined.
+        predictions: By source, ``[sequence, position, outcome]``: of what follows each position;
+            NaN where it is not defined.
+    """
+
+    patterns: tuple[AnalyticPattern, ...]
+    latent: str
+    components: tuple[str, ...]
+    latents: Mapping[str, Float[Tensor, "sequence position component"]]
+    predictions: Mapping[str, Float[Tensor, "sequence position outcome"]]
+
+
+@runtime_checkable
+class InspectableFamily(Family, Protocol):
+    """What a family adds so that single sequences can be looked at; a Family may do without."""
+
+    def analyse(
+        self, model: Any, task: Any, causal_model: Any, tokens: Tensor, batch: Any
+    ) -> Analysis:
+        """The algorithm beside the model on ``tokens``.
+
+        ``batch`` is what the task sampled the tokens with, or None for tokens of the user's own.
+        """
