@@ -1,7 +1,7 @@
 """Score any model on any task: every claim at every layer, beside a null and a ceiling."""
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from importlib import metadata
 from typing import Any
@@ -38,6 +38,7 @@ def score(
     n_sequences: Any = N_SEQUENCES,
     seed: Any = 0,
     *,
+    claims: Any = (),
     threshold: Any = THRESHOLD,
     name: str | None = None,
     progress: bool = False,
@@ -54,12 +55,15 @@ def score(
         task: What it is tested on, or its name; by default the task that the model knows.
         n_sequences: At least 64.
         seed: Of the sequences, pairs, controls and resampling.
+        claims: A list of further claims, tested after the family's own; :mod:`mtd_lens.measures`
+            holds what their tests can be made of.
         threshold: What a supported claim's interval must lie above.
         name: What the scorecard calls the model.
         progress: Show a progress bar on standard error once two seconds have passed.
 
     Raises:
-        ArgumentError: Too few sequences, or a threshold outside (0, 1).
+        ArgumentError: Too few sequences, a threshold outside (0, 1), or a further claim that is no
+            Claim or bears the id of another.
         ModelError: The model does not fit the task, or no task is known.
         SiteError: The model lacks a hook, or ignores edits of one.
     """
@@ -70,6 +74,7 @@ def score(
     task = task_for(model, task)
     family = family_of(task)
     family.check_model(model, task)
+    tested = _all_claims(family.claims(task), claims)
     tokens = task.sample(n_sequences, seed).tokens.to(_device_of(model))
     fit_tokens, tokens = tokens[: n_sequences // 2], tokens[n_sequences // 2 :]
     probes.check_editable(model, tokens, family.edited_hooks)
@@ -85,9 +90,8 @@ def score(
         for who, subject in subjects.items()
     }
     results, matrix = [], []
-    claims = family.claims(task)
     for claim in tqdm(
-        claims, desc="claims", disable=None if progress else True, delay=2, leave=False
+        tested, desc="claims", disable=None if progress else True, delay=2, leave=False
     ):
         found = {who: claim.measure(trial) for who, trial in trials.items()}
         null = (
@@ -130,6 +134,20 @@ def verdict_of(score: Interval, null: Interval, ceiling: Interval, threshold: fl
     if floor >= threshold:
         return "not_diagnostic"
     return "supported" if score.low > threshold else "inconclusive"
+
+
+def _all_claims(own: Sequence[Claim], further: Any) -> list[Claim]:
+    """The family's claims and then the caller's, each with an id of its own."""
+    tested = list(own)
+    for claim in further if isinstance(further, Iterable) else [None]:
+        if not isinstance(claim, Claim):
+            raise ArgumentError(
+                f"claims must be a list of mtd_lens.Claim(id, statement, measure); got {further!r}."
+            )
+        if claim.id in {known.id for known in tested}:
+            raise ArgumentError(f"a claim is named {claim.id!r} already. Choose another id.")
+        tested.append(claim)
+    return tested
 
 
 def _null_interval(

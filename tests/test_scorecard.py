@@ -9,6 +9,7 @@ from conftest import transition
 from random_models import users_model
 
 import mtd_lens
+from mtd_lens import measures
 from mtd_lens.scorecard import ClaimResult, Scorecard
 from mtd_lens.scoring import verdict_of
 from probes.statistics import Interval
@@ -160,6 +161,29 @@ def test_a_doubled_model_is_scored_and_ablated(task):
     assert mtd_lens.score(model, n_sequences=64)["prediction.estimator"].score > 0.999
     broken = mtd_lens.ablate_construction(model, "lag")
     assert next(broken.parameters()).dtype == torch.float64
+
+
+def test_further_claims_are_tested_after_the_familys_own(task):
+    def rows(trial):
+        lags = range(1, trial.task.order + 1)
+        return measures.measure_attention(trial, "responsibilities", lags, last_only=True)
+
+    claim = mtd_lens.Claim("responsibilities.at_the_end", "The last query attends by γ.", rows)
+    card = mtd_lens.score(mtd_lens.construct(task), n_sequences=64, claims=[claim])
+    assert tuple(result.id for result in card) == (*CLAIMS, claim.id)
+    found = card[claim.id]
+    assert (found.verdict, found.layer, found.statement) == ("supported", 0, claim.statement)
+    assert found.null < 0.5 < found.ceiling
+    assert {entry.layer for entry in card.matrix if entry.claim == claim.id} == {0, 1, 2}
+
+
+def test_further_claims_are_claims_with_ids_of_their_own(task):
+    model, taken = mtd_lens.construct(task), mtd_lens.Claim(CLAIMS[0], "", lambda trial: [])
+    with pytest.raises(mtd_lens.ArgumentError, match=r"named 'responsibilities\.interchange' al"):
+        mtd_lens.score(model, claims=[taken])
+    for wrong in (taken, [CLAIMS[0]], CLAIMS[0]):
+        with pytest.raises(mtd_lens.ArgumentError, match=r"claims must be a list of mtd_lens\.Cl"):
+            mtd_lens.score(model, claims=wrong)
 
 
 def test_the_same_seed_gives_the_same_scorecard(own_model):
