@@ -178,6 +178,31 @@ def localize(
 
 
 @app.command()
+def dashboard(
+    name: Model,
+    out: Annotated[Path, typer.Option("--out", help="The page to write, such as page.html.")],
+    sequences: Sequences = None,
+    seed: Seed = 0,
+    scored: Annotated[
+        bool, typer.Option("--score/--no-score", help="With the scorecard, or quickly without.")
+    ] = True,
+    device: Device = None,
+) -> None:
+    """Write a page that shows a model's attention beside the algorithm's, to open in a browser."""
+    _check_paths(out)
+    from mtd_lens import dashboards, inspection, scoring
+    from mtd_lens.registry import load_model
+
+    model = load_model(name, device=device)
+    n_sequences = inspection.N_SEQUENCES if sequences is None else sequences
+    page = dashboards.dashboard(model, n_sequences=n_sequences, seed=seed)
+    if scored:
+        page = page.with_scorecard(scoring.score(model, seed=seed, progress=True))
+    page.to_html(out)
+    _say_written(out)
+
+
+@app.command()
 def weights(name: Model, seed: Seed = 0, json: Json = None, device: Device = None) -> None:
     """Hold a model's parameters against the construction, on no data."""
     _check_paths(json)

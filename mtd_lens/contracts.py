@@ -24,18 +24,30 @@ class Batch(Protocol):
 
 @runtime_checkable
 class Task(Protocol):
-    """A distribution over sequences."""
+    """A distribution over sequences.
+
+    Attributes:
+        family: Name of its family.
+        name: Registry name, if it has one.
+
+    Parameters of the methods:
+        n: How many sequences.
+        seed: Of the draw.
+    """
 
     family: str
     name: str | None
 
     @property
-    def n_tokens(self) -> int: ...  # noqa: D102
+    def n_tokens(self) -> int:
+        """Size of the vocabulary."""
+
     @property
-    def seq_len(self) -> int: ...  # noqa: D102
+    def seq_len(self) -> int:
+        """Length of a sequence."""
 
     def sample(self, n: int, seed: int) -> Batch:
-        """Draw ``n`` sequences."""
+        """The ``n`` sequences that a seed draws."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data from which the family can make the task again."""
@@ -48,21 +60,27 @@ class CausalModel(Protocol):
     Attributes:
         variables: Names, in causal order; the last one is the prediction.
         parameters: Free parameters that were fitted to the model under test.
+
+    Parameters of the methods:
+        tokens: ``[sequence, position]``.
+        length: Of the sequences.
+        **values: Tensors by variable, ``[sequence, query, …]``.
     """
 
     variables: tuple[str, ...]
 
     @property
-    def parameters(self) -> Mapping[str, float]: ...  # noqa: D102
+    def parameters(self) -> Mapping[str, float]:
+        """What was fitted to the model under test."""
 
     def do(self, **values: Tensor) -> "CausalModel":
         """The model in which variables are held at values; NaN entries are left to their cause."""
 
     def run(self, tokens: Tensor) -> Mapping[str, Tensor]:
-        """Every variable, ``[sequence, query, …]``, at the positions of ``query_positions``."""
+        """``[sequence, query, …]`` by name: every variable, at the positions of ``query_positions``."""
 
     def query_positions(self, length: int) -> tuple[int, ...]:
-        """Positions at which the variables are defined, for sequences of ``length``."""
+        """The positions at which the variables are defined, for sequences of ``length``."""
 
 
 @dataclass(frozen=True)
@@ -94,10 +112,10 @@ class Measurement:
         layer: Block index; None for the model's output.
         site: Hook, heads and positions, in words.
         selection: The score on the fit split, by which the claim's layer is chosen.
-        numerator: Discrepancy of the model, one value an evaluation sequence (for scores read
-            from parameters, one value a row compared).
-        denominator: Discrepancy of the reference.
-        control: Numerator and denominator of the control task, where the test has one.
+        numerator: ``[row]``: discrepancy of the model, one value an evaluation sequence (for scores
+            read from parameters, one value a row compared).
+        denominator: ``[row]``: discrepancy of the reference.
+        control: ``[row]`` each: numerator and denominator of the control task, where the test has one.
         exact: True for scores read from parameters, which sequences do not make uncertain.
         details: Further figures for the report.
     """
@@ -152,6 +170,17 @@ class Family(Protocol):
         name: As in ``Task.family``.
         divergence: Name and unit of the divergence between predictions.
         edited_hooks: Hooks within a block that the claims edit; checked before a run.
+
+    Parameters of the methods:
+        task: A task of the family.
+        model: A hooked model.
+        causal_model: The algorithm, fitted to a model.
+        trial: A model under test with everything that a claim may look at.
+        tokens: ``[sequence, position]``.
+        data: What ``Task.to_json`` returned.
+        seed: Of random weights or of sequences.
+        length: Tokens in the context.
+        n_sequences: How many to draw.
     """
 
     name: str
@@ -159,19 +188,23 @@ class Family(Protocol):
     edited_hooks: tuple[str, ...]
 
     def shortest(self, task: Any) -> int:
-        """Fewest tokens from which the next one can be predicted in context."""
+        """The fewest tokens from which the next one can be predicted in context."""
 
     def presets(self) -> Mapping[str, Callable[[], Any]]:
-        """Loaders of the family's named tasks."""
+        """The loaders of the family's named tasks."""
 
     def task_from_json(self, data: Mapping[str, Any]) -> Any:
         """The task that ``Task.to_json`` described."""
 
     def variants(self) -> Mapping[str, Callable[..., Any]]:
-        """Builders ``(task, dtype) -> model`` of the models that every task has."""
+        """The builders ``(task, dtype) -> model`` of the models that every task has."""
 
     def check_model(self, model: Any, task: Any) -> None:
-        """Raise a ModelError if ``model`` cannot be run on ``task``."""
+        """Check that ``model`` can be run on ``task``.
+
+        Raises:
+            ModelError: It cannot.
+        """
 
     def fit_causal_model(self, model: Any, task: Any, tokens: Tensor) -> Any:
         """The causal model whose free parameters follow the model's predictions on ``tokens``."""
@@ -318,10 +351,13 @@ class Analysis:
 class InspectableFamily(Family, Protocol):
     """What a family adds so that single sequences can be looked at; a Family may do without."""
 
+    def patterns(self, causal_model: Any, tokens: Tensor) -> Sequence[AnalyticPattern]:
+        """The attention that computes each variable exactly, in causal order."""
+
     def analyse(
-        self, model: Any, task: Any, causal_model: Any, tokens: Tensor, batch: Any
+        self, model: Any, causal_model: Any, tokens: Tensor, fit_tokens: Tensor, batch: Any
     ) -> Analysis:
-        """The algorithm beside the model on ``tokens``.
+        """The algorithm beside the model on ``tokens``; ``fit_tokens`` are for fitting.
 
         ``batch`` is what the task sampled the tokens with, or None for tokens of the user's own.
         """

@@ -1,13 +1,34 @@
 """Single sequences under the lens: a model's attention beside the algorithm's, query by query."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mtd_lens.contracts import Analysis
+import probes
+from mtd_lens.contracts import Analysis, AnalyticPattern, InspectableFamily
+from mtd_lens.errors import ArgumentError
+from mtd_lens.registry import family_of
+from mtd_lens.scoring import name_of, task_for
+from probes import checks
+from probes.capture import check_tokens
+
+N_SEQUENCES = 4
+MAX_SEQUENCES = 64
+
+N_FIT_SEQUENCES = 128
+"""For the algorithm's parameters."""
+
+N_CHOICE_SEQUENCES = 32
+"""Of these, for the choice of heads."""
+
+MAX_POSITIONS = 256
+MAX_ENTRIES = 2_400_000
+"""Attention values on and below the diagonal, of all heads and sequences together."""
 
 
 @dataclass(frozen=True)
@@ -39,3 +60,153 @@ class Inspection:
     analysis: Analysis | None
     nearest_heads: Mapping[str, Int[Tensor, "layer query"]]
     n_cut: int
+
+    def __repr__(self) -> str:
+        n_layers, n_heads, n_sequences, length = self.attention.shape[:4]
+        return (
+            f"Inspection({self.model!r}: {n_layers} layers, {n_heads} heads, {n_sequences} "
+            f"sequences of {length} tokens)"
+        )
+
+    def distances(self, pattern: AnalyticPattern) -> Float[Tensor, "layer head query"]:
+        """Total variation of every head from an analytic pattern, mean over the sequences.
+
+        0 where a head's attention is the pattern, 1 where they share no key; NaN at queries where
+        the algorithm says nothing.
+        """
+        return _distances(self.attention, pattern)
+
+
+def inspect(
+    model: Any,
+    tokens: Any = None,
+    *,
+    task: Any = None,
+    n_sequences: Any = N_SEQUENCES,
+    seed: Any = 0,
+    token_names: Any = None,
+    name: str | None = None,
+) -> Inspection:
+    """Hold a model's attention and predictions against the algorithm's on a few sequences.
+
+    The algorithm's parameters, and the head that is nearest to each of its patterns, are found on
+    128 other sequences.
+
+    Args:
+        model: A HookedTransformer, of this package or not; it is left as it was found.
+        tokens: ``[sequence, position]``; by default ``n_sequences`` drawn from the task. At most
+            256 positions are kept, and fewer where the attention of all heads would be too much to
+            look at; since models are causal, the first ones are as they would be.
+        task: What the model is held against, or its name; by default the task that it knows.
+        n_sequences: How many to draw, 1 to 64.
+        seed: Of the sequences.
+        token_names: What to call each token of the vocabulary; by default its number.
+        name: What to call the model.
+
+    Raises:
+        ArgumentError: ``n_sequences``, ``seed`` or ``token_names`` that cannot be used.
+        DataError: Tokens that the model cannot read.
+        TokensError: Tokens that do not fit the task.
+        ModelError: The model does not fit the task, or no task is known.
+    """
+    n_sequences = checks.integer(n_sequences, "n_sequences", 1, ArgumentError)
+    seed = checks.seed(seed, ArgumentError)
+    task = task_for(model, task)
+    family = family_of(task)
+    family.check_model(model, task)
+    names = _checked_names(token_names, model)
+    batch = None
+    if tokens is None:
+        _check_few(n_sequences)
+        batch = task.sample(n_sequences, seed)
+        tokens = batch.tokens
+    else:
+        check_tokens(model, tokens)
+        _check_few(len(tokens))
+    device = next(model.parameters()).device
+    fit_tokens = task.sample(N_FIT_SEQUENCES, seed + 1).tokens.to(device)
+    n_kept = _kept_positions(tokens.shape[1], model.cfg.n_layers * model.cfg.n_heads * len(tokens))
+    shown = tokens[:, :n_kept].long().to(device)
+    causal_model = family.fit_causal_model(model, task, fit_tokens)
+    analysis, nearest_heads = None, {}
+    if isinstance(family, InspectableFamily):
+        analysis = _on_cpu(family.analyse(model, causal_model, shown, fit_tokens, batch))
+        choice_tokens = fit_tokens[:N_CHOICE_SEQUENCES, :n_kept]
+        nearest_heads = _nearest_heads(model, family, causal_model, choice_tokens)
+    return Inspection(
+        model=name or name_of(model),
+        task=task.name or task.to_json(),
+        seed=seed,
+        parameters=causal_model.parameters,
+        tokens=shown.cpu(),
+        token_names=names,
+        attention=_attention(model, shown),
+        analysis=analysis,
+        nearest_heads=nearest_heads,
+        n_cut=tokens.shape[1] - n_kept,
+    )
+
+
+def _attention(model: Any, tokens: Tensor) -> Float[Tensor, "layer head sequence query key"]:
+    hooks = [f"blocks.{layer}.attn.hook_pattern" for layer in range(model.cfg.n_layers)]
+    found = probes.read_activations(model, tokens, {hook: probes.Site(hook) for hook in hooks})
+    return torch.stack([found[hook].transpose(0, 1) for hook in hooks]).float().cpu()
+
+
+def _nearest_heads(
+    model: Any, family: InspectableFamily, causal_model: Any, tokens: Tensor
+) -> dict[str, Int[Tensor, "layer query"]]:
+    sums: dict[str, Tensor] = {}
+    for part in tokens.split(probes.capture.BATCH_SIZE // 4):
+        attention = _attention(model, part)
+        for pattern in family.patterns(causal_model, part):
+            distances = _distances(attention, pattern).nan_to_num() * len(part)
+            sums[pattern.name] = sums.get(pattern.name, 0) + distances
+    return {name: total.argmin(1) for name, total in sums.items()}
+
+
+def _distances(
+    attention: Float[Tensor, "layer head sequence query key"], pattern: AnalyticPattern
+) -> Float[Tensor, "layer head query"]:
+    values = pattern.values.cpu().to(attention)
+    return torch.stack([(layer - values).abs().sum(-1).mean(1) / 2 for layer in attention])
+
+
+def _kept_positions(length: int, n_maps: int) -> int:
+    """The longest context of which all maps together have at most ``MAX_ENTRIES`` entries."""
+    most = math.isqrt(2 * MAX_ENTRIES // n_maps)
+    return max(2, min(length, MAX_POSITIONS, most))
+
+
+def _on_cpu(analysis: Analysis) -> Analysis:
+    return replace(
+        analysis,
+        patterns=tuple(replace(p, values=p.values.cpu()) for p in analysis.patterns),
+        latents={source: value.cpu() for source, value in analysis.latents.items()},
+        predictions={source: value.cpu() for source, value in analysis.predictions.items()},
+    )
+
+
+def _check_few(n_sequences: int) -> None:
+    if n_sequences > MAX_SEQUENCES:
+        raise ArgumentError(
+            f"{n_sequences} sequences are more than can be looked at. Give at most "
+            f"{MAX_SEQUENCES}, such as tokens[:4]."
+        )
+
+
+def _checked_names(token_names: Any, model: Any) -> tuple[str, ...]:
+    n_tokens = model.cfg.d_vocab
+    if token_names is None:
+        return tuple(str(token) for token in range(n_tokens))
+    listed = isinstance(token_names, Sequence) and not isinstance(token_names, str)
+    if not listed or not all(isinstance(name, str) for name in token_names):
+        raise ArgumentError(
+            f"token_names must list a text for each token of the vocabulary; got {token_names!r}."
+        )
+    if len(token_names) != n_tokens:
+        raise ArgumentError(
+            f"token_names has {len(token_names)} entries for a vocabulary of {n_tokens} tokens. "
+            "Give one for each."
+        )
+    return tuple(token_names)

@@ -32,12 +32,6 @@ FIT_SEED = 0
 class MTDCausalModel:
     """One step of mirror descent, stage by stage, with interventions.
 
-    Attributes:
-        task: The task.
-        beta: β = η m n of the step, at least 0; 0 gives uniform mixture weights.
-        interventions: Variables held at values.
-        beta_at_bound: True if β was fitted and lies at the end of the range that was searched, so
-            that it is no estimate.
 
     >>> import mtd_lens, torch
     >>> task = mtd_lens.MTDTask([[0.9, 0.1], [0.4, 0.6]], order=2, seq_len=8)
@@ -46,6 +40,13 @@ class MTDCausalModel:
     >>> only_lag_1 = torch.tensor([1.0, 0.0]).expand(4, 7 - 1, 2)
     >>> model.do(mixture_weights=only_lag_1).run(tokens)["prediction"].shape
     torch.Size([4, 6, 2])
+
+    Attributes:
+        task: The task.
+        beta: β = η m n of the step, at least 0; 0 gives uniform mixture weights.
+        interventions: Variables held at values, ``[sequence, query, entry]`` each.
+        beta_at_bound: True if β was fitted and lies at the end of the range that was searched, so
+            that it is no estimate.
     """
 
     task: MTDTask
@@ -66,16 +67,23 @@ class MTDCausalModel:
         return {"beta": float(self.beta)} | ({"beta_at_bound": 1.0} if self.beta_at_bound else {})
 
     def query_positions(self, length: int) -> tuple[int, ...]:
-        """Positions at which the variables are defined: those with a full window of parents."""
+        """The positions ``order … length - 1``, at which all m parents are there.
+
+        Args:
+            length: Of the sequences.
+        """
         return tuple(range(self.task.order, length))
 
     def do(self, **values: Tensor) -> "MTDCausalModel":
         """This model with variables held at values, on top of earlier interventions.
 
         Args:
-            **values: A tensor for each variable, of the shape that ``run`` gives it (or one that
-                broadcasts to it). NaN entries are left to their cause, so that a variable can be
+            **values: A tensor for each variable, ``[sequence, query, entry]`` as ``run`` gives it, or one
+                that broadcasts to it. NaN entries are left to their cause, so that a variable can be
                 held at some positions only.
+
+        Returns:
+            A new causal model; this one stays as it is.
 
         Raises:
             ArgumentError: An unknown variable, or mixture weights or a prediction off the simplex.
@@ -151,6 +159,10 @@ def fit_beta(
         tokens: ``[sequence, position]``.
         targets: ``[sequence, token]``, the distributions to follow.
         bounds: Of β.
+
+    Raises:
+        ArgumentError: Targets of another shape or not finite, or bounds out of order.
+        TokensError: Tokens that do not fit the task.
     """
     if tuple(targets.shape) != (len(tokens), task.n_tokens) or not targets.isfinite().all():
         raise ArgumentError(
@@ -179,6 +191,9 @@ def best_beta(task: MTDTask) -> float:
     """The β that predicts best on the task itself, fitted to the true predictive distribution.
 
     Uses 2048 sequences with a fixed seed, so equal tasks get equal values.
+
+    Args:
+        task: The task.
     """
     batch = task.sample(N_FIT_SEQUENCES, seed=FIT_SEED)
     return fit_beta(task, batch.tokens, estimators.predict(task, batch.tokens, batch.weights))

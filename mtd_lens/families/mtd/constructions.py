@@ -56,6 +56,13 @@ def construct(
 
     Raises:
         ArgumentError: An unknown form or read-out, a β out of range, a dtype that is not floating.
+
+    Examples:
+        >>> import mtd_lens
+        >>> task = mtd_lens.MTDTask([[0.9, 0.1], [0.4, 0.6]], order=2, seq_len=8)
+        >>> model = mtd_lens.construct(task, beta=4.0)
+        >>> model(task.sample(3, seed=0).tokens).shape
+        torch.Size([3, 8, 2])
     """
     checks.choice(form, "form", FORMS, ArgumentError)
     checks.choice(read_out, "read_out", READ_OUTS, ArgumentError)

@@ -20,10 +20,23 @@ SIMPLEX_TOLERANCE = 1e-5
 
 
 def lag_likelihoods(task: MTDTask, tokens: Tensor) -> Likelihoods:
-    """``p_k(g)``, the probability of each token given its parent at each lag.
+    """The probability ``p_k(g)`` of each token given its parent at each lag (Raftery 1985).
+
+    Args:
+        task: The task.
+        tokens: ``[sequence, position]``.
 
     Returns:
         ``[sequence, evidence, lag]``, float64, in [0, 1].
+
+    Raises:
+        TokensError: Tokens that do not fit the task, or that are impossible under it.
+
+    Examples:
+        >>> import mtd_lens, torch
+        >>> task = mtd_lens.MTDTask([[0.9, 0.1], [0.4, 0.6]], order=2, seq_len=4)
+        >>> mtd_lens.lag_likelihoods(task, torch.tensor([[0, 1, 0]]))  # 1 → 0 and 0 → 0
+        tensor([[[0.4000, 0.9000]]], dtype=torch.float64)
     """
     tokens = check_tokens(task, tokens)
     transition = task.transition.to(tokens.device)
@@ -44,6 +57,9 @@ def responsibilities(
 ) -> Responsibilities:
     """Posterior responsibility of each lag, ``γ_k(g) = λ_g p_k(g) / Σ_h λ_h p_k(h)``.
 
+    Under uniform weights, what layer 0 of the construction computes (D'Angelo & Flammarion 2026,
+    Proposition 3).
+
     Args:
         task: The task.
         tokens: ``[sequence, position]``.
@@ -51,6 +67,16 @@ def responsibilities(
 
     Returns:
         ``[sequence, evidence, lag]``, sums to 1 over lags; differentiable in ``weights``.
+
+    Raises:
+        TokensError: Tokens that do not fit the task, or that are impossible under it.
+        ArgumentError: Weights of another shape, or off the simplex.
+
+    Examples:
+        >>> import mtd_lens, torch
+        >>> task = mtd_lens.MTDTask([[0.9, 0.1], [0.4, 0.6]], order=2, seq_len=4)
+        >>> mtd_lens.responsibilities(task, torch.tensor([[0, 1, 0]]))  # 0.4 and 0.9, normalised
+        tensor([[[0.3077, 0.6923]]], dtype=torch.float64)
     """
     likelihoods = lag_likelihoods(task, tokens)
     weighted = likelihoods * _checked_weights(task, weights, likelihoods)[:, None]
@@ -67,13 +93,25 @@ def responsibilities(
 def log_likelihood(task: MTDTask, tokens: Tensor, weights: Tensor | None = None) -> PerSequence:
     """``ℓ(λ) = Σ_k log Σ_g λ_g p_k(g)`` in nats; −∞ where the weights exclude a token.
 
+    Of the evidence given the first ``order`` tokens (Raftery 1985).
+
     Args:
         task: The task.
         tokens: ``[sequence, position]``.
         weights: ``[sequence, lag]`` or ``[lag]`` on the simplex; uniform if None.
 
     Returns:
-        ``[sequence]``; differentiable in ``weights``.
+        ``[sequence]``, nats, float64; differentiable in ``weights``.
+
+    Raises:
+        TokensError: Tokens that do not fit the task, or that are impossible under it.
+        ArgumentError: Weights of another shape, or off the simplex.
+
+    Examples:
+        >>> import mtd_lens, torch
+        >>> task = mtd_lens.MTDTask([[0.9, 0.1], [0.4, 0.6]], order=2, seq_len=4)
+        >>> mtd_lens.log_likelihood(task, torch.tensor([[0, 1, 0]]))  # log((0.4 + 0.9) / 2)
+        tensor([-0.4308], dtype=torch.float64)
     """
     likelihoods = lag_likelihoods(task, tokens)
     weights = _checked_weights(task, weights, likelihoods)
@@ -91,6 +129,8 @@ def predict(
 ) -> Float[Tensor, "sequence *query token"]:
     """Distribution of the next token, ``P(y_{t+1} = b) = Σ_g λ_g transition[y_{t+1-g}, b]``.
 
+    The mixture of transition distributions itself (Raftery 1985).
+
     Args:
         task: The task.
         tokens: ``[sequence, position]``.
@@ -99,6 +139,16 @@ def predict(
 
     Returns:
         ``[sequence, token]`` or ``[sequence, query, token]``; differentiable in ``weights``.
+
+    Raises:
+        TokensError: Tokens that do not fit the task, or that are impossible under it.
+        ArgumentError: Weights of another shape, or off the simplex.
+
+    Examples:
+        >>> import mtd_lens, torch
+        >>> task = mtd_lens.MTDTask([[0.9, 0.1], [0.4, 0.6]], order=2, seq_len=4)
+        >>> mtd_lens.predict(task, torch.tensor([[0, 1, 0]]), torch.tensor([[0.5, 0.5]]))
+        tensor([[0.6500, 0.3500]], dtype=torch.float64)
     """
     rows = parent_rows(task, tokens)
     if not isinstance(weights, Tensor) or weights.ndim not in (2, 3):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import probes
-from mtd_lens.contracts import Carrier, Claim, Estimate, Examples, Trial
+from mtd_lens.contracts import Analysis, AnalyticPattern, Carrier, Claim, Estimate, Examples, Trial
 from mtd_lens.families.mtd import estimators, presets
 from mtd_lens.families.mtd.causal_model import MAX_BETA, MTDCausalModel, best_beta, fit_beta
 from mtd_lens.families.mtd.posterior import posterior_mean
@@ -150,6 +150,21 @@ class MTDFamily:
         from mtd_lens.families.mtd.claims import control_task
 
         return control_task(MTDCausalModel(task, best_beta(task)), tokens, variable, seed)
+
+    def patterns(self, causal_model: MTDCausalModel, tokens: Tensor) -> Sequence[AnalyticPattern]:
+        """Responsibilities, their uniform average, and mixture weights as attention."""
+        from mtd_lens.families.mtd.analysis import patterns
+
+        return patterns(causal_model, tokens)
+
+    def analyse(
+        self, model: Any, causal_model: Any, tokens: Tensor, fit_tokens: Tensor, batch: Any
+    ) -> Analysis:
+        """Mixture weights by every source, and the algorithm's own attention."""
+        from mtd_lens.families.mtd.analysis import analyse
+
+        weights = None if batch is None else batch.weights
+        return analyse(model, causal_model, tokens, fit_tokens, weights)
 
     def read_weights(self, model: Any, task: MTDTask, *, seed: int) -> Any:
         """See :func:`mtd_lens.read_weights`."""

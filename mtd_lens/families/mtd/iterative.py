@@ -154,13 +154,35 @@ def maximum_likelihood(
     """
     gap = checks.number(gap, "gap", 0.0, 1.0, ArgumentError)
     likelihoods = lag_likelihoods(task, tokens)
-    scaled = likelihoods / likelihoods.amax(-1, keepdim=True)
-    weights = likelihoods.new_full((len(likelihoods), task.order), 1 / task.order)
+    return likeliest_weights(likelihoods, torch.ones_like(likelihoods[..., 0]), gap)
+
+
+def likeliest_weights(
+    likelihoods: Likelihoods, mass: Float[Tensor, "sequence evidence"], gap: float = 1e-12
+) -> Weights:
+    """The λ that maximises ``Σ_k mass_k log(λ · p_k)``, as in ``maximum_likelihood``.
+
+    Args:
+        likelihoods: ``[sequence, evidence, lag]``: p_k(g). Evidence that no lag can explain is left
+            out.
+        mass: How much each piece of evidence counts, at least 0, not 0 for all of a sequence.
+        gap: Bound on what a sequence's maximum exceeds the estimate's value by, in nats, with the
+            mass normalised.
+
+    Returns:
+        ``[sequence, lag]``, on the simplex, float64.
+    """
+    largest = likelihoods.amax(-1, keepdim=True)
+    scaled = torch.where(largest > 0, likelihoods / largest, torch.ones_like(likelihoods))
+    mass = torch.where(largest[..., 0] > 0, mass, torch.zeros_like(mass))
+    mass = mass / mass.sum(-1, keepdim=True)
+    n_lags = likelihoods.shape[-1]
+    weights = likelihoods.new_full((len(likelihoods), n_lags), 1 / n_lags)
     barrier = 1.0
-    while barrier > gap / task.order:
-        barrier = max(barrier / 10, gap / task.order)
+    while barrier > gap / n_lags:
+        barrier = max(barrier / 10, gap / n_lags)
         for _ in range(_NEWTON_STEPS):
-            weights, decrement = _newton_step(scaled, weights, barrier)
+            weights, decrement = _newton_step(scaled, mass, weights, barrier)
             if float(decrement.max()) < _NEWTON_TOLERANCE * barrier:
                 break
     return weights / weights.sum(-1, keepdim=True)
@@ -172,7 +194,10 @@ _BACKTRACKS = 40
 
 
 def _newton_step(
-    scaled: Likelihoods, weights: Float[Tensor, "sequence lag"], barrier: float
+    scaled: Likelihoods,
+    mass: Float[Tensor, "sequence evidence"],
+    weights: Float[Tensor, "sequence lag"],
+    barrier: float,
 ) -> tuple[Float[Tensor, "sequence lag"], PerSequence]:
     """One Newton step with backtracking, and its decrement (predicted decrease, twice).
 
@@ -181,13 +206,12 @@ def _newton_step(
 
     def objective(at: Tensor) -> Tensor:
         mixture = torch.einsum("nel,nl->ne", scaled, at)
-        return at.sum(-1) - mixture.log().mean(-1) - barrier * at.log().sum(-1)
+        return at.sum(-1) - (mass * mixture.log()).sum(-1) - barrier * at.log().sum(-1)
 
-    n_evidence, m = scaled.shape[1:]
     ratios = scaled * weights[:, None] / torch.einsum("nel,nl->ne", scaled, weights)[..., None]
-    gradient = weights - ratios.mean(1) - barrier
-    hessian = torch.einsum("nel,neh->nlh", ratios, ratios) / n_evidence
-    hessian = hessian + barrier * torch.eye(m).to(hessian)
+    gradient = weights - torch.einsum("ne,nel->nl", mass, ratios) - barrier
+    hessian = torch.einsum("ne,nel,neh->nlh", mass, ratios, ratios)
+    hessian = hessian + barrier * torch.eye(scaled.shape[-1]).to(hessian)
     direction = torch.linalg.solve(hessian, -gradient)
     decrement = -(gradient * direction).sum(-1)
     step = (0.9 / direction.abs().amax(-1).clamp_min(0.9)).unsqueeze(-1)

@@ -7,6 +7,7 @@ reports its Monte Carlo standard error.
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from mtd_lens.errors import ArgumentError
 from mtd_lens.families.mtd.estimators import lag_likelihoods
 from mtd_lens.families.mtd.task import MTDTask
-from mtd_lens.shapes import Likelihoods, Weights
+from mtd_lens.shapes import Likelihoods, Weights, WeightsPerQuery
 from probes import checks
 
 METHODS = ("auto", "quadrature", "gibbs")
@@ -79,9 +80,9 @@ def posterior_with_error(
     """As ``posterior_mean``, together with its Monte Carlo standard error: 0 for quadrature."""
     checks.choice(method, "posterior method", METHODS, ArgumentError)
     likelihoods = lag_likelihoods(task, tokens)
-    exact = exact_nodes(likelihoods.shape[1])
     mean = None
     if method == "quadrature":
+        exact = exact_nodes(likelihoods.shape[1])
         each = exact if n_nodes is None else checks.integer(n_nodes, "n_nodes", 1, ArgumentError)
         size = each ** (task.order - 1)
         if size > 100 * MAX_NODES:
@@ -91,20 +92,34 @@ def posterior_with_error(
             )
         mean = _quadrature(likelihoods, task.concentration, each)
     elif method == "auto":
-        mean = _refined(likelihoods, task.concentration, exact)
+        mean = refined_quadrature(likelihoods, task.concentration)
     if mean is not None:
         return mean, torch.zeros_like(mean)
     return gibbs_posterior(task, tokens, standard_error=standard_error, seed=seed)
 
 
-def _refined(likelihoods: Likelihoods, concentration: float, exact: int) -> Weights | None:
-    """The exact rule if small enough, else a refined one; None if none of the size will do."""
+def refined_quadrature(
+    likelihoods: Likelihoods, concentration: float, *, every_query: bool = False
+) -> Float[Tensor, "sequence *query lag"] | None:
+    """The posterior mean by the exact rule if it is small enough, else by a refined one.
+
+    Args:
+        likelihoods: ``[sequence, evidence, lag]``.
+        concentration: Of the Dirichlet prior.
+        every_query: Estimate from every prefix of the evidence, not from all of it alone.
+
+    Returns:
+        ``[sequence, lag]`` or, with ``every_query``, ``[sequence, query, lag]``; None if no rule
+        of at most 200,000 nodes will do.
+    """
+    integrate = partial(_quadrature, likelihoods, concentration, every_query=every_query)
     dimensions = likelihoods.shape[-1] - 1
+    exact = exact_nodes(likelihoods.shape[1])
     if exact**dimensions <= MAX_NODES:
-        return _quadrature(likelihoods, concentration, exact)
+        return integrate(exact)
     coarse, each = None, 3 * _REFINEMENT
     while each**dimensions <= MAX_NODES:
-        fine = _quadrature(likelihoods, concentration, each)
+        fine = integrate(each)
         if coarse is not None and float((fine - coarse).abs().max()) <= AUTO_TOLERANCE:
             return fine
         coarse, each = fine, each + _REFINEMENT
@@ -179,11 +194,14 @@ def gibbs_posterior(
     return means.mean(1), means.std(1) / math.sqrt(n_chains)
 
 
-def _quadrature(likelihoods: Likelihoods, concentration: float, n_nodes: int) -> Weights:
+def _quadrature(
+    likelihoods: Likelihoods, concentration: float, n_nodes: int, *, every_query: bool = False
+) -> Float[Tensor, "sequence *query lag"]:
     nodes, log_mass = simplex_rule(likelihoods.shape[-1], concentration, n_nodes)
     nodes, log_mass = nodes.to(likelihoods), log_mass.to(likelihoods)
     rows = max(1, _MAX_ENTRIES // len(nodes))
-    return torch.cat([_integrate(part, nodes, log_mass) for part in likelihoods.split(rows)])
+    integrate = _integrate_prefixes if every_query else _integrate
+    return torch.cat([integrate(part, nodes, log_mass) for part in likelihoods.split(rows)])
 
 
 def _integrate(likelihoods: Likelihoods, nodes: Tensor, log_mass: Tensor) -> Weights:
@@ -196,6 +214,19 @@ def _integrate(likelihoods: Likelihoods, nodes: Tensor, log_mass: Tensor) -> Wei
             product *= block[:, k] @ nodes.T
         log_posterior += product.log()
     return log_posterior.softmax(-1) @ nodes
+
+
+def _integrate_prefixes(
+    likelihoods: Likelihoods, nodes: Tensor, log_mass: Tensor
+) -> WeightsPerQuery:
+    """Posterior mean over the nodes of a rule after each piece of evidence."""
+    scaled = likelihoods / likelihoods.amax(-1, keepdim=True)
+    log_posterior = log_mass.expand(len(scaled), -1).clone()
+    means = []
+    for k in range(scaled.shape[1]):
+        log_posterior += (scaled[:, k] @ nodes.T).log()
+        means.append(log_posterior.softmax(-1) @ nodes)
+    return torch.stack(means, 1)
 
 
 def simplex_rule(

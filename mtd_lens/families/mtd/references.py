@@ -110,6 +110,15 @@ def reference_weights(
     return found
 
 
+def tied_step_size(task: MTDTask, tokens: Tokens, predictions: Predictions, n_steps: int) -> float:
+    """The step size with which ``n_steps`` of mirror descent follow a model's predictions best.
+
+    Minimises the mean KL(estimator ‖ model) at the last query, in nats.
+    """
+    split = _fit_split(task, tokens, predictions, target_first=False)
+    return float(_fit_tied(split, iterative.mirror_steps, n_steps).step_sizes[0])
+
+
 def estimates(trial: Trial) -> Sequence[Estimate]:
     """KL(estimator ‖ model) for every reference estimator, its parameters fitted to the model."""
     fit_target = model_predictions(trial.model, trial.fit_tokens, trial.task)

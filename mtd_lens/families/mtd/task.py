@@ -140,6 +140,13 @@ class MTDTask:
     def sample(self, n: Any, seed: Any = 0) -> MTDBatch:
         """Draw ``n`` sequences, vectorised over sequences; the same seed draws the same ones.
 
+        Args:
+            n: How many.
+            seed: At least 0.
+
+        Returns:
+            Tokens ``[sequence, position]``, mixture weights and lags.
+
         Raises:
             ArgumentError: ``n`` is not a positive integer, or ``seed`` is negative.
         """
@@ -172,6 +179,9 @@ class MTDTask:
     @classmethod
     def from_json(cls, data: Any) -> "MTDTask":
         """The task that ``to_json`` described.
+
+        Args:
+            data: What ``to_json`` returned.
 
         Raises:
             TaskError: A field is missing or out of its range.

@@ -71,6 +71,9 @@ class WeightReading:
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
         """The reading as JSON text, also written to ``path`` if one is given.
 
+        Args:
+            path: Also write it there.
+
         Raises:
             OutputPathError: The path cannot be written to.
         """
@@ -148,6 +151,9 @@ def read_weights(
         task: What it is held against; by default the task that the model knows.
         n_random: Random models for the nulls.
         seed: Of the first random model.
+
+    Returns:
+        All findings; scores are 1 where the weights are the construction's.
 
     Raises:
         ModelError: The model does not fit the task, or no task is known.

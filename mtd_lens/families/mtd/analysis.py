@@ -1,0 +1,159 @@
+"""The algorithm beside a model on single sequences, at every position."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mtd_lens.contracts import Analysis, AnalyticPattern
+from mtd_lens.errors import ArgumentError
+from mtd_lens.families.mtd import estimators, iterative
+from mtd_lens.families.mtd.causal_model import MTDCausalModel
+from mtd_lens.families.mtd.claims import model_predictions
+from mtd_lens.families.mtd.posterior import refined_quadrature
+from mtd_lens.families.mtd.references import tied_step_size
+from mtd_lens.families.mtd.task import MTDTask
+from mtd_lens.hooked import probabilities
+from mtd_lens.shapes import Predictions, PredictionsPerQuery, Tokens, WeightsPerQuery
+
+IDENTIFIED = 1e-3
+"""Weights are read from a prediction where the parents' transition rows are independent: their
+smallest singular value is above this share of the largest."""
+
+
+def analyse(
+    model: Any, causal_model: MTDCausalModel, tokens: Tokens, fit_tokens: Tokens, weights: Any
+) -> Analysis:
+    """See :class:`mtd_lens.contracts.InspectableFamily`.
+
+    Two steps are of one size, fitted to the model's predictions at the last query. At earlier
+    queries it grows as the number of pieces of evidence falls, as that of one step does, whose β
+    is the same at every query.
+
+    Args:
+        model: A HookedTransformer.
+        causal_model: One step of mirror descent, β fitted to the model.
+        tokens: ``[sequence, position]``.
+        fit_tokens: ``[sequence, position]``: for fitting.
+        weights: ``[sequence, lag]``: the mixture weights that the tokens were drawn with, or None.
+    """
+    task = causal_model.task
+    with torch.no_grad():
+        predicted = probabilities(model, model(tokens))[:, task.order :].clamp_min(0)
+    predicted = predicted / predicted.sum(-1, keepdim=True)
+    likelihoods = estimators.lag_likelihoods(task, tokens)
+    found = causal_model.run(tokens)
+    latents = {
+        "model": implied_weights(task, tokens, predicted),
+        "one step": found["mixture_weights"],
+        "2 steps": _two_steps(model, task, fit_tokens, likelihoods),
+    }
+    posterior = refined_quadrature(likelihoods, task.concentration, every_query=True)
+    if posterior is not None:
+        latents["exact Bayes"] = posterior
+    if weights is not None:
+        latents["truth"] = weights.to(likelihoods)[:, None].expand_as(found["mixture_weights"])
+    predictions = {"model": predicted} | {
+        source: estimators.predict(task, tokens, estimate)
+        for source, estimate in latents.items()
+        if source != "model"
+    }
+    return Analysis(
+        patterns=patterns(causal_model, tokens),
+        latent="mixture weights",
+        components=tuple(f"lag {lag}" for lag in range(1, task.order + 1)),
+        latents=_at_every_position(task, latents),
+        predictions=_at_every_position(task, predictions),
+    )
+
+
+def patterns(causal_model: MTDCausalModel, tokens: Tokens) -> tuple[AnalyticPattern, ...]:
+    """The attention that computes each variable exactly, a head a variable.
+
+    Responsibilities lie on the keys 1 to m before an evidence position, mixture weights on the m
+    keys up to the query; the mean responsibility is a uniform average over evidence positions.
+
+    Args:
+        causal_model: One step of mirror descent.
+        tokens: ``[sequence, position]``.
+    """
+    task, length = causal_model.task, tokens.shape[1]
+    variables = causal_model.run(tokens)
+    gamma, weights = variables["responsibilities"], variables["mixture_weights"]
+    nothing = gamma.new_zeros(len(gamma), length, length)
+    nothing[:, : task.order] = torch.nan
+    own, average, mixed = nothing, nothing.clone(), nothing.clone()
+    queries = torch.arange(task.order, length)
+    for lag in range(1, task.order + 1):
+        own[:, queries, queries - lag] = gamma[..., lag - 1]
+        mixed[:, queries, queries - lag + 1] = weights[..., lag - 1]
+    for query in range(task.order, length):
+        average[:, query, task.order : query + 1] = 1 / (query + 1 - task.order)
+    return (
+        AnalyticPattern("responsibilities", "responsibilities", own),
+        AnalyticPattern("uniform average", "mean_responsibility", average),
+        AnalyticPattern("mixture weights", "mixture_weights", mixed),
+    )
+
+
+def implied_weights(
+    task: MTDTask, tokens: Tensor, predictions: PredictionsPerQuery
+) -> WeightsPerQuery:
+    """The mixture weights whose prediction is nearest to a model's, query by query.
+
+    Minimises ``KL(prediction ‖ Σ_g λ_g transition[y_{t+1-g}, ·])`` in nats over the simplex: how
+    a prediction is read as an estimate of λ (Raftery 1985 for the mixture).
+
+    Args:
+        task: The task.
+        tokens: ``[sequence, position]``.
+        predictions: ``[sequence, query, token]``: after each query position ``order … T-1``, rows
+            sum to 1.
+
+    Returns:
+        ``[sequence, query, lag]``, float64; NaN where the prediction does not tell: the transition
+        rows of the last m tokens are linearly dependent, as where two of the tokens are equal.
+
+    Raises:
+        TokensError: Tokens that do not fit the task.
+        ArgumentError: Predictions of another shape, not finite, or not summing to 1.
+    """
+    rows = estimators.parent_rows(task, tokens)
+    expected = (*rows.shape[:2], task.n_tokens)
+    if tuple(predictions.shape) != expected or not predictions.isfinite().all():
+        raise ArgumentError(
+            f"predictions must be finite, [sequence, query, token] = {expected}; got shape "
+            f"{tuple(predictions.shape)}. Leave out the first order = {task.order} positions."
+        )
+    predictions = estimators.on_simplex(predictions.to(rows), expected)
+    spread = torch.linalg.svdvals(rows)
+    told = (spread[..., -1] > IDENTIFIED * spread[..., 0]) & (rows.shape[-2] <= rows.shape[-1])
+    implied = torch.full_like(rows[..., 0], torch.nan)
+    if told.any():
+        likelihoods = rows[told].transpose(-1, -2)  # [query, token, lag]: outcomes as evidence
+        implied[told] = iterative.likeliest_weights(likelihoods, predictions[told].clamp_min(0))
+    return implied
+
+
+def _two_steps(
+    model: Any, task: MTDTask, fit_tokens: Tokens, likelihoods: Tensor
+) -> WeightsPerQuery:
+    target: Predictions = model_predictions(model, fit_tokens, task)
+    step_size = tied_step_size(task, fit_tokens, target, n_steps=2)
+    n_evidence = torch.arange(1, likelihoods.shape[1] + 1).to(likelihoods)
+    sizes = (step_size * (fit_tokens.shape[1] - task.order) / n_evidence)[:, None]
+    return iterative.mirror_steps(likelihoods, [sizes, sizes], every_query=True)
+
+
+def _at_every_position(
+    task: MTDTask, values: Mapping[str, Tensor]
+) -> dict[str, Float[Tensor, "sequence position entry"]]:
+    """Values at queries, with NaN before the first of them."""
+    return {
+        source: torch.cat(
+            [value.new_full((len(value), task.order, value.shape[-1]), torch.nan), value], 1
+        )
+        for source, value in values.items()
+    }

@@ -1,0 +1,353 @@
+// Draws the page from the data in #data. Attention arrives as 16-bit numbers, base64, only on and
+// below the diagonal; every other value as JSON. CircuitsVis draws the patterns.
+"use strict";
+
+const DATA = JSON.parse(document.getElementById("data").textContent);
+const LEVELS = 65534; // of a value; the number above it marks "not defined"
+const BLUE = "#0072b2", ORANGE = "#d55e00";
+const MAX_LABEL = 8; // characters of a token's name beside a pattern
+const WINDOW = 96; // positions that a pattern is drawn for; more are slow, and too small to see
+const state = { first: 0, sequence: 0, layer: 0, head: 0, pattern: 0, query: DATA.length - 1 };
+const find = (id) => document.getElementById(id);
+
+// ---------------------------------------------------------------------------------- the numbers
+
+const triangle = (DATA.length * (DATA.length + 1)) / 2;
+const decoded = new Map();
+
+function numbers(text) {
+  if (!decoded.has(text)) {
+    const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+    decoded.set(text, new Uint16Array(bytes.buffer));
+  }
+  return decoded.get(text);
+}
+
+/** Map number `index` of a packed text: a row for each query, with its keys up to the query. */
+function unpack(text, index) {
+  const packed = numbers(text);
+  const rows = [];
+  for (let query = 0, at = index * triangle; query < DATA.length; query++) {
+    const row = [];
+    for (let key = 0; key <= query; key++, at++) {
+      row.push(packed[at] > LEVELS ? NaN : packed[at] / LEVELS);
+    }
+    rows.push(row);
+  }
+  return rows;
+}
+
+/** Attention of a head; head number `n_heads` is, at each query, the one nearest to the pattern. */
+function attention(layer, head, pattern = state.pattern) {
+  const text = DATA.attention[state.sequence];
+  const one = (h) => unpack(text, layer * DATA.n_heads + h);
+  if (head < DATA.n_heads) return one(head);
+  const heads = [...Array(DATA.n_heads).keys()].map(one);
+  return DATA.patterns[pattern].nearest[layer].map((h, query) => heads[h][query]);
+}
+
+const analytic = (pattern) => unpack(DATA.analytic[state.sequence], pattern);
+const finite = (row) => row.every(Number.isFinite);
+
+/** Where full colour starts: the median over queries of the largest value, of both maps. */
+function scaleOf(...maps) {
+  const peaks = maps.map((map) => {
+    const largest = map.filter(finite).map((row) => Math.max(...row)).sort((a, b) => a - b);
+    return largest[Math.floor(largest.length / 2)] ?? 1;
+  });
+  return Math.max(...peaks, 1e-3);
+}
+
+/** Mean total variation between two maps over the queries where both are defined. */
+function distance(a, b) {
+  let sum = 0, n = 0;
+  a.forEach((row, query) => {
+    if (!finite(b[query])) return;
+    sum += row.reduce((total, value, key) => total + Math.abs(value - b[query][key]), 0) / 2;
+    n += 1;
+  });
+  return n ? sum / n : NaN;
+}
+
+// ------------------------------------------------------------------------------------ CircuitsVis
+
+const charts = {};
+
+/** Name the axes and cells of an AttentionPattern's chart, and keep it, to be freed when replaced. */
+function adopt(element, id, first, names) {
+  if (!element || typeof element !== "object") return;
+  if (element.props?.type !== "matrix") {
+    [].concat(element.props?.children ?? []).forEach((child) => adopt(child, id, first, names));
+    return;
+  }
+  element.ref = (chart) => { if (chart) charts[id] = chart; };
+  const { scales, plugins } = element.props.options;
+  const label = (index) => `${shortened(names[index])} (${first + index})`;
+  scales.x.title.text = "key: token (position)";
+  scales.y.title.text = "query: token (position)";
+  scales.x.ticks.callback = (index) => label(index);
+  scales.y.ticks.callback = (index) => label(names.length - 1 - index); // drawn downwards
+  plugins.tooltip.callbacks.label = ({ raw }) => [
+    `query ${label(raw.destIdx)}`, `key ${label(raw.srcIdx)}`, `value ${raw.v}`,
+  ];
+}
+
+/** Put a CircuitsVis view in place of what stands in the box of this id. */
+function view(id, component, props) {
+  const holder = document.createElement("div");
+  holder.id = `${id}-view`;
+  charts[id]?.destroy();
+  delete charts[id];
+  find(id).replaceChildren(holder);
+  CircuitsVis.render(holder.id, component, props);
+}
+
+const shownNames = () => DATA.tokens[state.sequence].map((token) => DATA.names[token]);
+const asHtml = (text) =>
+  text.replace(/[&<>"']/g, (c) => `&#${c.charCodeAt(0)};`); // ColoredTokens takes HTML
+
+const shortened = (text) => (text.length > MAX_LABEL ? `${text.slice(0, MAX_LABEL - 1)}…` : text);
+
+/** A row with holes where a cell would be white, which the chart then need not hold. */
+function visible(row, limit) {
+  const cells = new Array(row.length);
+  row.forEach((value, key) => {
+    if (Math.abs(value) >= limit / 256) cells[key] = Number(value.toFixed(4));
+  });
+  return cells;
+}
+
+function drawPattern(id, map, limit) {
+  const { first } = state;
+  const names = shownNames().slice(first, first + WINDOW);
+  const component = (props) => {
+    const element = CircuitsVis.AttentionPattern(props);
+    adopt(element, id, first, names);
+    return element;
+  };
+  view(id, component, {
+    attention: map
+      .slice(first, first + WINDOW)
+      .map((row) => visible(row.slice(first, first + WINDOW), limit)),
+    tokens: names.map(String),
+    minValue: -limit,
+    maxValue: limit,
+    positiveColor: BLUE,
+    negativeColor: ORANGE,
+    maskUpperTri: false,
+  });
+}
+
+function drawTokens(id, row, limit) {
+  view(id, CircuitsVis.ColoredTokens, {
+    tokens: shownNames().slice(0, row.length).map(asHtml),
+    values: row.map((value) => Number(value.toFixed(4))),
+    minValue: -limit,
+    maxValue: limit,
+    positiveColor: BLUE,
+    negativeColor: ORANGE,
+    paddingBottom: 0,
+  });
+}
+
+// --------------------------------------------------------------------------------- small pictures
+
+function thumbnail(map, limit) {
+  const canvas = document.createElement("canvas");
+  canvas.width = canvas.height = DATA.length;
+  const context = canvas.getContext("2d");
+  const image = context.createImageData(DATA.length, DATA.length);
+  const full = [0, 114, 178]; // BLUE
+  map.forEach((row, query) => row.forEach((value, key) => {
+    const share = Math.min(value / limit, 1);
+    const colour = full.map((channel) => 255 + (channel - 255) * share);
+    image.data.set([...colour, 255], 4 * (query * DATA.length + key));
+  }));
+  context.putImageData(image, 0, 0);
+  return canvas;
+}
+
+const headName = (layer, head) =>
+  head < DATA.n_heads ? `L${layer}H${head}` : `L${layer} nearest`;
+const nColumns = () => DATA.n_heads + (DATA.patterns.length && DATA.n_heads > 1 ? 1 : 0);
+
+function drawGrid() {
+  const grid = find("heads");
+  grid.style.setProperty("--columns", nColumns());
+  const buttons = [];
+  for (let layer = 0; layer < DATA.n_layers; layer++) {
+    for (let head = 0; head < nColumns(); head++) {
+      const map = attention(layer, head, head < DATA.n_heads ? 0 : DATA.defaults[layer]);
+      const button = document.createElement("button");
+      button.type = "button";
+      button.dataset.layer = layer;
+      button.dataset.head = head;
+      button.setAttribute("aria-pressed", layer === state.layer && head === state.head);
+      button.append(thumbnail(map, scaleOf(map)), headName(layer, head));
+      button.onclick = () => choose(layer, head);
+      buttons.push(button);
+    }
+  }
+  grid.replaceChildren(...buttons);
+}
+
+const MOVES = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] };
+
+function moveInGrid(event) {
+  const move = MOVES[event.key];
+  if (!move) return;
+  event.preventDefault();
+  const layer = (state.layer + move[0] + DATA.n_layers) % DATA.n_layers;
+  const head = (state.head + move[1] + nColumns()) % nColumns();
+  choose(layer, head);
+  find("heads").querySelector('[aria-pressed="true"]').focus();
+}
+
+// ------------------------------------------------------------------------------------- the panels
+
+function drawPatterns() {
+  const map = attention(state.layer, state.head);
+  const name = headName(state.layer, state.head);
+  find("model-title").textContent = `Model: ${name}`;
+  if (!DATA.patterns.length) {
+    const limit = scaleOf(map);
+    drawPattern("model-map", map, limit);
+    find("scale").textContent = `Full colour from ${limit.toPrecision(2)}.`;
+    return;
+  }
+  const target = analytic(state.pattern);
+  const limit = scaleOf(map, target);
+  const difference = map.map((row, query) => row.map((v, key) => v - target[query][key]));
+  find("analytic-title").textContent = `Algorithm: ${DATA.patterns[state.pattern].name}`;
+  drawPattern("model-map", map, limit);
+  drawPattern("analytic-map", target, limit);
+  drawPattern("difference-map", difference, limit);
+  const far = distance(map, target);
+  const cut = state.first ? ` Keys before position ${state.first} are only in the rows below.` : "";
+  find("scale").textContent =
+    `Full blue from ${limit.toPrecision(2)}, full orange from −${limit.toPrecision(2)}. ` +
+    `Total variation between ${name} and the algorithm's ${DATA.patterns[state.pattern].name}: ` +
+    `${far.toFixed(3)} on average over queries (0: the same, 1: no key in common).${cut}`;
+}
+
+function drawQuery() {
+  const { query } = state;
+  const token = DATA.names[DATA.tokens[state.sequence][query]];
+  find("query-value").textContent = `position ${query}, token ${token}`;
+  const rows = [["model-row", attention(state.layer, state.head)[query]]];
+  if (DATA.patterns.length) rows.push(["analytic-row", analytic(state.pattern)[query]]);
+  const limit = Math.max(1e-3, ...rows.flatMap(([, row]) => row.filter(Number.isFinite)));
+  for (const [id, row] of rows) {
+    if (finite(row)) drawTokens(id, row, limit);
+    else find(id).textContent = "The algorithm starts once every lag has a token.";
+  }
+  if (DATA.sources) {
+    drawTable("latent-table", DATA.components, DATA.latents);
+    drawTable("prediction-table", DATA.outcomes, DATA.predictions);
+  }
+}
+
+/** A row for each source, a column for each entry, shaded by value. */
+function drawTable(id, columns, values) {
+  const table = document.createElement("table");
+  const head = table.createTHead().insertRow();
+  for (const text of ["", ...columns]) {
+    const cell = document.createElement("th");
+    cell.scope = "col";
+    cell.textContent = text;
+    head.append(cell);
+  }
+  for (const source of DATA.sources) {
+    if (!values[source]) continue;
+    const row = table.insertRow();
+    const name = document.createElement("th");
+    name.scope = "row";
+    name.textContent = source;
+    row.append(name);
+    for (const value of values[source][state.sequence][state.query]) {
+      const cell = row.insertCell();
+      cell.textContent = value === null ? "–" : value.toFixed(3);
+      cell.style.setProperty("--share", `${100 * (value ?? 0)}%`);
+    }
+  }
+  find(id).replaceChildren(table);
+}
+
+function drawFigures() {
+  document.querySelectorAll("[data-sequence]").forEach((figure) => {
+    figure.hidden = Number(figure.dataset.sequence) !== state.sequence;
+  });
+}
+
+// ----------------------------------------------------------------------------------- what is shown
+
+function drawAttention() {
+  find("heads").querySelectorAll("button").forEach((button) => {
+    const here = Number(button.dataset.layer) === state.layer &&
+      Number(button.dataset.head) === state.head;
+    button.setAttribute("aria-pressed", here);
+  });
+  if (DATA.patterns.length) find("pattern").value = state.pattern;
+  drawPatterns();
+  drawQuery();
+}
+
+function choose(layer, head) {
+  if (layer !== state.layer && DATA.patterns.length) state.pattern = DATA.defaults[layer];
+  state.layer = layer;
+  state.head = head;
+  drawAttention();
+}
+
+function drawSequence() {
+  find("sequence").value = state.sequence;
+  drawGrid();
+  drawAttention();
+  drawFigures();
+}
+
+/** Where the context is longer than a pattern can show, let the part be chosen; the last at first. */
+function startWindows() {
+  const select = find("window");
+  const last = Math.max(DATA.length - WINDOW, 0);
+  select.parentElement.hidden = last === 0;
+  for (let first = 0; ; first = Math.min(first + WINDOW, last)) {
+    const end = Math.min(first + WINDOW, DATA.length) - 1;
+    select.add(new Option(`${first} to ${end}`, first));
+    if (first === last) break;
+  }
+  select.value = state.first = last;
+  select.onchange = (event) => {
+    state.first = Number(event.target.value);
+    drawPatterns();
+  };
+}
+
+function start() {
+  state.pattern = DATA.defaults[0] ?? 0;
+  state.head = nColumns() - 1; // the nearest heads, where there are several
+  find("sequence").onchange = (event) => {
+    state.sequence = Number(event.target.value);
+    drawSequence();
+  };
+  if (DATA.patterns.length) {
+    find("pattern").onchange = (event) => {
+      state.pattern = Number(event.target.value);
+      drawAttention();
+    };
+  }
+  startWindows();
+  find("query").oninput = (event) => {
+    state.query = Number(event.target.value);
+    drawQuery();
+  };
+  find("heads").onkeydown = moveInGrid;
+  find("theme").onclick = () => {
+    const root = document.documentElement;
+    const dark = getComputedStyle(root).colorScheme === "dark";
+    root.dataset.theme = dark ? "light" : "dark";
+  };
+  drawSequence();
+}
+
+start();
