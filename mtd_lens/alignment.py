@@ -72,6 +72,7 @@ class AlignmentReport:
         seed: Of sequences, pairs, fits and resampling.
         n_sequences: Half for the fit, half for the scores.
         alignment: The learned subspace.
+        versions: Of what the result depends on.
     """
 
     model: str
@@ -108,6 +109,9 @@ class AlignmentReport:
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
         """The report as JSON text, also written to ``path`` if one is given.
+
+        Args:
+            path: Also write it there.
 
         Raises:
             OutputPathError: The path cannot be written to.
@@ -186,6 +190,9 @@ def align(
         n_sequences: At least 64; half for the fit, half for the scores.
         seed: Of sequences, pairs, fits, controls and resampling.
         steps: Of each of the three fits.
+
+    Returns:
+        The scores of the learned subspace and of its controls.
 
     Raises:
         ArgumentError: An unknown variable or kind, too few sequences, or a variable that does not

@@ -34,6 +34,11 @@ class Comparison:
         model: Its name; its own row is called ``model``.
         lengths: Numbers of tokens in the context.
         rows: For each length, the estimators and the model.
+        task: The task's name, or its description if it has none.
+        seed: Of the sequences and of resampling.
+        n_sequences: At each length.
+        divergence: Its name and unit.
+        versions: Of what the result depends on.
     """
 
     model: str
@@ -64,6 +69,9 @@ class Comparison:
     def from_dict(cls, data: Mapping[str, Any]) -> "Comparison":
         """The comparison that ``to_dict`` described.
 
+        Args:
+            data: What ``to_dict`` or a JSON file holds.
+
         Raises:
             ArgumentError: A field is missing or of another form.
         """
@@ -87,6 +95,9 @@ class Comparison:
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
         """The comparison as JSON text, also written to ``path`` if one is given.
 
+        Args:
+            path: Also write it there.
+
         Raises:
             OutputPathError: The path cannot be written to.
         """
@@ -103,7 +114,7 @@ class Comparison:
         return "\n\n".join(blocks)
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
-        """Divergence from the truth against context length; see :mod:`mtd_lens.plots`.
+        """Divergence from the truth against context length.
 
         Args:
             path: Also write the figure there, as PNG or SVG by its ending.
@@ -205,6 +216,9 @@ def compare(
         seed: Of the sequences and of resampling.
         name: What the result calls the model.
         progress: Show a progress bar on standard error once two seconds have passed.
+
+    Returns:
+        Mean divergences in nats, with intervals, of every estimator and the model at each length.
 
     Raises:
         ArgumentError: Lengths that the task or the model cannot take, or too few sequences.

@@ -77,7 +77,7 @@ class CausalModel(Protocol):
         """The model in which variables are held at values; NaN entries are left to their cause."""
 
     def run(self, tokens: Tensor) -> Mapping[str, Tensor]:
-        """``[sequence, query, …]`` by name: every variable, at the positions of ``query_positions``."""
+        """``[sequence, query, …]``: every variable by name, at the ``query_positions``."""
 
     def query_positions(self, length: int) -> tuple[int, ...]:
         """The positions at which the variables are defined, for sequences of ``length``."""
@@ -115,7 +115,7 @@ class Measurement:
         numerator: ``[row]``: discrepancy of the model, one value an evaluation sequence (for scores
             read from parameters, one value a row compared).
         denominator: ``[row]``: discrepancy of the reference.
-        control: ``[row]`` each: numerator and denominator of the control task, where the test has one.
+        control: ``[row]`` both: numerator and denominator of the control task, if there is one.
         exact: True for scores read from parameters, which sequences do not make uncertain.
         details: Further figures for the report.
     """

@@ -233,6 +233,9 @@ def with_info(model: Any, info: ModelInfo) -> Any:
 def task_of(model: Any) -> Any:
     """The task that a model of this package was made for.
 
+    Args:
+        model: A HookedTransformer.
+
     Raises:
         ModelError: The model was not made by this package.
     """

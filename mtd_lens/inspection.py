@@ -73,6 +73,12 @@ class Inspection:
 
         0 where a head's attention is the pattern, 1 where they share no key; NaN at queries where
         the algorithm says nothing.
+
+        Args:
+            pattern: One of ``analysis.patterns``.
+
+        Returns:
+            ``[layer, head, query]``, from 0 to 1.
         """
         return _distances(self.attention, pattern)
 
@@ -102,6 +108,9 @@ def inspect(
         seed: Of the sequences.
         token_names: What to call each token of the vocabulary; by default its number.
         name: What to call the model.
+
+    Returns:
+        Attention, the nearest heads, and what the algorithm says of every position.
 
     Raises:
         ArgumentError: ``n_sequences``, ``seed`` or ``token_names`` that cannot be used.

@@ -87,6 +87,9 @@ def localize(
         name: What the result calls the model.
         progress: Show a progress bar on standard error once two seconds have passed.
 
+    Returns:
+        The smallest set of sites of each variable, and the maps of single sites and probes.
+
     Raises:
         ArgumentError: Too few sequences, or a threshold or level outside (0, 1).
         ModelError: The model does not fit the task, no task is known, or its family does not say

@@ -155,6 +155,10 @@ class Localization:
     ``found["mixture_weights"]`` is one variable's finding; ``print(found)`` shows the tables.
 
     Attributes:
+        model: Its name.
+        task: The task's name, or its description if it has none.
+        seed: Of the sequences and of resampling.
+        n_sequences: Half for choices, half for scores.
         findings: For each variable, in causal order, the smallest set of places that carries it.
         sites: The interchange map: every place by itself.
         probes: The probe map.
@@ -162,6 +166,8 @@ class Localization:
         floor: What a single place's score is tested against.
         level: Of those tests, over all of them together.
         parameters: Of the causal model, fitted to the model.
+        divergence: Its name and unit.
+        versions: Of what the result depends on.
     """
 
     model: str
@@ -214,7 +220,11 @@ class Localization:
         return all(a <= b for a, b in pairwise(firsts)) if len(firsts) > 1 else None
 
     def has_joint_layers(self, variable: str) -> bool:
-        """Whether some layer has several places of a variable, which can be swapped together."""
+        """Whether some layer has several places of a variable, which can be swapped together.
+
+        Args:
+            variable: Of the causal model.
+        """
         layers = [entry.place.layer for entry in self.sites if entry.variable == variable]
         return len(layers) > len(set(layers))
 
@@ -233,6 +243,9 @@ class Localization:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Localization":
         """The result that ``to_dict`` described.
+
+        Args:
+            data: What ``to_dict`` or a JSON file holds.
 
         Raises:
             ArgumentError: A field is missing or of another form.
@@ -264,13 +277,16 @@ class Localization:
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
         """The result as JSON text, also written to ``path`` if one is given.
 
+        Args:
+            path: Also write it there.
+
         Raises:
             OutputPathError: The path cannot be written to.
         """
         return render.json_text(self.to_dict(), path)
 
     def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
-        """Both maps of every variable; see :mod:`mtd_lens.localization_plot`.
+        """Both maps of every variable.
 
         Args:
             path: Also write the figure there, as PNG or SVG by its ending.

@@ -104,15 +104,30 @@ def localizable_family_of(task: Any) -> LocalizableFamily:
 
 
 def list_tasks() -> list[str]:
-    """Names of all tasks, sorted."""
+    """The names of all tasks, sorted.
+
+    Examples:
+        >>> import mtd_lens
+        >>> mtd_lens.list_tasks()
+        ['mtd-q10-m5-t192', 'mtd-q3-m2-t32', 'mtd-q5-m3-t32', 'mtd-q5-m3-t64']
+    """
     return sorted(_task_loaders())
 
 
 def load_task(name: Any) -> Any:
     """The task of that name.
 
+    Args:
+        name: As ``list_tasks`` has it.
+
     Raises:
         UnknownNameError: Nothing is registered under ``name``; the message lists the nearest names.
+        ArgumentError: What registered it is at fault: its loader fails, or returns no task.
+
+    Examples:
+        >>> import mtd_lens
+        >>> mtd_lens.load_task("mtd-q5-m3-t32")
+        MTDTask('mtd-q5-m3-t32', n_tokens=5, order=3, seq_len=32, concentration=1)
     """
     loaders = _task_loaders()
     if not isinstance(name, str) or name not in loaders:
@@ -132,6 +147,7 @@ def register_task(name: Any, task: Any) -> None:
 
     Raises:
         ArgumentError: The name is taken or holds a slash, or ``task`` is no task.
+        UnknownNameError: The family of the task is not installed.
     """
     if not isinstance(name, str) or not name or "/" in name:
         raise ArgumentError(f"a task's name must be a string without a slash; got {name!r}.")
@@ -142,7 +158,7 @@ def register_task(name: Any, task: Any) -> None:
 
 
 def list_models() -> list[str]:
-    """Names of all models, ``TASK/VARIANT``, sorted."""
+    """The names of all models, ``TASK/VARIANT``, sorted."""
     names = set(_model_loaders())
     for task_name, loader in _task_loaders().items():
         try:
@@ -169,6 +185,12 @@ def load_model(
     Raises:
         UnknownNameError: Nothing is registered under ``name``; the message lists the nearest names.
         ArgumentError: A device or dtype that does not exist here.
+
+    Examples:
+        >>> import mtd_lens
+        >>> model = mtd_lens.load_model("mtd-q3-m2-t32/constructed-absolute")
+        >>> mtd_lens.task_of(model).order
+        2
     """
     from mtd_lens.hooked import check_dtype
 
@@ -228,6 +250,7 @@ def load_checkpoint(path: Any, device: Any = None) -> Any:
     Raises:
         CheckpointError: Missing, truncated, tampered with, of another version, or with weights that
             are not those of the architecture that it names.
+        ArgumentError: A device that does not exist here.
     """
     from mtd_lens.architectures import Size, build_trainable
     from mtd_lens.hooked import ModelInfo, assemble

@@ -219,6 +219,9 @@ def export_checkpoint(path: Any, out: Any) -> Path:
         path: A checkpoint's folder, or that of a training run, whose last checkpoint is taken.
         out: A new folder.
 
+    Returns:
+        The new folder.
+
     Raises:
         CheckpointError: The checkpoint is missing or damaged.
         OutputPathError: The folder exists, or cannot be written.

@@ -90,6 +90,18 @@ class Scorecard:
     """What a model computes of its task's algorithm, layer by layer.
 
     ``card["mixture_weights.attention"]`` is one claim's result; ``print(card)`` shows the table.
+
+    Attributes:
+        model: Its name.
+        task: The task's name, or its description if it has none.
+        seed: Of sequences, pairs, controls and resampling.
+        n_sequences: Half for choices, half for scores.
+        parameters: Of the causal model, fitted to the model.
+        claims: One result a claim, in the order of the algorithm.
+        matrix: The score of every claim at every layer.
+        estimators: Mean divergence of the model's predictions from each reference estimator's.
+        divergence: Its name and unit.
+        versions: Of what the result depends on.
     """
 
     model: str
@@ -142,6 +154,9 @@ class Scorecard:
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
         """The scorecard as JSON text, also written to ``path`` if one is given.
 
+        Args:
+            path: Also write it there.
+
         Raises:
             OutputPathError: The path cannot be written to.
         """
@@ -149,6 +164,9 @@ class Scorecard:
 
     def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
         """A self-contained page with the table and the matrix, also written to ``path``.
+
+        Args:
+            path: Also write it there.
 
         Raises:
             OutputPathError: The path cannot be written to.

@@ -47,7 +47,8 @@ def score(
 
     Half of the sequences are for fitting and for every choice, half for scores. Each claim is
     measured at every layer of the model, of a null (the same architecture with random weights) and
-    of the ceiling (the analytic construction).
+    of the ceiling (the analytic construction). Interchange follows Geiger et al. (2021), probes
+    have the control tasks of Hewitt & Liang (2019).
 
     Args:
         model: A HookedTransformer of any depth and width, of this package or not; it is left as it
@@ -55,11 +56,14 @@ def score(
         task: What it is tested on, or its name; by default the task that the model knows.
         n_sequences: At least 64.
         seed: Of the sequences, pairs, controls and resampling.
-        claims: A list of further claims, tested after the family's own; :mod:`mtd_lens.measures`
+        claims: A list of further claims, tested after the family's own; ``mtd_lens.measures``
             holds what their tests can be made of.
         threshold: What a supported claim's interval must lie above.
         name: What the scorecard calls the model.
         progress: Show a progress bar on standard error once two seconds have passed.
+
+    Returns:
+        Every claim's score, interval, null, ceiling and verdict.
 
     Raises:
         ArgumentError: Too few sequences, a threshold outside (0, 1), or a further claim that is no

@@ -78,11 +78,15 @@ def train(
         progress: Show a progress bar on standard error.
         tensorboard: Also write the metrics for TensorBoard.
 
+    Returns:
+        The finished or stopped run, with the model of its last checkpoint.
+
     Raises:
         ArgumentError: A task or setting out of its range.
         TrainingError: The folder holds a run already, or another one; the loss is not finite.
         CheckpointError: The last checkpoint is damaged.
         OutputPathError: The folder cannot be written to.
+        ModelError: The family of the task has no examples to train on.
     """
     task = load_task(task) if isinstance(task, str) else task
     family = family_of(task)

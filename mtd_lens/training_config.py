@@ -150,6 +150,10 @@ class TrainingConfig:
     def command(self, task: str, out: str) -> list[str]:
         """The words of the command that trains the same weights; bookkeeping is left out.
 
+        Args:
+            task: The task's name.
+            out: The folder of the run.
+
         Raises:
             ArgumentError: A setting that decides the weights has no option of its own.
         """
@@ -163,7 +167,14 @@ class TrainingConfig:
         return [*words, "--out", out]
 
     def changed(self, settings: Mapping[str, Any]) -> "TrainingConfig":
-        """A copy with some settings changed; those that are None are left as they are."""
+        """A copy with some settings changed; those that are None are left as they are.
+
+        Args:
+            settings: New values, by name of the field.
+
+        Raises:
+            ArgumentError: A field out of its range.
+        """
         return replace(self, **{name: v for name, v in settings.items() if v is not None})
 
 

@@ -47,8 +47,9 @@ class Alignment:
 
     Attributes:
         site: Where it was learned, with the subspace: ready for ``probes.run_interchange``.
-        span: Orthonormal columns that span the differences between sources and bases, within which
-            the subspace was sought; a fair random control lies in it too.
+        span: ``[component, direction]``: orthonormal columns that span the differences between
+            sources and bases, within which the subspace was sought; a fair random control lies in
+            it too.
         losses: Mean divergence of the batch before each step, in the divergence's unit.
         seed: Of the batches.
     """
@@ -60,7 +61,7 @@ class Alignment:
 
     @property
     def basis(self) -> Float[Tensor, "component width"]:
-        """Orthonormal columns that span the subspace; which of its bases they are is arbitrary."""
+        """``[component, width]``: orthonormal columns that span the subspace, one of its bases."""
         assert self.site.subspace is not None
         return self.site.subspace
 
@@ -86,6 +87,9 @@ class Alignment:
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
         """The alignment as JSON text, also written to ``path`` if one is given.
 
+        Args:
+            path: Also write it there.
+
         Raises:
             OutputPathError: The path cannot be written to.
         """
@@ -101,6 +105,14 @@ class Alignment:
 
 def random_subspace(n_components: int, width: int, seed: int) -> Float[Tensor, "component width"]:
     """Orthonormal columns that span a uniformly random subspace, float64 on the CPU.
+
+    Args:
+        n_components: Dimension of the activation.
+        width: Dimension of the subspace.
+        seed: Of the draw.
+
+    Returns:
+        ``[component, width]``: orthonormal columns, uniform over subspaces.
 
     Raises:
         DataError: A width outside 1 … ``n_components``.
@@ -130,7 +142,8 @@ def fit_alignment(
 
     Minimises the mean divergence of the targets from the patched predictions by Adam, over
     orthonormal bases of the given width; all positions of the site share one. Only the basis is
-    learned: the model, its hooks, its mode and its gradients are left as they were found.
+    learned: the model, its hooks, its mode and its gradients are left as they were found. This is
+    distributed alignment search (Geiger et al. 2024), started at the best subspace to first order.
 
     Args:
         model: A hooked model.
@@ -140,12 +153,16 @@ def fit_alignment(
         site: Where to look, inside a block and without a subspace; at a hook with a head axis it
             must name one head. The subspace is one of the activation's last axis.
         width: Dimension of the subspace.
-        predict: The prediction from the raw output at the last position, differentiable.
+        predict: From raw outputs at the last position, ``[sequence, d_vocab_out]``, to predictions,
+            ``[sequence, outcome]``; differentiable.
         divergence: ``(target, prediction) -> [sequence]``, differentiable in the prediction.
         steps: Of Adam.
         learning_rate: Of Adam at the first step; it falls to 0 along a cosine.
         batch_size: Sequences a step.
         seed: Of the batches; the process's random state is left alone.
+
+    Returns:
+        The learned subspace, and the loss on the way.
 
     Raises:
         SiteError: A site that the model does not have, outside the blocks, with all heads, or with

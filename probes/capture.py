@@ -42,6 +42,9 @@ def read_activations(
         sites: What to read, by a name of the caller's.
         batch_size: Sequences a forward pass.
 
+    Returns:
+        By name, the activations at each site: ``[sequence, …]``, with the axes that its hook has.
+
     Raises:
         SiteError: A hook that the model does not have, or that does not run.
         DataError: Tokens that the model cannot read.
@@ -53,7 +56,21 @@ def read_activations(
 def run_and_capture(
     model: Any, tokens: Any, sites: Mapping[str, Readable], batch_size: int = BATCH_SIZE
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """What ``read_activations`` returns, and the outputs at the last position."""
+    """What ``read_activations`` returns, and the outputs at the last position.
+
+    Args:
+        model: A hooked model.
+        tokens: ``[sequence, position]``.
+        sites: What to read, by a name of the caller's.
+        batch_size: Sequences a forward pass.
+
+    Returns:
+        The activations by name, and ``[sequence, d_vocab_out]``.
+
+    Raises:
+        SiteError: A hook that the model does not have, or that does not run.
+        DataError: Tokens that the model cannot read.
+    """
     return _run(model, tokens, sites, batch_size, stop=None)
 
 
@@ -120,7 +137,19 @@ def check_source(tokens: Tensor, source: Any) -> None:
 
 
 def last_outputs(model: Any, tokens: Any, batch_size: int = BATCH_SIZE) -> Tensor:
-    """The model's output at the last position, ``[sequence, d_vocab_out]``."""
+    """The model's output at the last position.
+
+    Args:
+        model: A hooked model.
+        tokens: ``[sequence, position]``.
+        batch_size: Sequences a forward pass.
+
+    Returns:
+        ``[sequence, d_vocab_out]``: logits, or as the read-out is.
+
+    Raises:
+        DataError: Tokens that the model cannot read.
+    """
     return _run(model, tokens, {}, batch_size, stop=None)[1]
 
 

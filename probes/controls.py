@@ -19,8 +19,22 @@ def token_windows(
 ) -> Int[Tensor, "sequence window length"]:
     """The last ``length`` tokens up to and including each position, oldest first.
 
+    Args:
+        tokens: ``[sequence, position]``.
+        positions: Where windows end.
+        length: Tokens a window.
+
+    Returns:
+        ``[sequence, window, length]``.
+
     Raises:
         DataError: A window that would start before the sequence.
+
+    Examples:
+        >>> import probes, torch
+        >>> probes.token_windows(torch.tensor([[0, 1, 2, 3]]), positions=(2, 3), length=2)
+        tensor([[[1, 2],
+                 [2, 3]]])
     """
     if min(positions) < length - 1:
         raise DataError(
@@ -34,7 +48,15 @@ def token_windows(
 def one_hot_windows(
     windows: Int[Tensor, "sequence window length"], n_tokens: int
 ) -> Float[Tensor, "sequence window feature"]:
-    """The raw-token features of a window, ``length * n_tokens`` of them."""
+    """The raw-token features of a window, ``length * n_tokens`` of them.
+
+    Args:
+        windows: ``[sequence, window, length]``.
+        n_tokens: Size of the vocabulary.
+
+    Returns:
+        ``[sequence, window, length * n_tokens]``, float64.
+    """
     return functional.one_hot(windows, n_tokens).flatten(2).to(torch.float64)
 
 
@@ -43,7 +65,16 @@ def random_simplex_map(
 ) -> Float[Tensor, "sequence window output"]:
     """A control variable: an arbitrary point of the simplex for each distinct window.
 
-    Points are uniform on the simplex. Within one call equal windows get equal points.
+    Points are uniform on the simplex. Within one call equal windows get equal points. This is the
+    control task of Hewitt & Liang (2019) for a variable on the simplex.
+
+    Args:
+        windows: ``[sequence, window, length]``.
+        n_outputs: Entries of the variable.
+        seed: Of the points.
+
+    Returns:
+        ``[sequence, window, output]``, float64, sums to 1 over outputs.
     """
     distinct, inverse = torch.unique(windows.flatten(0, 1), dim=0, return_inverse=True)
     points = np.random.default_rng(seed).dirichlet(np.ones(n_outputs), len(distinct))

@@ -70,6 +70,14 @@ class Grid:
         engine: How it was computed, in words.
         details: Plain data of any kind: versions, seeds, …
 
+    Parameters of the methods:
+        seed: Of resampling or sign flips.
+        confidence: Coverage of the intervals, between 0 and 1.
+        level: What a corrected p must not exceed.
+        method: A correction that ``adjust_p_values`` knows.
+        n: How many.
+        path: A file to write to as well.
+
     Raises:
         DataError: Shapes that do not fit the axes, values that are not finite, or details that are
             no plain data.
@@ -123,12 +131,12 @@ class Grid:
 
     @property
     def mean(self) -> Float[Tensor, "*axes"]:
-        """The metric of the patched runs, mean over sequences."""
+        """The metric of the patched runs, mean over sequences, ``[*axes]``."""
         return self.values.mean(-1)
 
     @property
     def differences(self) -> Float[Tensor, "*axes sequence"]:
-        """The metric of the patched runs less that of the unpatched, in the metric's unit."""
+        """``[*axes, sequence]``: the patched runs' metric less the unpatched runs', in its unit."""
         return self.values - self.base
 
     @property
@@ -146,7 +154,7 @@ class Grid:
 
     @property
     def effects(self) -> Float[Tensor, "*axes"]:
-        """Effect at every site: 0 is none; normalised, 1 gives the source runs' mean metric.
+        """``[*axes]``: 0 is no effect; normalised, 1 gives the source runs' mean metric.
 
         ``(mean(values) - mean(base)) / (mean(source) - mean(base))``, or for ablations the mean
         difference in the metric's unit.
@@ -175,7 +183,7 @@ class Grid:
     def intervals(
         self, seed: int = 0, confidence: float = CONFIDENCE
     ) -> tuple[Float[Tensor, "*axes"], Float[Tensor, "*axes"]]:
-        """Lower and upper limits of the effects, by percentile bootstrap over sequences.
+        """The lower and upper limits of the effects, ``[*axes]``, by bootstrap over sequences.
 
         They are huge where resamples leave in doubt that source and base differ at all.
 
@@ -189,7 +197,7 @@ class Grid:
         return ratio_intervals((gap - self.differences) * up, gap * up, seed, confidence)[1:]
 
     def p_values(self, seed: int = 0) -> Float[Tensor, "*axes"]:
-        """Two-sided p of a mean difference of 0 at every site, by flipping signs of sequences.
+        """The two-sided p of no mean difference at every site, ``[*axes]``, by flipping signs.
 
         In grids of many sites, those with p up to ``SCREEN`` are tested again with so many flips
         that the strongest of all can pass at 0.05 after Holm's correction. Either p is valid, and
@@ -202,13 +210,13 @@ class Grid:
         return p
 
     def adjusted(self, method: str = "holm", seed: int = 0) -> Float[Tensor, "*axes"]:
-        """p values corrected for the number of sites; see ``adjust_p_values``."""
+        """The p values, ``[*axes]``, corrected for the number of sites."""
         return adjust_p_values(self.p_values(seed), method)
 
     def significant(
         self, level: float = LEVEL, method: str = "holm", seed: int = 0
     ) -> Bool[Tensor, "*axes"]:
-        """Where the corrected p is at most ``level``."""
+        """Where the corrected p is at most ``level``, ``[*axes]``."""
         return self.adjusted(method, seed) <= level
 
     def top(self, n: int = 5) -> list[tuple[dict[str, int | str], float]]:
@@ -219,6 +227,9 @@ class Grid:
         """The part of the grid at some labels of some axes, each a label or a list of them.
 
         ``grid.select(layer=1, position=[3, 4])``. Every axis stays, if only with one label.
+
+        Args:
+            **labels: By axis, a label or a list of them.
 
         Raises:
             DataError: An axis or label that the grid does not have.
@@ -253,7 +264,7 @@ class Grid:
         return pd.DataFrame(columns, index=sites).reset_index()
 
     def to_json(self, path: Any = None) -> str:
-        """Everything as JSON text, also written to ``path`` if one is given.
+        """The grid as JSON text, also written to ``path`` if one is given.
 
         Raises:
             OutputPathError: The path cannot be written to.

@@ -29,12 +29,12 @@ _WITNESS = {
 
 @dataclass(frozen=True)
 class Interchanged:
-    """Outputs at the last position, ``[sequence, d_vocab_out]``: logits, or as the read-out is.
+    """Outputs at the last position: logits, or as the read-out is.
 
     Attributes:
-        base: Of the unpatched runs.
-        patched: Of the same runs with the source's activations at each site, or at all sites of a
-            set together, under its name.
+        base: ``[sequence, d_vocab_out]``: of the unpatched runs.
+        patched: ``[sequence, d_vocab_out]`` by name: of the same runs with the source's activations
+            at each site, or at all sites of a set together.
     """
 
     base: Tensor
@@ -52,7 +52,8 @@ def run_interchange(
 
     A patched run starts at the set's first block, from the sequence's own residual stream; every
     value swapped in is that of the source's natural run, also where an earlier site of the set
-    would have changed it. Activations are kept for one batch at a time.
+    would have changed it. Activations are kept for one batch at a time. Compare the outputs with
+    those of a causal model to score an interchange intervention (Geiger et al. 2021).
 
     Args:
         model: A hooked model.
@@ -61,6 +62,9 @@ def run_interchange(
         sites: What is swapped, inside blocks, by a name of the caller's: a site, or several of any
             layers that are swapped together. Where sites of a set overlap, the last one holds.
         batch_size: Sequences a forward pass.
+
+    Returns:
+        The outputs at the last position, unpatched and for each set of sites.
 
     Raises:
         SiteError: A hook that the model does not have, one outside the blocks, or an empty set.
@@ -120,6 +124,14 @@ def check_editable(model: Any, tokens: Tensor, hook_suffixes: tuple[str, ...]) -
 
     For each suffix (``"hook_attn_out"``, ``"attn.hook_pattern"``), the activation is perturbed in
     every layer; what the same block computes from it must move in at least one.
+
+    Args:
+        model: A hooked model.
+        tokens: ``[sequence, position]``; two sequences are run.
+        hook_suffixes: Kinds of hooks within a block.
+
+    Raises:
+        SiteError: Edits that are ignored, or a hook that the model does not have.
     """
     few = tokens[:2]
     for suffix in hook_suffixes:

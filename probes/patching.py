@@ -109,7 +109,7 @@ def ablate(
         model: A hooked model; it is left as it was found.
         tokens: ``[sequence, position]``.
         component: Which activation; this and the rest as in ``patch_activations``.
-        metric: From logits to one value a sequence.
+        metric: From logits, ``[sequence, token]``, to one value a sequence.
         kind: ``"zero"``; ``"mean"``: the mean over the reference sequences, at each position;
             ``"resample"``: the activation of another reference sequence, drawn at random.
         reference: Sequences of the same length for means and resampling; ``tokens`` by default.
@@ -122,6 +122,9 @@ def ablate(
         max_memory: Bytes.
         accelerate: False runs the plain hooked loop.
         progress: Show a progress bar.
+
+    Returns:
+        A Grid with one value a sequence at every site.
 
     Raises:
         DataError: Tokens, a kind, or a metric's values that cannot be used.

@@ -44,16 +44,21 @@ def sign_flip_p_values(
     them are taken and p is exact. All sites share the assignments.
 
     Args:
-        differences: One value a sequence at every site, symmetric about 0 if there is no effect.
+        differences: ``[*site, sequence]``: values symmetric about 0 if there is no effect.
         n_flips: How many random assignments of signs.
         seed: Of the assignments.
         alternative: ``"two-sided"``, or ``"greater"``: only means above 0 count as an effect.
 
     Returns:
-        p in float64; 1 at sites whose values are all 0.
+        ``[*site]``: p in float64; 1 at sites whose values are all 0.
 
     Raises:
         DataError: No sequences, values that are not finite, or another alternative.
+
+    Examples:
+        >>> import probes, torch
+        >>> probes.sign_flip_p_values(torch.ones(2, 5))  # 2 of the 32 assignments are as far from 0
+        tensor([0.0625, 0.0625], dtype=torch.float64)
     """
     n_flips = checks.integer(n_flips, "n_flips", 1, DataError)
     rng = np.random.default_rng(checks.seed(seed, DataError))
@@ -94,16 +99,24 @@ def _random_signs(n_sequences: int, n_flips: int, rng: np.random.Generator) -> I
 def adjust_p_values(
     p_values: Float[Tensor, "*site"], method: str = "holm"
 ) -> Float[Tensor, "*site"]:
-    """p values corrected for how many there are.
+    """The p values, corrected for how many there are.
 
     Args:
-        p_values: Of any shape; NaN entries stay NaN and do not count.
+        p_values: ``[*site]``; NaN entries stay NaN and do not count.
         method: One of ``METHODS``, for example ``"holm"`` (some site that has no effect passes with
             at most the level's probability) or ``"fdr_bh"`` (at most the level's share of those
             that pass has none, on average).
 
+    Returns:
+        ``[*site]``, float64.
+
     Raises:
         DataError: Another method, or values outside 0 … 1.
+
+    Examples:
+        >>> import probes, torch
+        >>> probes.adjust_p_values(torch.tensor([0.01, 0.04]), "bonferroni")
+        tensor([0.0200, 0.0800], dtype=torch.float64)
     """
     from statsmodels.stats.multitest import multipletests
 

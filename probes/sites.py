@@ -110,12 +110,34 @@ class Site:
         return (slice(None), positions)
 
     def read(self, activation: Tensor) -> Tensor:
-        """The part of ``activation`` at this site (a copy), projected on the subspace if any."""
+        """The part of ``activation`` at this site (a copy), projected on the subspace if any.
+
+        Args:
+            activation: ``[batch, …]``, as the hook has it.
+
+        Returns:
+            ``[batch, …]``, with the positions and the head that were chosen.
+
+        Raises:
+            SiteError: A position, head or subspace that the activation does not have.
+        """
         value = activation[self._index(activation)].clone()
         return value if self.subspace is None else value @ self.subspace.to(value)
 
     def write(self, activation: Tensor, value: Tensor) -> Tensor:
-        """A copy of ``activation`` in which this site holds ``value`` (as ``read`` gives it)."""
+        """A copy of ``activation`` in which this site holds ``value`` (as ``read`` gives it).
+
+        Args:
+            activation: ``[batch, …]``, as the hook has it.
+            value: ``[batch, …]``, in the shape that ``read`` gives; with a subspace, whole
+                activations.
+
+        Returns:
+            ``[batch, …]``.
+
+        Raises:
+            SiteError: As for ``read``.
+        """
         edited = activation.clone()
         index = self._index(activation)
         if self.subspace is not None:
@@ -132,6 +154,11 @@ class Band:
 
     Reads ``[batch, head, query, offset]``: entry ``offset`` is the attention of the query at
     position ``t`` to the key at ``t - offsets[offset]``. Every such key must exist.
+
+    Attributes:
+        hook: Full hook name of an attention pattern.
+        queries: Query positions.
+        offsets: Query position minus key position.
     """
 
     hook: str
@@ -139,7 +166,17 @@ class Band:
     offsets: tuple[int, ...]
 
     def read(self, activation: Tensor) -> Tensor:
-        """The attention weights in the band."""
+        """The attention weights in the band.
+
+        Args:
+            activation: ``[batch, head, query, key]``.
+
+        Returns:
+            ``[batch, head, query, offset]``.
+
+        Raises:
+            SiteError: A band that reaches outside the sequence.
+        """
         queries = torch.tensor(self.queries, device=activation.device)[:, None]
         keys = queries - torch.tensor(self.offsets, device=activation.device)
         if int(keys.min()) < 0 or int(queries.max()) >= activation.shape[-2]:
@@ -151,7 +188,15 @@ class Band:
 
 
 def check_hooks(model: Any, hooks: Iterable[str]) -> None:
-    """Raise a SiteError that names the nearest hooks if ``model`` lacks one of ``hooks``."""
+    """Raise a SiteError that names the nearest hooks if ``model`` lacks one of ``hooks``.
+
+    Args:
+        model: A hooked model.
+        hooks: Full hook names.
+
+    Raises:
+        SiteError: A name that ``model.hook_dict`` does not have.
+    """
     for hook in hooks:
         if hook not in model.hook_dict:
             raise SiteError(

@@ -30,7 +30,13 @@ _MAX_ELEMENTS = 2**22
 
 @dataclass(frozen=True)
 class Interval:
-    """A score with its bootstrap confidence interval."""
+    """A score with its bootstrap confidence interval.
+
+    Attributes:
+        score: The figure itself.
+        low: Lower end of its interval, 95% unless said otherwise.
+        high: Upper end.
+    """
 
     score: float
     low: float
@@ -48,13 +54,22 @@ def one_minus_ratio(
     """Score ``1 - mean(numerator) / mean(denominator)`` with a 95% percentile bootstrap interval.
 
     Args:
-        numerator: The model's discrepancy, one value a sequence.
-        denominator: The reference's discrepancy, in the same unit.
+        numerator: ``[sequence]``: the model's discrepancy.
+        denominator: ``[sequence]``: the reference's discrepancy, in the same unit.
         seed: Of the resampling.
+
+    Returns:
+        The score, with the ends of its interval.
 
     Raises:
         DataError: Fewer than 16 sequences, different lengths, values that are not finite, or a
             denominator whose mean is zero.
+
+    Examples:
+        >>> import probes, torch
+        >>> error, reference = torch.linspace(0, 1, 64), torch.ones(64)
+        >>> print(probes.one_minus_ratio(error, reference))
+        0.500 [0.430, 0.575]
     """
     if numerator.shape != denominator.shape:
         raise DataError(
@@ -76,6 +91,13 @@ def one_minus_ratio(
 
 def mean_interval(values: Float[Tensor, " sequence"], seed: int = 0) -> Interval:
     """Mean over sequences with a 95% percentile bootstrap interval (units of ``values``).
+
+    Args:
+        values: ``[sequence]``.
+        seed: Of the resampling.
+
+    Returns:
+        The mean, with the ends of its interval.
 
     Raises:
         DataError: Fewer than 16 values, or values that are not finite.
@@ -111,14 +133,15 @@ def ratio_intervals(
     all are one matrix product of resample weights with values.
 
     Args:
-        numerator: The discrepancies at every site, one value a sequence.
+        numerator: ``[*site, sequence]``: the discrepancies at every site.
         denominator: The reference's, in the same unit: one for all sites, ``[sequence]``, or any
             shape that broadcasts to that of ``numerator``.
         seed: Of the resampling.
         confidence: Coverage of the percentile intervals, between 0 and 1.
 
     Returns:
-        Score, low and high, in float64; NaN at sites whose mean denominator is negligible.
+        Score, low and high, each ``[*site]``, float64; NaN at sites whose mean denominator is
+        negligible.
 
     Raises:
         DataError: Fewer than 16 sequences, shapes that do not fit, or values that are not finite.
@@ -144,6 +167,14 @@ def mean_intervals(
     values: Float[Tensor, "*site sequence"], seed: int = 0, confidence: float = CONFIDENCE
 ) -> tuple[Float[Tensor, "*site"], Float[Tensor, "*site"], Float[Tensor, "*site"]]:
     """``mean_interval`` of many sites at once: means, lower and upper limits, in float64.
+
+    Args:
+        values: ``[*site, sequence]``.
+        seed: Of the resampling.
+        confidence: Coverage of the percentile intervals, between 0 and 1.
+
+    Returns:
+        Mean, low and high, each ``[*site]``.
 
     Raises:
         DataError: Fewer than 16 sequences, or values that are not finite.
@@ -203,6 +234,18 @@ def kl_divergence(
 
     Predicted probabilities below the smallest normal number of their dtype are raised to it, so a
     prediction of exactly 0 costs a large but finite amount.
+
+    Args:
+        target: ``[*batch, outcome]``, rows sum to 1.
+        prediction: ``[*batch, outcome]``, rows sum to 1.
+
+    Returns:
+        ``[*batch]``, nats.
+
+    Examples:
+        >>> import probes, torch
+        >>> probes.kl_divergence(torch.tensor([1.0, 0.0]), torch.tensor([0.5, 0.5]))  # ln 2
+        tensor(0.6931)
     """
     floor = torch.finfo(prediction.dtype).tiny
     log_ratio = target.clamp_min(floor).log() - prediction.clamp_min(floor).log()
@@ -212,5 +255,18 @@ def kl_divergence(
 def total_variation(
     first: Float[Tensor, "*batch outcome"], second: Float[Tensor, "*batch outcome"]
 ) -> Float[Tensor, "*batch"]:
-    """Total variation distance, half the L1 distance: between 0 and 1 for probability vectors."""
+    """Total variation distance, half the L1 distance: between 0 and 1 for probability vectors.
+
+    Args:
+        first: ``[*batch, outcome]``.
+        second: ``[*batch, outcome]``.
+
+    Returns:
+        ``[*batch]``.
+
+    Examples:
+        >>> import probes, torch
+        >>> probes.total_variation(torch.tensor([0.7, 0.3]), torch.tensor([0.2, 0.8]))
+        tensor(0.5000)
+    """
     return 0.5 * (first - second).abs().sum(-1)

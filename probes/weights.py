@@ -66,7 +66,11 @@ class WeightFinding:
         return " → ".join(f"{layer}.{names}" for layer, names in heads.items())
 
     def beside(self, nulls: "Sequence[WeightFinding]") -> "WeightFinding":
-        """The same finding with the ranges of those of random models."""
+        """The same finding with the ranges of those of random models.
+
+        Args:
+            nulls: The same finding of every random model.
+        """
 
         def span(figures: list[float]) -> tuple[float, float] | None:
             if not figures:
@@ -89,10 +93,15 @@ class WeightFinding:
 
 
 def token_scores(model: Any, layer: int, head: int) -> Float[Tensor, "query_token key_token"]:
-    """Content score of a head between tokens: the direct path from the token embedding.
+    """The content score of a head between tokens, ``[query_token, key_token]``.
 
     Entry ``[b, a]`` is the attention score that a query on token ``b`` gives a key on token ``a``,
-    positions left out. A normalisation layer is applied to the token embedding alone.
+    positions left out: the direct path, with any normalisation layer applied to the embedding.
+
+    Args:
+        model: A hooked model.
+        layer: Counted from 0.
+        head: Counted from 0.
 
     Raises:
         SiteError: A layer or head that the model does not have.
@@ -109,9 +118,13 @@ def key_softmax_divergence(
     scores: Float[Tensor, "query_token key_token"],
     target: Float[Tensor, "query_token key_token"],
 ) -> Float[Tensor, " query_token"]:
-    """KL(target ‖ softmax of the scores over key tokens) in nats, one value a query token.
+    """The KL(target ‖ softmax of the scores over key tokens) in nats, ``[query_token]``.
 
     The softmax removes what attention cannot see: a constant added to all keys of a query.
+
+    Args:
+        scores: ``[query_token, key_token]``.
+        target: ``[query_token, key_token]``, rows sum to 1.
     """
     return kl_divergence(target, scores.softmax(-1))
 
@@ -119,7 +132,7 @@ def key_softmax_divergence(
 def position_scores(
     model: Any, layer: int, head: int, length: int
 ) -> Float[Tensor, "query_pos key_pos"]:
-    """Score of a head between positions: the direct path from the positional embedding.
+    """The score of a head between positions, ``[query_pos, key_pos]``, by the direct path.
 
     Entry ``[t, k]`` is the score of a query at position ``t`` on a key at position ``k``, tokens
     left out; keys after the query are not masked. A normalisation layer is applied to the
@@ -145,7 +158,7 @@ def position_scores(
 def relative_scores(
     model: Any, layer: int, head: int, length: int
 ) -> Float[Tensor, "query_pos offset"]:
-    """Score that a head's relative key table gives each offset, for the mean token's query.
+    """The score that a head's relative key table gives each offset, ``[query_pos, offset]``.
 
     Entry ``[t, o]`` is ``q_t · RK[o]``, where ``q_t`` is the query of the mean token embedding plus
     the positional embedding of ``t``, and ``o`` is query minus key position (Shaw et al. 2018).
@@ -167,7 +180,15 @@ def relative_scores(
 
 
 def direct_patterns(model: Any, length: int) -> Float[Tensor, "layer head query_pos offset"]:
-    """Attention of every head by offset, from ``relative_scores`` or else ``position_scores``."""
+    """``[layer, head, query_pos, offset]``: softmax of ``relative_scores`` or ``position_scores``.
+
+    Args:
+        model: A hooked model.
+        length: How many positions, up to the model's context.
+
+    Raises:
+        SiteError: A length that the model does not have, or no positions to read.
+    """
     relative = has_tables(model)
     read = relative_scores if relative else position_scores
     scores = torch.stack(
@@ -182,7 +203,7 @@ def direct_patterns(model: Any, length: int) -> Float[Tensor, "layer head query_
 
 
 def mean_token_patterns(model: Any, length: int) -> Float[Tensor, "layer head query_pos offset"]:
-    """Attention of every head by offset, where every position holds the mean token embedding.
+    """The attention of every head by offset, ``[layer, head, query_pos, offset]``.
 
     The model is run on ``mean(W_E) + W_pos``, which is made of parameters: with no content to tell
     positions apart, what remains is what positions and relative tables favour, on every path
@@ -210,10 +231,15 @@ def mean_token_patterns(model: Any, length: int) -> Float[Tensor, "layer head qu
 
 
 def token_outputs(model: Any, layer: int, head: int) -> Float[Tensor, "source_token output_token"]:
-    """What a head that attends to a token adds to the output: the direct path through its OV.
+    """What a head adds to the output for a token, ``[source_token, output_token]``.
 
-    Entry ``[a, b]`` is ``W_E[a] W_V W_O W_U[:, b]``; biases, which are the same for every source,
-    are left out, and so are later layers.
+    Entry ``[a, b]`` is ``W_E[a] W_V W_O W_U[:, b]``; the direct path through its OV. Biases, which
+    are the same for every source, are left out, and so are later layers.
+
+    Args:
+        model: A hooked model.
+        layer: Counted from 0.
+        head: Counted from 0.
 
     Raises:
         SiteError: A layer or head that the model does not have.
@@ -233,7 +259,7 @@ def table_path(
     value_offsets: Sequence[int],
     key_offsets: Sequence[int],
 ) -> Float[Tensor, "value_offset key_offset"]:
-    """Score at each offset of the reader, for what the writer's relative values write at each.
+    """``[value_offset, key_offset]``: scores for what the writer's relative values write.
 
     Entry ``[g, o]`` is ``RV[g] W_O`` of the writer, through ``W_V W_O`` of every carrier in turn,
     into ``W_Q`` of the reader, times its ``RK[o]``: how much a unit of the writer's attention at
@@ -272,7 +298,12 @@ def table_path(
 
 
 def centred(matrix: Float[Tensor, "row column"], *axes: int) -> Float[Tensor, "row column"]:
-    """The matrix less its mean over each of ``axes``: over -1, less what a softmax ignores."""
+    """The matrix, ``[row, column]``, less its mean over each of ``axes``.
+
+    Args:
+        matrix: ``[row, column]``.
+        *axes: Of the means, in turn; -1 takes away what a softmax ignores.
+    """
     for axis in axes:
         matrix = matrix - matrix.mean(axis, keepdim=True)
     return matrix
@@ -285,6 +316,13 @@ def fit_scale(
 
     Centre both first by what shall not count. Of a matrix of zeros both are 0. R² is the squared
     cosine between the two, so it does not tell the sign of the scale.
+
+    Args:
+        matrix: ``[row, column]``.
+        reference: ``[row, column]``.
+
+    Returns:
+        The scale, and R².
 
     Raises:
         DataError: A reference of zeros.
@@ -301,7 +339,11 @@ def fit_scale(
 
 
 def has_tables(model: Any) -> bool:
-    """Whether every layer's attention has relative key and value tables, ``RK`` and ``RV``."""
+    """Whether every layer's attention has relative key and value tables, ``RK`` and ``RV``.
+
+    Args:
+        model: A hooked model.
+    """
     return all(hasattr(block.attn, "RK") and hasattr(block.attn, "RV") for block in model.blocks)
 
 

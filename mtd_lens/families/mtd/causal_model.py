@@ -32,21 +32,25 @@ FIT_SEED = 0
 class MTDCausalModel:
     """One step of mirror descent, stage by stage, with interventions.
 
+    The stages are those of the three-layer construction (D'Angelo & Flammarion 2026, Proposition 3).
 
-    >>> import mtd_lens, torch
-    >>> task = mtd_lens.MTDTask([[0.9, 0.1], [0.4, 0.6]], order=2, seq_len=8)
-    >>> tokens = task.sample(4, seed=0).tokens
-    >>> model = mtd_lens.MTDCausalModel(task, beta=4.0)
-    >>> only_lag_1 = torch.tensor([1.0, 0.0]).expand(4, 7 - 1, 2)
-    >>> model.do(mixture_weights=only_lag_1).run(tokens)["prediction"].shape
-    torch.Size([4, 6, 2])
+        
 
-    Attributes:
-        task: The task.
-        beta: β = η m n of the step, at least 0; 0 gives uniform mixture weights.
-        interventions: Variables held at values, ``[sequence, query, entry]`` each.
-        beta_at_bound: True if β was fitted and lies at the end of the range that was searched, so
-            that it is no estimate.
+    Examples:
+        >>> import mtd_lens, torch
+        >>> task = mtd_lens.MTDTask([[0.9, 0.1], [0.4, 0.6]], order=2, seq_len=8)
+        >>> tokens = task.sample(4, seed=0).tokens
+        >>> model = mtd_lens.MTDCausalModel(task, beta=4.0)
+        >>> only_lag_1 = torch.tensor([1.0, 0.0]).expand(4, 7 - 1, 2)
+        >>> model.do(mixture_weights=only_lag_1).run(tokens)["prediction"].shape
+        torch.Size([4, 6, 2])
+
+        Attributes:
+            task: The task.
+            beta: β = η m n of the step, at least 0; 0 gives uniform mixture weights.
+            interventions: Variables held at values, ``[sequence, query, entry]`` each.
+            beta_at_bound: True if β was fitted and lies at the end of the range that was searched, so
+                that it is no estimate.
     """
 
     task: MTDTask
@@ -78,9 +82,9 @@ class MTDCausalModel:
         """This model with variables held at values, on top of earlier interventions.
 
         Args:
-            **values: A tensor for each variable, ``[sequence, query, entry]`` as ``run`` gives it, or one
-                that broadcasts to it. NaN entries are left to their cause, so that a variable can be
-                held at some positions only.
+            **values: A tensor for each variable, ``[sequence, query, entry]`` as ``run`` gives it,
+                or one that broadcasts to it. NaN entries are left to their cause, so that a
+                variable can be held at some positions only.
 
         Returns:
             A new causal model; this one stays as it is.

@@ -41,14 +41,15 @@ def mirror_descent(
     """Exponentiated gradient from the uniform point: ``λ ← λ exp(η ∇ℓ(λ))``, normalised.
 
     One step is ``softmax(η m Σ_k γ_k)``, what the three-layer construction computes with
-    ``β = η m n`` (D'Angelo & Flammarion 2026).
+    ``β = η m n`` (D'Angelo & Flammarion 2026, Proposition 3); with ``η = 1/(m+1)`` and a
+    uniform prior it agrees with exact Bayes to first order around no evidence (their Theorem 1).
 
     The gradient at query t is ``Σ_{k≤t} p_k(g) / (λ_t · p_k)``. From the second step on its terms
     need the query's own λ_t, which an earlier position k of a causal network cannot know. With
     ``prefix=True`` each term is one that position k can form by itself, from the evidence up to
     and including k: writing ``λ_t^(i)`` for the weights at position t after i steps,
 
-        ``λ_t^(i) ∝ λ_t^(i-1) exp(η_i Σ_{k≤t} p_k(g) / (λ_k^(i-1) · p_k))``,  ``λ^(0) = 1/m``,
+        λ_t^(i) ∝ λ_t^(i-1) exp(η_i Σ_{k≤t} p_k(g) / (λ_k^(i-1) · p_k)),  λ^(0) = 1/m,
 
     in which λ_k^(i-1) stands where λ_t^(i-1) would. The first step is the same in both.
 
@@ -61,6 +62,20 @@ def mirror_descent(
         prefix: Use position k's own weights at position k. Then a tensor ``[query]`` has an entry
             for every query position, with or without ``every_query``.
         every_query: Estimate from every prefix.
+
+    Returns:
+        ``[sequence, lag]`` or, with ``every_query``, ``[sequence, query, lag]``; float64.
+
+    Raises:
+        TokensError: Tokens that do not fit the task, or that are impossible under it.
+        ArgumentError: Steps that are not positive, of other numbers, or so large that they
+            overflow.
+
+    Examples:
+        >>> import mtd_lens, torch
+        >>> task = mtd_lens.MTDTask([[0.9, 0.1], [0.4, 0.6]], order=2, seq_len=4)
+        >>> mtd_lens.mirror_descent(task, torch.tensor([[0, 1, 0]]), step_size=1 / 3)
+        tensor([[0.4362, 0.5638]], dtype=torch.float64)
     """
     likelihoods = lag_likelihoods(task, tokens)
     n_queries = likelihoods.shape[1] if prefix or every_query else 1
@@ -120,6 +135,19 @@ def expectation_maximization(
         tokens: ``[sequence, position]``.
         n_steps: Number of steps.
         every_query: Estimate from every prefix.
+
+    Returns:
+        ``[sequence, lag]`` or, with ``every_query``, ``[sequence, query, lag]``; float64.
+
+    Raises:
+        TokensError: Tokens that do not fit the task, or that are impossible under it.
+        ArgumentError: A number of steps below 1.
+
+    Examples:
+        >>> import mtd_lens, torch
+        >>> task = mtd_lens.MTDTask([[0.9, 0.1], [0.4, 0.6]], order=2, seq_len=4)
+        >>> mtd_lens.expectation_maximization(task, torch.tensor([[0, 1, 0]]))
+        tensor([[0.3077, 0.6923]], dtype=torch.float64)
     """
     likelihoods = lag_likelihoods(task, tokens)
     seen = _seen(likelihoods, every_query)
@@ -151,6 +179,13 @@ def maximum_likelihood(
         task: The task.
         tokens: ``[sequence, position]``.
         gap: Bound on ``max ℓ − ℓ(estimate)`` in nats, per evidence position.
+
+    Returns:
+        ``[sequence, lag]``, float64.
+
+    Raises:
+        TokensError: Tokens that do not fit the task, or that are impossible under it.
+        ArgumentError: A gap outside (0, 1].
     """
     gap = checks.number(gap, "gap", 0.0, 1.0, ArgumentError)
     likelihoods = lag_likelihoods(task, tokens)

@@ -55,9 +55,10 @@ class MTDTask:
     Raises:
         TaskError: Any of these out of its range.
 
-    >>> task = MTDTask([[0.9, 0.1], [0.4, 0.6]], order=2, seq_len=8)
-    >>> task.sample(4, seed=0).tokens.shape
-    torch.Size([4, 8])
+    Examples:
+        >>> task = MTDTask([[0.9, 0.1], [0.4, 0.6]], order=2, seq_len=8)
+        >>> task.sample(4, seed=0).tokens.shape
+        torch.Size([4, 8])
     """
 
     family = "mtd"
