@@ -86,6 +86,14 @@ def test_weights_are_the_public_estimators_at_the_fitted_parameters(medium, targ
         assert (weights - expected).abs().max() < 1e-12, name
 
 
+def test_gradients_may_be_switched_off_by_the_caller(task):
+    with torch.no_grad():
+        switched_off = _fitted(task)[2]
+    for name, (weights, fitted) in _fitted(task)[2].items():
+        assert torch.equal(weights, switched_off[name][0])
+        assert fitted == switched_off[name][1]
+
+
 @settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 2**31), order=st.integers(2, 3), target_first=st.booleans())
 def test_free_steps_follow_the_target_at_least_as_well_as_tied_ones(seed, order, target_first):

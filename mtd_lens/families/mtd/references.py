@@ -246,6 +246,7 @@ def _fit_free(split: _FitSplit, steps: Steps, tied: _Fit) -> _Fit:
     low, high = (math.exp(bound) / unit[0] for bound in split.log_bounds)
     scale = max(float(split.loss_of_steps(steps, tied.step_sizes)), probes.statistics.NEGLIGIBLE)
 
+    @torch.enable_grad()  # callers who only look at models often have gradients switched off
     def objective(multiples: Any) -> tuple[float, Any]:
         point = torch.from_numpy(multiples * unit).requires_grad_()
         loss = split.loss_of_steps(steps, point) / scale
