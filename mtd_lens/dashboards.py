@@ -233,10 +233,11 @@ def _packed(maps: Tensor) -> str:
     return base64.b64encode(levels.numpy().astype("<u2").tobytes()).decode()
 
 
-def _rounded(values: Tensor) -> list[Any]:
+def _rounded(values: Tensor) -> Any:
     """Nested lists with None for NaN."""
-    rounded = np.round(values.to(torch.float64).numpy(), DIGITS)
-    return np.where(np.isnan(rounded), None, rounded).tolist()
+    rounded = np.round(values.to(torch.float64).numpy(), DIGITS).astype(object)
+    rounded[values.isnan().numpy()] = None
+    return rounded.tolist()
 
 
 def _template(name: str) -> str:
@@ -246,7 +247,7 @@ def _template(name: str) -> str:
 def _circuitsvis() -> str:
     """CircuitsVis's script, which must not end the element that holds it."""
     spec = importlib.util.find_spec("circuitsvis")  # without running the package
-    assert spec is not None and spec.origin is not None
-    path = Path(spec.origin).parent / "dist" / "cdn" / "iife.js"
+    assert spec is not None
+    path = Path(str(spec.origin)).parent / "dist" / "cdn" / "iife.js"
     code = path.read_text("utf-8").replace("</script", "<\\/script")
     return code.partition("//# sourceMappingURL=")[0]

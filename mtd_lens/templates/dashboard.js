@@ -125,10 +125,12 @@ function drawPattern(id, map, limit) {
     adopt(element, id, first, names);
     return element;
   };
+  const rows = map
+    .slice(first, first + WINDOW)
+    .map((row) => visible(row.slice(first, first + WINDOW), limit));
+  rows[0][0] ??= 0; // a chart must hold something
   view(id, component, {
-    attention: map
-      .slice(first, first + WINDOW)
-      .map((row) => visible(row.slice(first, first + WINDOW), limit)),
+    attention: rows,
     tokens: names.map(String),
     minValue: -limit,
     maxValue: limit,
@@ -257,9 +259,10 @@ function drawTable(id, columns, values) {
     cell.textContent = text;
     head.append(cell);
   }
+  const body = table.createTBody();
   for (const source of DATA.sources) {
     if (!values[source]) continue;
-    const row = table.insertRow();
+    const row = body.insertRow();
     const name = document.createElement("th");
     name.scope = "row";
     name.textContent = source;

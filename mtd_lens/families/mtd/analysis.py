@@ -24,7 +24,7 @@ smallest singular value is above this share of the largest."""
 
 
 def analyse(
-    model: Any, causal_model: MTDCausalModel, tokens: Tokens, fit_tokens: Tokens, weights: Any
+    model: Any, causal_model: MTDCausalModel, tokens: Tensor, fit_tokens: Tensor, weights: Any
 ) -> Analysis:
     """See :class:`mtd_lens.contracts.InspectableFamily`.
 
@@ -138,7 +138,7 @@ def implied_weights(
 
 
 def _two_steps(
-    model: Any, task: MTDTask, fit_tokens: Tokens, likelihoods: Tensor
+    model: Any, task: MTDTask, fit_tokens: Tensor, likelihoods: Tensor
 ) -> WeightsPerQuery:
     target: Predictions = model_predictions(model, fit_tokens, task)
     step_size = tied_step_size(task, fit_tokens, target, n_steps=2)

@@ -1,0 +1,253 @@
+"""Dashboards in a real browser, headless Chromium, with the network cut off."""
+
+import os
+import shutil
+
+import pytest
+import torch
+from conftest import stock, transition
+
+import mtd_lens
+
+HOSTILE = "</script><script>alert(1)</script>"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CHARTS = ("#model-map", "#analytic-map", "#difference-map")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.skip(f"no Chromium on the PATH (one of {', '.join(BROWSERS)}); CHROMIUM names one")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=found, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory, task):
+    """Files of dashboards, by name."""
+    folder = tmp_path_factory.mktemp("pages")
+    shipped = mtd_lens.load_model("mtd-q5-m3-t64/trained-attn-only-3l-s0")
+    names = [HOSTILE, "<img src=x onerror=alert(2)>", "&lt;", "a b", "<!--"]
+    made = mtd_lens.dashboard(shipped, token_names=names)
+    made.to_html(folder / "stock.html")
+    (folder / "cell.html").write_text(f"<!doctype html><body>{made._repr_html_()}</body>", "utf-8")
+    construction = mtd_lens.construct(task, beta=6.0, dtype=torch.float64)
+    mtd_lens.dashboard(
+        construction, scorecard=mtd_lens.score(construction, n_sequences=64)
+    ).to_html(folder / "construction.html")
+    long = mtd_lens.MTDTask(transition(4, seed=5), order=3, seq_len=260)
+    long_model = stock(long, "attn-only", d_model=8, n_heads=2)
+    mtd_lens.dashboard(long_model, n_sequences=1).to_html(folder / "long.html")
+    return folder
+
+
+@pytest.fixture
+def open_page(browser, pages):
+    """Open a page offline; afterwards nothing may have been logged, asked for or popped up."""
+    complaints, contexts = [], []
+
+    def opened(name, **options):
+        context = browser.new_context(offline=True, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
+        url = (pages / name).as_uri()
+        page.on(
+            "request",
+            lambda request: complaints.append(request.url)
+            if not request.url.startswith((url, "data:", "about:"))
+            else None,
+        )
+        page.goto(url)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+def wait_for_charts(page):
+    for box in CHARTS:
+        page.wait_for_selector(f"{box} canvas")
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done, 50)))")
+
+
+def colours(page, selector):
+    """Number of distinct colours on each canvas."""
+    return page.eval_on_selector_all(
+        selector,
+        """(canvases) => canvases.map((canvas) => {
+            const { width, height } = canvas;
+            const pixels = canvas.getContext("2d").getImageData(0, 0, width, height).data;
+            return new Set(new Uint32Array(pixels.buffer)).size;
+        })""",
+    )
+
+
+def picture(page, box):
+    return page.eval_on_selector(f"{box} canvas", "(canvas) => canvas.toDataURL()")
+
+
+def pictures(page):
+    wait_for_charts(page)
+    return [picture(page, box) for box in CHARTS]
+
+
+@pytest.mark.parametrize("name", ["stock.html", "construction.html", "long.html"])
+def test_every_canvas_is_drawn(open_page, name):
+    page = open_page(name)
+    wait_for_charts(page)
+    drawn = colours(page, "canvas")
+    heads = page.locator("#heads button").count()
+    assert len(drawn) == heads + len(CHARTS)
+    assert min(drawn) > 1
+    assert heads == {"stock.html": 15, "construction.html": 12, "long.html": 9}[name]
+
+
+def test_another_sequence_changes_everything(open_page):
+    page = open_page("stock.html")
+    before = pictures(page)
+    tokens = page.inner_text("#model-row")
+    table = page.inner_text("#latent-table")
+    thumbnail = picture(page, "#heads button:first-child")
+    assert page.locator("figure:visible").count() == 1
+    page.select_option("#sequence", "2")
+    after = pictures(page)
+    assert all(one != two for one, two in zip(before, after, strict=True))
+    assert page.inner_text("#model-row") != tokens
+    assert page.inner_text("#latent-table") != table
+    assert picture(page, "#heads button:first-child") != thumbnail
+    assert page.locator("figure:visible").get_attribute("data-sequence") == "2"
+
+
+def test_another_head_or_pattern_changes_the_maps(open_page):
+    page = open_page("stock.html")
+    before = pictures(page)
+    page.click("#heads button:has-text('L1H2')")
+    after = pictures(page)
+    assert page.inner_text("#model-title") == "Model: L1H2"
+    assert before[0] != after[0]
+    assert before[2] != after[2]
+    page.select_option("#pattern", label="responsibilities")
+    compared = pictures(page)
+    assert compared[1] != after[1]
+    assert page.inner_text("#analytic-title") == "Algorithm: responsibilities"
+
+
+def test_the_keyboard_is_enough(open_page):
+    page = open_page("stock.html")
+    wait_for_charts(page)
+    page.focus("#heads [aria-pressed='true']")
+    assert page.inner_text("#model-title") == "Model: L0 nearest"
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowLeft")
+    assert page.inner_text("#model-title") == "Model: L1H3"
+    assert page.evaluate("document.activeElement.textContent") == "L1H3"
+    page.focus("#query")
+    page.keyboard.press("ArrowLeft")
+    assert page.inner_text("#query-value").startswith("position 62,")
+    page.focus("#sequence")
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate("state.sequence") == 1
+
+
+def test_tables_hold_the_query_that_is_chosen(open_page):
+    page = open_page("construction.html")
+    wait_for_charts(page)
+    page.fill("#query", "9")
+    cells = page.eval_on_selector_all(
+        "#latent-table tbody tr:nth-child(2) td", "(cells) => cells.map((c) => c.textContent)"
+    )
+    expected = page.evaluate("DATA.latents['one step'][0][9].map((value) => value.toFixed(3))")
+    assert cells == expected
+    page.fill("#query", "1")
+    assert "starts once every lag has a token" in page.inner_text("#analytic-row")
+    assert set(page.inner_text("#latent-table tbody").split()) >= {"–"}
+
+
+def test_the_construction_is_the_algorithm(open_page):
+    """In every layer the nearest heads differ from the layer's pattern nowhere."""
+    page = open_page("construction.html")
+    for layer in range(3):
+        page.click(f"#heads button:has-text('L{layer} nearest')")
+        assert "the algorithm's" in page.inner_text("#scale")
+        assert "0.000 on average" in page.inner_text("#scale")
+    assert page.inner_text("#scorecard-heading") == "Scorecard"
+    assert "mixture_weights.interchange" in page.inner_text(".mtd-lens")
+
+
+def test_hostile_tokens_are_text(open_page):
+    page = open_page("stock.html")
+    wait_for_charts(page)
+    assert HOSTILE in page.inner_text("#model-row")
+    assert HOSTILE in page.inner_text("#prediction-table")
+    assert page.locator("script").count() == 3
+    assert page.locator("img").count() == 0
+    page.hover("#model-row .colored-tokens span span >> nth=0")
+    page.wait_for_timeout(100)
+    assert page.locator("script").count() == 3
+
+
+def test_light_and_dark(open_page):
+    shade = "getComputedStyle(document.body).backgroundColor"
+    for scheme, background in (("light", "rgb(255, 255, 255)"), ("dark", "rgb(18, 24, 28)")):
+        page = open_page("construction.html", color_scheme=scheme)
+        assert page.evaluate(shade) == background
+        page.click("#theme")
+        assert page.evaluate(shade) != background
+        page.click("#theme")
+        assert page.evaluate(shade) == background
+
+
+@pytest.mark.parametrize("name", ["stock.html", "construction.html"])
+def test_a_narrow_window_does_not_scroll_sideways(open_page, name):
+    page = open_page(name, viewport={"width": 400, "height": 800})
+    wait_for_charts(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+
+
+def test_a_notebook_cell_draws_it(open_page):
+    page = open_page("cell.html")
+    frame = page.frame_locator("iframe")
+    frame.locator("#difference-map canvas").wait_for()
+    assert frame.locator("#heads button").count() == 15
+
+
+def test_long_contexts_are_cut_with_a_note(open_page):
+    page = open_page("long.html")
+    wait_for_charts(page)
+    assert "The first 256 of 260 positions are shown" in page.inner_text(".note")
+    options = page.locator("#window option").all_inner_texts()
+    assert options == ["0 to 95", "96 to 191", "160 to 255"]
+    assert page.input_value("#window") == "160"
+    before = pictures(page)
+    page.select_option("#window", label="0 to 95")
+    assert pictures(page)[0] != before[0]
+
+
+def test_short_contexts_have_no_choice_of_positions(open_page):
+    page = open_page("construction.html")
+    assert not page.is_visible("#window")
+    assert page.locator(".note").count() == 0
+
+
+def test_replaced_charts_are_freed(open_page):
+    page = open_page("construction.html")
+    wait_for_charts(page)
+    page.evaluate("window.kept = Object.values(charts)")
+    assert page.evaluate("kept.length") == len(CHARTS)
+    n_canvases = page.locator("canvas").count()
+    for sequence in (1, 2, 3):
+        page.select_option("#sequence", str(sequence))
+        wait_for_charts(page)
+    assert page.evaluate("kept.every((chart) => chart.ctx === null)")
+    assert page.locator("canvas").count() == n_canvases

@@ -1,0 +1,127 @@
+"""Inspections: the model's own attention, the nearest heads, what is cut, and bad input."""
+
+import pytest
+import torch
+from conftest import stock, transition
+
+import mtd_lens
+from mtd_lens import inspection
+from mtd_lens.hooked import randomized
+
+
+@pytest.fixture(scope="module")
+def model(task):
+    return mtd_lens.construct(task, beta=6.0, dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def found(model):
+    return mtd_lens.inspect(model, n_sequences=5, seed=2)
+
+
+def test_attention_is_the_models(model, found):
+    _, cache = model.run_with_cache(found.tokens)
+    assert found.attention.shape == (3, 3, 5, 14, 14)
+    for layer in range(3):
+        pattern = cache[f"blocks.{layer}.attn.hook_pattern"].transpose(0, 1)
+        assert torch.allclose(found.attention[layer].double(), pattern, atol=1e-7)
+
+
+def test_sequences_are_the_tasks(task, found):
+    batch = task.sample(5, seed=2)
+    assert torch.equal(found.tokens, batch.tokens)
+    assert torch.equal(found.analysis.latents["truth"][:, -1], batch.weights)
+    assert found.parameters["beta"] == pytest.approx(6.0, rel=1e-6)
+    assert found.n_cut == 0
+    assert found.token_names == ("0", "1", "2", "3")
+
+
+def test_nearest_heads_of_a_construction_are_the_patterns(found):
+    """In each layer, the heads together carry the layer's own pattern at every query."""
+    for layer, pattern in enumerate(found.analysis.patterns):
+        heads = found.nearest_heads[pattern.name]
+        distances = found.distances(pattern).gather(1, heads[:, None])[:, 0, 3:]
+        assert distances[layer].max() < 1e-3
+        others = [other for other in range(3) if other != layer]
+        assert (distances[others].mean(-1) > 0.1).all()
+
+
+def test_distances_are_total_variations(found):
+    pattern = found.analysis.patterns[1]
+    distances = found.distances(pattern)
+    assert distances[..., :3].isnan().all()
+    by_hand = [
+        float((found.attention[2, 1, n, 7] - pattern.values[n, 7]).abs().sum() / 2)
+        for n in range(5)
+    ]
+    assert float(distances[2, 1, 7]) == pytest.approx(sum(by_hand) / 5, abs=1e-6)
+
+
+def test_heads_are_chosen_on_other_sequences(task, model):
+    """The same heads whatever is shown, since none of what is shown was used."""
+    one, two = (mtd_lens.inspect(model, task.sample(2, seed=s).tokens) for s in (8, 9))
+    for name, heads in one.nearest_heads.items():
+        assert torch.equal(heads, two.nearest_heads[name])
+
+
+def test_long_contexts_are_cut_and_causal():
+    long = mtd_lens.MTDTask(transition(4, seed=5), order=3, seq_len=300)
+    model = stock(long, "attn-only", d_model=8, n_heads=2)
+    found = mtd_lens.inspect(model, n_sequences=1)
+    assert found.tokens.shape == (1, inspection.MAX_POSITIONS)
+    assert found.n_cut == 300 - inspection.MAX_POSITIONS
+    whole = long.sample(1, seed=0).tokens
+    assert torch.equal(found.tokens, whole[:, : inspection.MAX_POSITIONS])
+    with torch.no_grad():
+        at_end = model(whole).softmax(-1)[:, inspection.MAX_POSITIONS - 1]
+    assert torch.allclose(found.analysis.predictions["model"][:, -1], at_end, atol=1e-9)
+
+
+def test_many_heads_are_cut_further(monkeypatch, task):
+    monkeypatch.setattr(inspection, "MAX_ENTRIES", 500)
+    model = stock(task, "attn-only", d_model=8, n_heads=2)
+    found = mtd_lens.inspect(model, n_sequences=2)
+    length = found.tokens.shape[1]
+    assert 4 < length < 14
+    assert 2 * 2 * 3 * length * (length - 1) / 2 <= 500
+
+
+def test_the_model_is_left_as_it_was(task):
+    model = randomized(stock(task, "gpt", d_model=8, n_heads=2), 0, "mine").train()
+    calls = []
+    model.add_hook("blocks.1.attn.hook_pattern", lambda value, hook: calls.append(1))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = mtd_lens.inspect(model, n_sequences=1, name="theirs")
+    assert found.model == "theirs"
+    assert model.training
+    assert calls
+    assert len(model.hook_dict["blocks.1.attn.hook_pattern"].fwd_hooks) == 1
+    assert not model.hook_dict["blocks.0.attn.hook_pattern"].fwd_hooks
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"n_sequences": 0}, mtd_lens.ArgumentError, "n_sequences"),
+        ({"n_sequences": 65}, mtd_lens.ArgumentError, r"Give at most 64, such as tokens\[:4\]"),
+        ({"seed": -1}, mtd_lens.ArgumentError, "seed"),
+        ({"token_names": ["a", "b"]}, mtd_lens.ArgumentError, "2 entries for a vocabulary of 4"),
+        ({"token_names": "abcd"}, mtd_lens.ArgumentError, "must list a text for each token"),
+        ({"token_names": [1, 2, 3, 4]}, mtd_lens.ArgumentError, "must list a text"),
+        ({"tokens": torch.zeros(2, 14)}, mtd_lens.DataError, "integer tensor"),
+        ({"tokens": torch.zeros(14).long()}, mtd_lens.DataError, "sequence, position"),
+        ({"tokens": torch.full((1, 14), 9)}, mtd_lens.DataError, "must lie in 0 … 3"),
+        ({"tokens": torch.zeros(1, 3).long()}, mtd_lens.TokensError, "order \\+ 1 = 4"),
+        ({"tokens": torch.zeros(65, 14).long()}, mtd_lens.ArgumentError, "at most 64"),
+        ({"task": "mtd-q5-m3-t64"}, mtd_lens.ModelError, "token"),
+    ],
+)
+def test_bad_input(model, arguments, error, message):
+    with pytest.raises(error, match=message):
+        mtd_lens.inspect(model, **arguments)
+
+
+def test_no_model():
+    with pytest.raises(mtd_lens.ModelError, match="load_model"):
+        mtd_lens.inspect("mtd-q5-m3-t64/constructed-absolute")
