@@ -132,7 +132,7 @@ def test_the_scorecard_is_shown(model, page, tmp_path):
     assert repr(scored).endswith("with its scorecard)")
     assert repr(made).endswith("not scored)")
     for make in (made.with_scorecard, lambda card: mtd_lens.dashboard(model, scorecard=card)):
-        with pytest.raises(mtd_lens.ArgumentError, match="what mtd_lens.score returned; got a dict"):
+        with pytest.raises(mtd_lens.ArgumentError, match=r"mtd_lens\.score returned; got a dict"):
             make({})
 
 
