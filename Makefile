@@ -3,8 +3,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 MODEL ?= mtd-q5-m3-t64/trained-attn-only-3l-s0
 BIN := .venv/bin
 READY := .venv/.ready
+DOCS_READY := .venv/.docs-ready
 
-.PHONY: demo test test-slow lint bench results clean
+.PHONY: demo test test-slow lint bench results docs clean
 
 demo: $(READY)
 	$(BIN)/mtd-lens score $(MODEL) --json report.json --html report.html
@@ -28,10 +29,18 @@ bench: $(READY)
 results: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python tutorials/make_results.py
 
+# The variable silences a notice of mkdocs-material about other projects.
+docs: $(DOCS_READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("mtd-lens needs Python 3.11 or later; set PYTHON=..." if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+$(DOCS_READY): $(READY)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[docs]"
 	touch $@
 
 clean:

@@ -50,6 +50,9 @@ class Dashboard:
     def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
         """The page as text, also written to ``path`` if one is given.
 
+        Args:
+            path: Also write it there.
+
         Raises:
             OutputPathError: The path cannot be written to.
         """
@@ -60,6 +63,9 @@ class Dashboard:
 
     def with_scorecard(self, scorecard: Any) -> "Dashboard":
         """The same page with what ``score`` returned for the model.
+
+        Args:
+            scorecard: What ``score`` returned.
 
         Raises:
             ArgumentError: Something else than a scorecard.

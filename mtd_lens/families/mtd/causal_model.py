@@ -32,9 +32,14 @@ FIT_SEED = 0
 class MTDCausalModel:
     """One step of mirror descent, stage by stage, with interventions.
 
-    The stages are those of the three-layer construction (D'Angelo & Flammarion 2026, Proposition 3).
+    The stages are those of the construction (D'Angelo & Flammarion 2026, Proposition 3).
 
-        
+    Attributes:
+        task: The task.
+        beta: β = η m n of the step, at least 0; 0 gives uniform mixture weights.
+        interventions: Variables held at values, ``[sequence, query, entry]`` each.
+        beta_at_bound: True if β was fitted and lies at the end of the range that was searched, so
+            that it is no estimate.
 
     Examples:
         >>> import mtd_lens, torch
@@ -44,13 +49,6 @@ class MTDCausalModel:
         >>> only_lag_1 = torch.tensor([1.0, 0.0]).expand(4, 7 - 1, 2)
         >>> model.do(mixture_weights=only_lag_1).run(tokens)["prediction"].shape
         torch.Size([4, 6, 2])
-
-        Attributes:
-            task: The task.
-            beta: β = η m n of the step, at least 0; 0 gives uniform mixture weights.
-            interventions: Variables held at values, ``[sequence, query, entry]`` each.
-            beta_at_bound: True if β was fitted and lies at the end of the range that was searched, so
-                that it is no estimate.
     """
 
     task: MTDTask
