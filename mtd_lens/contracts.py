@@ -31,8 +31,8 @@ class Task(Protocol):
         name: Registry name, if it has one.
 
     Parameters of the methods:
-        n: How many sequences.
-        seed: Of the draw.
+        - ``n``: How many sequences.
+        - ``seed``: Of the draw.
     """
 
     family: str
@@ -62,9 +62,9 @@ class CausalModel(Protocol):
         parameters: Free parameters that were fitted to the model under test.
 
     Parameters of the methods:
-        tokens: ``[sequence, position]``.
-        length: Of the sequences.
-        **values: Tensors by variable, ``[sequence, query, …]``.
+        - ``tokens``: ``[sequence, position]``.
+        - ``length``: Of the sequences.
+        - ``**values``: Tensors by variable, ``[sequence, query, …]``.
     """
 
     variables: tuple[str, ...]
@@ -172,15 +172,15 @@ class Family(Protocol):
         edited_hooks: Hooks within a block that the claims edit; checked before a run.
 
     Parameters of the methods:
-        task: A task of the family.
-        model: A hooked model.
-        causal_model: The algorithm, fitted to a model.
-        trial: A model under test with everything that a claim may look at.
-        tokens: ``[sequence, position]``.
-        data: What ``Task.to_json`` returned.
-        seed: Of random weights or of sequences.
-        length: Tokens in the context.
-        n_sequences: How many to draw.
+        - ``task``: A task of the family.
+        - ``model``: A hooked model.
+        - ``causal_model``: The algorithm, fitted to a model.
+        - ``trial``: A model under test with everything that a claim may look at.
+        - ``tokens``: ``[sequence, position]``.
+        - ``data``: What ``Task.to_json`` returned.
+        - ``seed``: Of random weights or of sequences.
+        - ``length``: Tokens in the context.
+        - ``n_sequences``: How many to draw.
     """
 
     name: str

@@ -71,12 +71,12 @@ class Grid:
         details: Plain data of any kind: versions, seeds, …
 
     Parameters of the methods:
-        seed: Of resampling or sign flips.
-        confidence: Coverage of the intervals, between 0 and 1.
-        level: What a corrected p must not exceed.
-        method: A correction that ``adjust_p_values`` knows.
-        n: How many.
-        path: A file to write to as well.
+        - ``seed``: Of resampling or sign flips.
+        - ``confidence``: Coverage of the intervals, between 0 and 1.
+        - ``level``: What a corrected p must not exceed.
+        - ``method``: A correction that ``adjust_p_values`` knows.
+        - ``n``: How many.
+        - ``path``: A file to write to as well.
 
     Raises:
         DataError: Shapes that do not fit the axes, values that are not finite, or details that are

@@ -86,17 +86,16 @@ def sections(docstring):
 
 
 def entries(text):
-    """``name: description`` entries of a section; several names may share one."""
+    """``name: description`` entries of a section; in a list, ``- ``name``: description``."""
     found = {}
-    names = []
+    name = None
     for line in text.splitlines():
-        start = re.match(r"([*\w][\w*, ]*?)(?: \([^)]*\))?: ?(.*)", line)
-        if start and not line.startswith(" "):
-            names = [name.strip() for name in start[1].split(",")]
-            found |= dict.fromkeys(names, start[2])
-        else:
-            for name in names:
-                found[name] += " " + line.strip()
+        start = re.match(r"(?:- ``)?([*\w]+)(?:``)?: ?(.*)", line)
+        if start:
+            name = start[1]
+            found[name] = start[2]
+        elif name:
+            found[name] += " " + line.strip()
     return found
 
 
