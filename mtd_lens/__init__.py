@@ -61,7 +61,17 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "inspection": ["Inspection", "inspect"],
         "localization": ["localize"],
         "localization_result": ["Localization"],
-        "plots": ["plot_attention", "plot_comparisons", "plot_training"],
+        "plots": [
+            "plot_attention",
+            "plot_comparisons",
+            "plot_latents",
+            "plot_localization",
+            "plot_predictions",
+            "plot_scatter",
+            "plot_scorecard",
+            "plot_simplex",
+            "plot_training",
+        ],
         "registry": [
             "DEFAULT_MODEL",
             "DEFAULT_TASK",

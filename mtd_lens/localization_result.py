@@ -298,7 +298,7 @@ class Localization:
             ArgumentError: The path ends in neither ``.png`` nor ``.svg``.
             OutputPathError: The path cannot be written to.
         """
-        from mtd_lens.localization_plot import plot_localization
+        from mtd_lens.plots import plot_localization
 
         return plot_localization(self, path)
 

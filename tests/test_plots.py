@@ -1,15 +1,18 @@
 """The figure: what it draws, how its axes are labelled, and that its file is written whole."""
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
 from xml.etree import ElementTree
 
+import pandas as pd
 import pytest
 
 import mtd_lens
 from mtd_lens import plots
+from mtd_lens.plots import style
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +52,21 @@ def test_lines_are_the_numbers_of_the_comparison_in_order_of_length(compared):
         line = _line(figure, label)
         assert list(line.get_xdata()) == [8, 16, 32]
         assert list(line.get_ydata()) == [entry.divergence for entry in _row(comparison, name)]
+
+
+def test_data_are_what_the_lines_show(compared, tmp_path):
+    path = tmp_path / "lines.csv"
+    figure = mtd_lens.plot_comparisons(compared, data=path)
+    table = pd.read_csv(path)
+    for name, lines in table.groupby(table["model"].fillna(table["source"])):
+        line = _line(figure, name.removeprefix("mtd-q3-m2-t32/"))
+        assert lines["length"].tolist() == list(line.get_xdata())
+        assert lines["divergence"].tolist() == pytest.approx(list(line.get_ydata()), rel=1e-14)
+    assert len(table) == 3 * (len(plots.SHOWN) + 2)
+    assert set(table["task"]) == {"mtd-q3-m2-t32"}
+    assert set(table["seed"]) == {0}
+    assert (table["low"] <= table["divergence"]).all()
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_bands_are_the_models_intervals(compared):
@@ -101,6 +119,8 @@ def test_chosen_estimators(compared):
     }
     with pytest.raises(mtd_lens.UnknownNameError, match=r"'one stp'.*one step"):
         mtd_lens.plot_comparisons(compared, estimators=["one stp"])
+    with pytest.raises(mtd_lens.ArgumentError, match=r"must list names.*got 'uniform'"):
+        mtd_lens.plot_comparisons(compared, estimators="uniform")
 
 
 def test_one_length_has_points_and_bars(compared):
@@ -144,11 +164,17 @@ def test_files_are_written_whole(compared, tmp_path, monkeypatch):
 
 
 def test_paths_are_refused_before_drawing(compared, tmp_path, monkeypatch):
-    monkeypatch.setattr(plots, "_draw", lambda *arguments: pytest.fail("drawn"))
+    monkeypatch.setattr("mtd_lens.plots.comparisons._draw", lambda *arguments: pytest.fail("drawn"))
     with pytest.raises(mtd_lens.ArgumentError, match=r"\.png or \.svg; got 'figure.pdf'"):
         compared[0].plot(tmp_path / "figure.pdf")
     with pytest.raises(mtd_lens.OutputPathError, match="no folder"):
         compared[0].plot(tmp_path / "missing" / "figure.png")
+    with pytest.raises(
+        mtd_lens.ArgumentError, match=r"as \.csv; got 'figure.png'. Change its ending"
+    ):
+        mtd_lens.plot_comparisons(compared, data=tmp_path / "figure.png")
+    with pytest.raises(mtd_lens.OutputPathError, match="no folder"):
+        mtd_lens.plot_comparisons(compared, data=tmp_path / "missing" / "figure.csv")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -202,11 +228,13 @@ def test_the_table_lists_fitted_step_sizes_below_the_divergences(compared):
 
 def test_neither_pyplot_nor_matplotlib_is_imported_before_a_figure_is_asked_for():
     code = (
-        "import sys, mtd_lens; mtd_lens.plot_comparisons, mtd_lens.compare;"
+        "import sys, mtd_lens; from mtd_lens import plots; plots.check_figure_path('f.svg');"
+        "assert 'torch' not in sys.modules, 'torch';"
+        "[getattr(plots, name) for name in plots.__all__]; mtd_lens.compare;"
         "assert not any(name.startswith('matplotlib') for name in sys.modules), 'early';"
-        "from mtd_lens import plots;"
-        "from matplotlib.figure import Figure;"
-        "assert 'matplotlib.pyplot' not in sys.modules, 'pyplot'"
+        "plots.svg_text(plots.plot_attention({'a': [[1.0]]}));"
+        "assert 'matplotlib.figure' in sys.modules;"
+        "assert not {'matplotlib.pyplot', 'pandas'} & set(sys.modules), 'never needed'"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
 
@@ -221,20 +249,24 @@ def test_training_draws_a_panel_a_variable_and_a_line_a_test(tmp_path):
         "weights.interchange": _results([-7.0, 0.2, 0.95]),
         "prediction.estimator": _results([0.0, 0.4, 0.9]),
     }
-    figure = mtd_lens.plot_training([10, 20, 40], claims, tmp_path / "t.svg", title="a run")
+    files = {"path": tmp_path / "t.svg", "data": tmp_path / "t.csv"}
+    figure = mtd_lens.plot_training([10, 20, 40], claims, title="a run", **files)
     assert [axes.get_title() for axes in figure.axes] == ["weights", "prediction"]
     assert all(axes.get_xlabel() == "step" for axes in figure.axes)
     lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
     assert list(lines["probe"].get_ydata()) == [0.1, 0.5, 0.9]
     assert list(lines["interchange"].get_ydata()) == [plots.LOWEST_SCORE, 0.2, 0.95]
     assert ElementTree.parse(tmp_path / "t.svg").getroot().tag.endswith("svg")
+    table = pd.read_csv(tmp_path / "t.csv")
+    assert table.query("claim == 'weights.interchange'")["score"].tolist() == [-7.0, 0.2, 0.95]
+    assert table["step"].tolist() == [10, 20, 40] * 3
     with pytest.raises(mtd_lens.ArgumentError, match="as many results a claim"):
         mtd_lens.plot_training([10, 20], claims)
 
 
 def test_attention_draws_every_layer_of_every_model(tmp_path):
     patterns = {"deep": [[0.2, 0.8], [0.5, 0.5]], "shallow": [[1.0, 0.0]]}
-    figure = mtd_lens.plot_attention(patterns, tmp_path / "a.png")
+    figure = mtd_lens.plot_attention(patterns, tmp_path / "a.png", data=tmp_path / "a.csv")
     drawn = [axes for axes in figure.axes if axes.get_visible()]
     assert [[bar.get_height() for bar in axes.patches] for axes in drawn] == [
         [0.2, 0.8],
@@ -242,6 +274,9 @@ def test_attention_draws_every_layer_of_every_model(tmp_path):
         [1.0, 0.0],
     ]
     assert (tmp_path / "a.png").stat().st_size > 1000
+    table = pd.read_csv(tmp_path / "a.csv")
+    assert table["attention"].tolist() == [0.2, 0.8, 0.5, 0.5, 1.0, 0.0]
+    assert table["layer"].tolist() == [0, 0, 1, 1, 0, 0]
     with pytest.raises(mtd_lens.ArgumentError, match="at least one model"):
         mtd_lens.plot_attention({})
 
@@ -251,3 +286,35 @@ def test_a_comparison_comes_back_from_its_data(compared):
     assert again.to_dict() == compared[0].to_dict()
     with pytest.raises(mtd_lens.ArgumentError, match=r"what Comparison\.to_dict returns"):
         mtd_lens.Comparison.from_dict({"model": "x"})
+
+
+def test_svg_for_a_page():
+    """Alone it is well-formed; beside another no id is twice there."""
+    one, two = ({"a": [[0.25, 0.75]]}, {"a": [[0.5, 0.5]]})
+    texts = [plots.svg_text(mtd_lens.plot_attention(patterns)) for patterns in (one, two, one)]
+    assert texts[0] == texts[2]
+    root = ElementTree.fromstring(texts[0])
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert texts[0].startswith("<svg")
+    assert "metadata" not in texts[0]
+    words = [node.text for node in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert "key position (tokens)" in words
+    assert "currentColor" in texts[0]
+    assert style.INK not in texts[0]
+    assert not re.search("#(fff|000)", texts[0])  # neither white boxes nor black ink
+    ids = [re.findall(r' id="([^"]*)"', text) for text in texts]
+    assert not set(ids[0]) & set(ids[1])
+    assert len(set(ids[0])) == len(ids[0])
+    assert set(re.findall(r'(?:url\(|href=")#([^")]+)', texts[0])) == set(ids[0])
+    assert len(texts[0]) < 20_000
+
+
+def test_the_users_own_style_changes_no_colour():
+    from matplotlib import rc_context
+
+    plain = plots.svg_text(mtd_lens.plot_attention({"a": [[1.0]]}))
+    colours = dict.fromkeys(("text.color", "axes.edgecolor", "xtick.color", "ytick.color"), "white")
+    with rc_context(colours | {"axes.facecolor": "black"}):
+        figure = mtd_lens.plot_attention({"a": [[1.0]]})
+        assert figure.axes[0].get_facecolor() == (1, 1, 1, 1)
+        assert plots.svg_text(figure) == plain

@@ -1,15 +1,22 @@
-"""Figure of a localization: for each variable, its interchange map and its probe map.
-
-Drawn as in :mod:`mtd_lens.plots`: without pyplot, on a figure that does not stay open.
-"""
+"""Where in a model each variable lives: its interchange map and its probe map."""
 
 import os
 import textwrap
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Protocol, runtime_checkable
 
-from mtd_lens.plots import LOWEST_SCORE, check_figure_path, write_figure
+from mtd_lens.errors import ArgumentError
+from mtd_lens.plots import style
+from mtd_lens.plots.cells import (
+    Cell,
+    Cells,
+    add_colour_bar,
+    clipped,
+    draw_cells,
+    scale_of,
+    score_scale,
+)
+from mtd_lens.plots.outputs import check_outputs
 from mtd_lens.scorecard import figure as number
 
 CELL = (0.74, 0.42)
@@ -27,50 +34,62 @@ TITLE_WIDTH = 60
 HEAD, FOOT = 0.75, 0.65
 """Inches above and below all panels."""
 
-OUTLINE = "#e69f00"
-INTERCHANGE_COLOURS, PROBE_COLOURS = "RdBu", "Greens"
-WHITE_TEXT_FROM = 0.55
-"""Where a cell's colour is so dark that its text is white, as a share of the scale's end."""
+PROBE_COLOURS = "Greens"
+
+TOGETHER = "together"
+"""Column of a layer's joint scores."""
 
 
-@dataclass(frozen=True)
-class _Cell:
-    """One field of a map: its value for the colour, what is written in it, and how it is outlined.
+@runtime_checkable
+class Localized(Protocol):
+    """What is drawn: the result of ``localize``."""
 
-    ``outline`` is a line style, or empty for none.
-    """
+    @property
+    def model(self) -> str: ...  # noqa: D102
+    @property
+    def task(self) -> Any: ...  # noqa: D102
+    @property
+    def seed(self) -> int: ...  # noqa: D102
+    @property
+    def findings(self) -> tuple[Any, ...]: ...  # noqa: D102
+    @property
+    def sites(self) -> tuple[Any, ...]: ...  # noqa: D102
+    @property
+    def probes(self) -> tuple[Any, ...]: ...  # noqa: D102
 
-    value: float
-    text: str
-    bold: bool = False
-    outline: str = ""
 
-
-Cells = dict[tuple[str, int], _Cell]
-"""By column and layer."""
-
-
-def plot_localization(found: Any, path: str | os.PathLike[str] | None = None) -> Any:
+def plot_localization(
+    found: Any,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    data: str | os.PathLike[str] | None = None,
+) -> Any:
     """Where each variable lives: a row of panels for each, interchange beside probes.
 
     Args:
         found: A result of ``localize``.
         path: Also write the figure there, as PNG or SVG by its ending.
+        data: Also write what is drawn there, as CSV: a row for each cell, with the scores as they
+            are.
 
     Returns:
         A ``matplotlib.figure.Figure``. Interchange scores below ``LOWEST_SCORE`` have its colour
         and say only that they are below.
 
     Raises:
-        ArgumentError: A path that ends in neither ``.png`` nor ``.svg``.
-        OutputPathError: The path cannot be written to.
+        ArgumentError: Something else than a result of ``localize``, a path that ends in neither
+            ``.png`` nor ``.svg``, or data that do not end in ``.csv``.
+        OutputPathError: A path cannot be written to.
     """
-    target = None if path is None else check_figure_path(path)
-    from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
+    if not isinstance(found, Localized):
+        raise ArgumentError(f"expected what localize returned; got a {type(found).__name__}.")
+    outputs = check_outputs(path, data)
+    with style.applied():
+        figure = _draw(found)
+    return outputs.write(figure, _table(found))
 
+
+def _draw(found: Any) -> Any:
     maps = [(_interchange(found, f.variable), _probes(found, f.variable)) for f in found.findings]
     widths = [max([MIN_COLUMNS, *(len(_columns(pair[i])) for pair in maps)]) for i in (0, 1)]
     n_layers = max((entry.place.layer for entry in found.probes), default=0) + 1
@@ -80,32 +99,55 @@ def plot_localization(found: Any, path: str | os.PathLike[str] | None = None) ->
         len(maps) * height + HEAD + FOOT,
     )
     inside = (0, FOOT / size[1], 1, 1 - (HEAD + FOOT) / size[1])
-    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(rect=inside, hspace=0.04))
-    panels = figure.subplots(len(maps), 2, squeeze=False, width_ratios=widths)
-    scales = (Normalize(LOWEST_SCORE, 1), Normalize(0, 1))
-    colours = (INTERCHANGE_COLOURS, PROBE_COLOURS)
+    figure, panels = style.new_figure(size, len(maps), 2, width_ratios=widths)
+    figure.get_layout_engine().set(rect=inside, hspace=0.04)
+    scales = (score_scale(), scale_of(0.0, 1.0, PROBE_COLOURS))
+    rows = {layer: f"layer {layer}" for layer in range(n_layers)}
     for row, finding, pair in zip(panels, found.findings, maps, strict=True):
-        for index, axes in enumerate(row):
-            scale = ScalarMappable(scales[index], colours[index])
-            _draw(axes, pair[index], range(n_layers), widths[index], scale)
+        for axes, cells, scale, width in zip(row, pair, scales, widths, strict=True):
+            draw_cells(axes, cells, _columns(cells), rows, scale)
+            axes.set_xlim(-0.5, width - 0.5)
+            axes.set_ylim(n_layers - 0.5, -0.5)
         _name(row, finding)
-    bars = ("interchange F", "probe R²")
-    for index, label in enumerate(bars):
-        scale = ScalarMappable(scales[index], colours[index])
-        bar = figure.colorbar(scale, ax=panels[:, index].tolist(), shrink=0.6, pad=0.02, aspect=30)
-        bar.set_label(label, fontsize="small")
-        bar.ax.tick_params(labelsize="x-small")
+    for column, label in enumerate(("interchange F", "probe R²")):
+        place = {"shrink": 0.6, "pad": 0.02, "aspect": 30}
+        add_colour_bar(figure, scales[column], panels[:, column].tolist(), label, **place)
     _explain(figure, found, size)
-    return write_figure(figure, target)
+    return figure
+
+
+def _table(found: Any) -> list[dict[str, Any]]:
+    """A row for each cell; the joint scores of layers have no interval."""
+    members = {(finding.variable, place) for finding in found.findings for place in finding.places}
+    rows = [
+        _row("interchange", entry)
+        | {"significant": entry.significant, "in_set": (entry.variable, entry.place) in members}
+        for entry in found.sites
+    ]
+    rows += [
+        {"map": "interchange", "variable": finding.variable, "site": TOGETHER}
+        | {"layer": layer, "score": score}
+        for finding in found.findings
+        if found.has_joint_layers(finding.variable)
+        for layer, score in enumerate(finding.whole_layers)
+    ]
+    rows += [_row("probe", entry) | {"control": entry.control} for entry in found.probes]
+    return [style.provenance(found) | row for row in rows]
+
+
+def _row(name: str, entry: Any) -> dict[str, Any]:
+    place = {"site": entry.place.column, "layer": entry.place.layer}
+    scores = {"score": entry.score, "low": entry.low, "high": entry.high}
+    return {"map": name, "variable": entry.variable} | place | scores
 
 
 def _interchange(found: Any, variable: str) -> Cells:
     [finding] = [finding for finding in found.findings if finding.variable == variable]
     line = "solid" if finding.verdict == "found" else "dotted"
     cells = {
-        (entry.place.column, entry.place.layer): _Cell(
+        (entry.place.column, entry.place.layer): Cell(
             entry.score,
-            _clipped(entry.score) + "*" * entry.significant,
+            clipped(entry.score) + "*" * entry.significant,
             bold=entry.significant,
             outline=(line if entry.place in finding.places else ""),
         )
@@ -114,13 +156,13 @@ def _interchange(found: Any, variable: str) -> Cells:
     }
     if found.has_joint_layers(variable):
         for layer, score in enumerate(finding.whole_layers):
-            cells["together", layer] = _Cell(score, _clipped(score))
+            cells[TOGETHER, layer] = Cell(score, clipped(score))
     return cells
 
 
 def _probes(found: Any, variable: str) -> Cells:
     return {
-        (entry.place.column, entry.place.layer): _Cell(
+        (entry.place.column, entry.place.layer): Cell(
             entry.score,
             f"{number(entry.score, 2)}\n({number(entry.control, 2)})",
             bold=entry.low > entry.control_high,
@@ -128,42 +170,6 @@ def _probes(found: Any, variable: str) -> Cells:
         for entry in found.probes
         if entry.variable == variable
     }
-
-
-def _draw(axes: Any, cells: Cells, layers: Sequence[int], width: int, scale: Any) -> None:
-    from matplotlib.patches import Rectangle
-
-    columns = _columns(cells)
-    for (column, layer), cell in cells.items():
-        corner = (columns.index(column) - 0.5, layer - 0.5)
-        axes.add_patch(Rectangle(corner, 1, 1, color=scale.to_rgba(cell.value), linewidth=0))
-        dark = abs(scale.norm(cell.value) - _middle(scale)) > WHITE_TEXT_FROM * (1 - _middle(scale))
-        axes.text(
-            columns.index(column), layer, cell.text, ha="center", va="center",
-            fontsize="small" if "\n" not in cell.text else "x-small",
-            color="white" if dark else "#303030", weight="bold" if cell.bold else "normal",
-        )  # fmt: skip
-    for (column, layer), cell in cells.items():
-        if cell.outline:
-            corner = (columns.index(column) - 0.46, layer - 0.46)
-            frame: dict[str, Any] = {
-                "fill": False,
-                "edgecolor": OUTLINE,
-                "lw": 2.5,
-                "ls": cell.outline,
-            }
-            axes.add_patch(Rectangle(corner, 0.92, 0.92, **frame))
-    axes.set_xlim(-0.5, width - 0.5)
-    axes.set_ylim(len(layers) - 0.5, -0.5)
-    axes.set_xticks(range(len(columns)), columns, fontsize="x-small")
-    axes.set_yticks(layers, [f"layer {layer}" for layer in layers], fontsize="x-small")
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-
-
-def _middle(scale: Any) -> float:
-    """Where a colour map is lightest: at 0 of either scale."""
-    return float(scale.norm(0.0))
 
 
 def _name(row: Any, finding: Any) -> None:
@@ -206,16 +212,15 @@ def _grouped(places: Iterable[Any]) -> list[str]:
 
 def _explain(figure: Any, found: Any, size: tuple[float, float]) -> None:
     """The title above all panels, and below them what the marks mean."""
-    task = found.task if isinstance(found.task, str) else "a task of the user's own"
     joint = any(found.has_joint_layers(finding.variable) for finding in found.findings)
     figure.text(
-        0.01, 1 - 0.1 / size[1], f"Where {found.model.removeprefix(f'{task}/')} carries the "
-        f"algorithm of {task}", ha="left", va="top", fontsize="large",
+        0.01, 1 - 0.1 / size[1], f"Where {style.model_name(found)} carries the "
+        f"algorithm of {style.task_name(found.task)}", ha="left", va="top", fontsize="large",
     )  # fmt: skip
     figure.text(
         0.01, 1 - 0.38 / size[1], f"{found.n_sequences} sequences, seed {found.seed}; "
         "F = 1: swapping acts as the algorithm says, 0: no effect",
-        ha="left", va="top", fontsize="small", color="#505050",
+        ha="left", va="top", fontsize="small", color=style.FAINT,
     )  # fmt: skip
     figure.text(
         0.01, 0.1 / size[1],
@@ -226,12 +231,8 @@ def _explain(figure: Any, found: Any, size: tuple[float, float]) -> None:
         "blind: F of the algorithm with\nthe variable at its mean, within reach without looking at "
         "the source. "
         "Right: in brackets, the control task's R²; bold: the interval lies above the control's.",
-        ha="left", va="bottom", fontsize="x-small", color="#505050",
+        ha="left", va="bottom", fontsize="x-small", color=style.FAINT,
     )  # fmt: skip
-
-
-def _clipped(score: float) -> str:
-    return f"< {LOWEST_SCORE:g}" if score < LOWEST_SCORE else number(score, 2)
 
 
 def _columns(cells: Cells) -> list[str]:

@@ -1,0 +1,103 @@
+"""What the figures of an inspection share: checks, the order of sources, and their styles."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from mtd_lens.contracts import Analysis
+from mtd_lens.errors import ArgumentError
+from mtd_lens.inspection import Inspection
+from mtd_lens.plots import style
+from mtd_lens.scorecard import parameters
+from probes import checks
+
+MODEL, TRUTH = "model", "truth"
+SOURCES = (MODEL, "one step", "2 steps", "exact Bayes", TRUTH)
+"""In the order in which they are drawn and listed; others follow."""
+
+
+def checked_analysis(inspection: Any) -> Analysis:
+    """What an inspection found of its sequences.
+
+    Raises:
+        ArgumentError: Something else than an inspection, or one of a task whose family does not
+            analyse sequences.
+    """
+    if not isinstance(inspection, Inspection):
+        raise ArgumentError(
+            f"expected what mtd_lens.inspect returned; got a {type(inspection).__name__}."
+        )
+    if inspection.analysis is None:
+        raise ArgumentError(
+            f"the inspection of {inspection.model!r} has no analysis, so there is nothing to draw: "
+            "the task's family does not say what its algorithm does on single sequences. Give the "
+            "family the methods of mtd_lens.contracts.InspectableFamily."
+        )
+    return inspection.analysis
+
+
+def checked_sequence(inspection: Inspection, sequence: Any) -> int:
+    """The number of one of an inspection's sequences.
+
+    Raises:
+        ArgumentError: There is no such sequence.
+    """
+    return checks.integer(sequence, "sequence", 0, ArgumentError, len(inspection.tokens) - 1)
+
+
+def estimates(analysis: Analysis, sequence: int) -> dict[str, Float[Tensor, "position component"]]:
+    """The latent of a sequence by source, of sources that say anything.
+
+    Raises:
+        ArgumentError: None does.
+    """
+    found = {
+        source: values[sequence]
+        for source, values in ordered(analysis.latents).items()
+        if values[sequence].isfinite().any()
+    }
+    if not found:
+        raise ArgumentError(
+            f"no source says anything of the {analysis.latent} on sequence {sequence}. Choose "
+            "another sequence."
+        )
+    return found
+
+
+def defined(values: Float[Tensor, "position entry"]) -> list[int]:
+    """Positions at which all values are finite."""
+    return values.isfinite().all(-1).nonzero()[:, 0].tolist()
+
+
+def ordered(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Values by source, in the order in which they are drawn, on the CPU as float64."""
+    known = [source for source in SOURCES if source in values]
+    others = [source for source in values if source not in SOURCES]
+    return {source: values[source].detach().cpu().double() for source in known + others}
+
+
+def looks(sources: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Style of each source's lines and markers: as in the figures of comparisons."""
+    others = [name for name in sources if name not in (*SOURCES, *style.SHOWN)]
+    found = {}
+    for name in sources:
+        if name == MODEL:
+            found[name] = style.model_style(0) | {"linewidth": 2.4, "markersize": 4.5}
+        elif name == TRUTH:
+            found[name] = {"color": style.INK, "marker": "*", "linewidth": 1.8, "markersize": 9}
+        else:
+            known = [*style.SHOWN, *others]
+            found[name] = style.estimator_style(known.index(name)) | {"linewidth": 1.3}
+    return found
+
+
+def headline(inspection: Inspection, what: str, note: str = "") -> str:
+    """The title of a figure: what of which model and task, and below it the small print."""
+    fitted = parameters(inspection.parameters)
+    notes = [f"seed {inspection.seed}", f"fitted to the model: {fitted}" * bool(fitted), note]
+    return (
+        f"{style.model_name(inspection)} on {style.task_name(inspection.task)}: {what}\n"
+        + "; ".join(filter(None, notes))
+    )
