@@ -57,7 +57,9 @@ def test_cells_stand_where_claim_and_layer_meet(card):
     assert at[0, heights[1]] == at[1, heights[1]] == "< -1"
     assert at[2, heights[3]] == "0.95"
     title = figure.get_suptitle()
-    assert all(words in title for words in ("m on t", "64 sequences, seed 3", "beta 12", "< -1"))
+    assert all(
+        words in title for words in ("m on t", "64 sequences, seed 3", "beta 12", "clipped at -1")
+    )
 
 
 def test_chosen_layers_are_outlined(card):

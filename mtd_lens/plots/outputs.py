@@ -17,6 +17,9 @@ SVG_SETTINGS: dict[Any, Any] = {
     "svg.hashsalt": "mtd-lens",
     "font.sans-serif": ["DejaVu Sans"],
 }
+JOINTS = "stroke-linejoin: round; stroke-linecap: butt"
+"""What matplotlib writes as a style sheet, which would hold for the whole page."""
+
 NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 SVG_DIGITS = 2
 """Of coordinates, in points."""
@@ -111,10 +114,13 @@ def svg_text(figure: Any) -> str:
 
     content = io.StringIO()
     with rc_context(SVG_SETTINGS):
-        figure.savefig(content, format="svg", transparent=True, metadata=NO_METADATA)
+        figure.savefig(
+            content, format="svg", dpi=files.DOTS_PER_INCH, transparent=True, metadata=NO_METADATA
+        )
     text = content.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
-    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->|<style.*?</style>", "", text, flags=re.DOTALL)
+    text = text.replace("<svg", f'<svg role="img" style="{JOINTS}"', 1)
     text = re.sub(r'(?<= d=")[^"]*', _rounded, text)
     used = set(re.findall(r'(?:url\(|href=")#([^")]+)', text))
     text = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", text)

@@ -17,7 +17,7 @@ from mtd_lens.plots.outputs import check_outputs
 REFERENCE = "one step"
 """The source that a model's inference is held against."""
 
-PANEL_INCHES = (2.8, 3.5)
+PANEL_INCHES = (2.8, 3.7)
 MARGIN = 1.04
 N_TICKS = 5
 
@@ -167,7 +167,7 @@ def _draw(panels: list[Panel]) -> Any:
         end = max(panel.analytic.max(), panel.model.max()) * MARGIN
         axes.plot([0, end], [0, end], color=style.INK, linewidth=0.8, zorder=4)
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(MaxNLocator(N_TICKS))
+            axis.set_major_locator(MaxNLocator(N_TICKS, steps=[1, 2, 2.5, 5, 10]))
         axes.set(xlim=(-0.02 * end, end), ylim=(-0.02 * end, end), aspect="equal")
         axes.tick_params(labelsize="small")
         axes.set_xlabel(panel.labels[0], fontsize="small")
@@ -195,9 +195,9 @@ def _draw_points(axes: Any, panel: Panel) -> None:
         values = panel.analytic[at], panel.model[at]
         axes.scatter(*values, color=colour, label=str(name), rasterized=True, **look)
     legend = axes.legend(
-        title=panel.grouped_by or None, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3,
-        frameon=False, fontsize="small", title_fontsize="small", handletextpad=0.1,
-        columnspacing=1.0,
+        title=panel.grouped_by or None, loc="upper center", bbox_to_anchor=(0.5, -0.2),
+        ncols=len(groups), frameon=False, fontsize="small", title_fontsize="small",
+        handletextpad=0.1, columnspacing=0.7,
     )  # fmt: skip
     for handle in legend.legend_handles:
         handle.set(alpha=1, sizes=[24])

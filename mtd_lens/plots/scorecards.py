@@ -125,7 +125,7 @@ def _draw(card: Scorecard, table: list[dict[str, Any]]) -> Any:
         figure,
         f"Claims about {style.model_name(card)} on {style.task_name(card.task)}\n"
         f"{card.n_sequences} sequences, seed {card.seed}; {parameters(card.parameters)}; outlined: "
-        f"the claim's layer; < {LOWEST_SCORE:g}: not told apart",
+        f"layer chosen for the claim; cells are clipped at {LOWEST_SCORE:g}",
     )
     return figure
 
