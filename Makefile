@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 DOCS_READY := .venv/.docs-ready
 
-.PHONY: demo test test-slow lint bench results docs clean
+.PHONY: demo test test-slow lint bench results notebooks docs clean
 
 demo: $(READY)
 	$(BIN)/mtd-lens score $(MODEL) --json report.json --html report.html
@@ -28,6 +28,9 @@ bench: $(READY)
 
 results: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python tutorials/make_results.py
+
+notebooks: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python tutorials/run_notebooks.py
 
 # The variable silences a notice of mkdocs-material about other projects.
 docs: $(DOCS_READY)
