@@ -109,6 +109,13 @@ def test_a_card_without_layers(card):
     assert "a task of the user's own" in figure.get_suptitle()
 
 
+def test_a_claim_that_was_tried_at_one_layer_only(card):
+    alone = replace(card, claims=(claim("weights.probe", 2, 0.7),), matrix=())
+    axes = mtd_lens.plot_scorecard(alone).axes[0]
+    assert [tick.get_text() for tick in axes.get_xticklabels()][-2:] == ["layer 2", "output"]
+    assert {text.get_text(): text.get_position() for text in axes.texts}["0.70"] == (2, 0)
+
+
 @pytest.mark.parametrize("given", [None, "card", 3])
 def test_what_is_no_scorecard(given):
     with pytest.raises(mtd_lens.ArgumentError, match=r"mtd_lens\.score returned; got a"):

@@ -105,7 +105,7 @@ def plot_scatter(
         figure = _draw(panels)
         shown = f"{len(inspection.tokens)} sequences, model against algorithm"
         style.add_title(figure, headline(inspection, shown))
-    return outputs.write(figure, _table(inspection, panels))
+    return outputs.write(figure, None if data is None else _table(inspection, panels))
 
 
 def _attended(inspection: Inspection, pattern: AnalyticPattern) -> Panel:

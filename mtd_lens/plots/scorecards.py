@@ -93,7 +93,8 @@ def _table(card: Scorecard) -> list[dict[str, Any]]:
 
 def _draw(card: Scorecard, table: list[dict[str, Any]]) -> Any:
     heights = _heights(card)
-    columns = [f"layer {layer}" for layer in range(card.n_layers)] + [OUTPUT]
+    layers = [row["layer"] for row in table if row["layer"] != OUTPUT]
+    columns = [f"layer {layer}" for layer in range(max(layers, default=-1) + 1)] + [OUTPUT]
     cells: Cells = {}
     for row in table:
         column = OUTPUT if row["layer"] == OUTPUT else f"layer {row['layer']}"
