@@ -41,6 +41,13 @@ def texts(figure):
     return [text.get_text() for text in figure.axes[0].texts]
 
 
+def test_a_further_claim_stands_with_those_of_its_variable(card):
+    later = replace(card, claims=(*card.claims, claim("weights.mine", 0, 0.5)))
+    labels = mtd_lens.plot_scorecard(later).axes[0].get_yticklabels()
+    names = [label.get_text() for label in sorted(labels, key=lambda label: label.get_position()[1])]
+    assert names == ["probe", "attention", "mine", "probe", "estimator"]
+
+
 def test_cells_stand_where_claim_and_layer_meet(card):
     figure = mtd_lens.plot_scorecard(card)
     axes = figure.axes[0]

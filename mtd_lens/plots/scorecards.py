@@ -132,14 +132,14 @@ def _draw(card: Scorecard, table: list[dict[str, Any]]) -> Any:
 
 
 def _heights(card: Scorecard) -> dict[str, int]:
-    """Row of each claim; a gap stands between variables."""
-    heights: dict[str, int] = {}
-    variable = None
+    """Row of each claim, those of a variable together; a gap stands between variables."""
+    claims: dict[str, list[str]] = {}
     for claim in card:
-        here = claim.id.partition(".")[0]
-        gap = GAP if heights and here != variable else 0
-        heights[claim.id] = max(heights.values(), default=-1) + 1 + gap
-        variable = here
+        claims.setdefault(claim.id.partition(".")[0], []).append(claim.id)
+    heights: dict[str, int] = {}
+    for ids in claims.values():
+        top = max(heights.values(), default=-1 - GAP) + 1 + GAP
+        heights |= {name: top + index for index, name in enumerate(ids)}
     return heights
 
 
