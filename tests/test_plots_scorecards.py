@@ -44,7 +44,9 @@ def texts(figure):
 def test_a_further_claim_stands_with_those_of_its_variable(card):
     later = replace(card, claims=(*card.claims, claim("weights.mine", 0, 0.5)))
     labels = mtd_lens.plot_scorecard(later).axes[0].get_yticklabels()
-    names = [label.get_text() for label in sorted(labels, key=lambda label: label.get_position()[1])]
+    names = [
+        label.get_text() for label in sorted(labels, key=lambda label: label.get_position()[1])
+    ]
     assert names == ["probe", "attention", "mine", "probe", "estimator"]
 
 
