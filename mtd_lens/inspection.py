@@ -11,14 +11,14 @@ from torch import Tensor
 
 import probes
 from mtd_lens.contracts import Analysis, AnalyticPattern, InspectableFamily
-from mtd_lens.errors import ArgumentError
+from mtd_lens.errors import ArgumentError, ModelError
 from mtd_lens.registry import family_of
 from mtd_lens.scoring import name_of, task_for
 from probes import checks
 from probes.capture import check_tokens
 
 N_SEQUENCES = 4
-MAX_SEQUENCES = 64
+MAX_SEQUENCES = 16
 
 N_FIT_SEQUENCES = 128
 """For the algorithm's parameters."""
@@ -28,7 +28,16 @@ N_CHOICE_SEQUENCES = 32
 
 MAX_POSITIONS = 256
 MAX_ENTRIES = 2_400_000
-"""Attention values on and below the diagonal, of all heads and sequences together."""
+"""Attention values on and below the diagonal, of all maps and sequences together."""
+
+N_PATTERNS = 4
+"""So many maps beside the heads' are allowed for in each sequence."""
+
+MAX_OUTCOMES = 24
+"""Of more outcomes, the likeliest are shown."""
+
+MAX_SEED = 2**63
+"""Seeds lie below."""
 
 
 @dataclass(frozen=True)
@@ -91,20 +100,21 @@ def inspect(
     n_sequences: Any = N_SEQUENCES,
     seed: Any = 0,
     token_names: Any = None,
-    name: str | None = None,
+    name: Any = None,
 ) -> Inspection:
     """Hold a model's attention and predictions against the algorithm's on a few sequences.
 
     The algorithm's parameters, and the head that is nearest to each of its patterns, are found on
-    128 other sequences.
+    128 sequences drawn for that, with the next seed.
 
     Args:
         model: A HookedTransformer, of this package or not; it is left as it was found.
-        tokens: ``[sequence, position]``; by default ``n_sequences`` drawn from the task. At most
-            256 positions are kept, and fewer where the attention of all heads would be too much to
-            look at; since models are causal, the first ones are as they would be.
+        tokens: ``[sequence, position]``; by default ``n_sequences`` drawn from the task. No more
+            positions are kept than the task has and than 256, and fewer where the attention of all
+            heads would be too much to look at; the model is causal, so that what is left is as it
+            would be.
         task: What the model is held against, or its name; by default the task that it knows.
-        n_sequences: How many to draw, 1 to 64.
+        n_sequences: How many to draw, 1 to 16.
         seed: Of the sequences.
         token_names: What to call each token of the vocabulary; by default its number.
         name: What to call the model.
@@ -113,16 +123,24 @@ def inspect(
         Attention, the nearest heads, and what the algorithm says of every position.
 
     Raises:
-        ArgumentError: ``n_sequences``, ``seed`` or ``token_names`` that cannot be used.
+        ArgumentError: ``n_sequences``, ``seed``, ``token_names`` or ``name`` that cannot be used,
+            or too many heads and sequences to look at together.
         DataError: Tokens that the model cannot read.
         TokensError: Tokens that do not fit the task.
-        ModelError: The model does not fit the task, or no task is known.
+        ModelError: The model does not fit the task, is not causal, or no task is known.
     """
     n_sequences = checks.integer(n_sequences, "n_sequences", 1, ArgumentError)
     seed = checks.seed(seed, ArgumentError)
     task = task_for(model, task)
     family = family_of(task)
     family.check_model(model, task)
+    if model.cfg.attention_dir != "causal":
+        raise ModelError(
+            f"inspect shows causal attention; the model's is {model.cfg.attention_dir}. Look at it "
+            "with run_with_cache."
+        )
+    if name is not None:
+        _check_text(name, "name")
     names = _checked_names(token_names, model)
     batch = None
     if tokens is None:
@@ -133,8 +151,15 @@ def inspect(
         check_tokens(model, tokens)
         _check_few(len(tokens))
     device = next(model.parameters()).device
-    fit_tokens = task.sample(N_FIT_SEQUENCES, seed + 1).tokens.to(device)
-    n_kept = _kept_positions(tokens.shape[1], model.cfg.n_layers * model.cfg.n_heads * len(tokens))
+    fit_tokens = task.sample(N_FIT_SEQUENCES, (seed + 1) % MAX_SEED).tokens.to(device)
+    n_maps = (model.cfg.n_layers * model.cfg.n_heads + N_PATTERNS) * len(tokens)
+    most = min(MAX_POSITIONS, task.seq_len, math.isqrt(2 * MAX_ENTRIES // n_maps))
+    if most < family.shortest(task):
+        raise ArgumentError(
+            f"the attention of all heads on {len(tokens)} sequences is too much to look at: only "
+            f"{most} positions would be left. Show fewer sequences."
+        )
+    n_kept = min(tokens.shape[1], most)
     shown = tokens[:, :n_kept].long().to(device)
     causal_model = family.fit_causal_model(model, task, fit_tokens)
     analysis, nearest_heads = None, {}
@@ -156,6 +181,19 @@ def inspect(
     )
 
 
+def likeliest(predictions: Mapping[str, Tensor]) -> list[int]:
+    """Outcomes to show, in order: of more than ``MAX_OUTCOMES``, those that any source gives most.
+
+    Args:
+        predictions: By source, ``[…, outcome]``; NaN where there is none.
+    """
+    if not predictions:
+        return []
+    every = torch.stack(list(predictions.values())).nan_to_num()
+    peak = every.reshape(-1, every.shape[-1]).amax(0)
+    return sorted(peak.topk(min(MAX_OUTCOMES, len(peak))).indices.tolist())
+
+
 def _attention(model: Any, tokens: Tensor) -> Float[Tensor, "layer head sequence query key"]:
     hooks = [f"blocks.{layer}.attn.hook_pattern" for layer in range(model.cfg.n_layers)]
     found = probes.read_activations(model, tokens, {hook: probes.Site(hook) for hook in hooks})
@@ -169,7 +207,7 @@ def _nearest_heads(
     for part in tokens.split(probes.capture.BATCH_SIZE // 4):
         attention = _attention(model, part)
         for pattern in family.patterns(causal_model, part):
-            distances = _distances(attention, pattern).nan_to_num() * len(part)
+            distances = _distances(attention, pattern).nan_to_num()
             sums[pattern.name] = sums.get(pattern.name, 0) + distances
     return {name: total.argmin(1) for name, total in sums.items()}
 
@@ -179,12 +217,6 @@ def _distances(
 ) -> Float[Tensor, "layer head query"]:
     values = pattern.values.cpu().to(attention)
     return torch.stack([(layer - values).abs().sum(-1).mean(1) / 2 for layer in attention])
-
-
-def _kept_positions(length: int, n_maps: int) -> int:
-    """The longest context of which all maps together have at most ``MAX_ENTRIES`` entries."""
-    most = math.isqrt(2 * MAX_ENTRIES // n_maps)
-    return max(2, min(length, MAX_POSITIONS, most))
 
 
 def _on_cpu(analysis: Analysis) -> Analysis:
@@ -204,15 +236,24 @@ def _check_few(n_sequences: int) -> None:
         )
 
 
+def _check_text(value: Any, what: str) -> None:
+    if not isinstance(value, str):
+        raise ArgumentError(f"{what} must be a text; got {value!r}.")
+    if value.encode("utf-8", "ignore").decode("utf-8") != value:
+        raise ArgumentError(f"{what} must be a text that UTF-8 can hold; got {value!r}.")
+
+
 def _checked_names(token_names: Any, model: Any) -> tuple[str, ...]:
     n_tokens = model.cfg.d_vocab
     if token_names is None:
         return tuple(str(token) for token in range(n_tokens))
     listed = isinstance(token_names, Sequence) and not isinstance(token_names, str)
-    if not listed or not all(isinstance(name, str) for name in token_names):
+    if not listed:
         raise ArgumentError(
             f"token_names must list a text for each token of the vocabulary; got {token_names!r}."
         )
+    for token, name in enumerate(token_names):
+        _check_text(name, f"token_names[{token}]")
     if len(token_names) != n_tokens:
         raise ArgumentError(
             f"token_names has {len(token_names)} entries for a vocabulary of {n_tokens} tokens. "

@@ -13,6 +13,7 @@ from mtd_lens.inspection import Inspection
 from mtd_lens.plots import style
 from mtd_lens.plots.inspected import MODEL, checked_analysis, headline
 from mtd_lens.plots.outputs import check_outputs
+from probes.statistics import NEGLIGIBLE
 
 REFERENCE = "one step"
 """The source that a model's inference is held against."""
@@ -56,8 +57,9 @@ class Panel:
     def r_squared(self) -> float:
         """1 − squared differences / spread of the algorithm's values; NaN if they have none."""
         spread = float(((self.analytic - self.analytic.mean()) ** 2).sum())
+        rounding = NEGLIGIBLE * float((self.analytic**2).sum())
         apart = float(((self.analytic - self.model) ** 2).sum())
-        return 1 - apart / spread if spread else float("nan")
+        return 1 - apart / spread if spread > rounding else float("nan")
 
 
 def plot_scatter(
