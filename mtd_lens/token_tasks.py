@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import probes
 from mtd_lens.errors import ModelError, TaskError, TokensError
-from mtd_lens.shapes import Tokens
+from mtd_lens.shapes import Predictions, Tokens
 
 INTEGERS = frozenset({torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8})
 
@@ -111,3 +112,21 @@ def check_model(model: Any, task: Any) -> None:
         )
     if cfg.n_layers < 1:
         raise ModelError("the model has no layers, so there is nothing to test.")
+
+
+def last_predictions(model: Any, tokens: Tokens) -> Predictions:
+    """A model's distribution of the token after the last position, whatever its read-out.
+
+    Raises:
+        ModelError: The model's output is not finite.
+    """
+    from mtd_lens.hooked import probabilities
+
+    output = probes.last_outputs(model, tokens)
+    if not output.isfinite().all():
+        row = int((~output.isfinite()).any(-1).nonzero()[0])
+        raise ModelError(
+            f"the model's outputs must be finite; on sequence {row} they are "
+            f"{output[row].tolist()}. Check its weights."
+        )
+    return probabilities(model, output)

@@ -34,9 +34,7 @@ def copy(plan: Plan, layout: Layout) -> Weights:
     A query's vector lists the score that it gives to each position, a key's its position.
     """
     task, length = plan.task, plan.task.seq_len
-    W_Q, W_K = (
-        zeros(task.window, layout.size, stages.d_head(plan, "absolute")) for _ in range(2)
-    )
+    W_Q, W_K = (zeros(task.window, layout.size, stages.d_head(plan, "absolute")) for _ in range(2))
     query, key = torch.arange(length)[:, None], torch.arange(length)
     for head, lag in enumerate(range(1, task.window + 1)):
         source = torch.where(query >= lag, query - plan.offset(lag), query)

@@ -194,9 +194,8 @@ def fit_sharpness(
     targets = targets.to(everything)
 
     def cross_entropy(sharpness: float) -> float:
-        counts = torch.tensor(sharpness).expm1() * matching + everything
-        log_ratio = (counts / counts.sum(-1, keepdim=True)).where(seen, 1.0).log()
-        return -float((targets * log_ratio).sum(-1).mean())
+        prediction = estimators.of_counts(matching, everything, sharpness)
+        return -float((targets * prediction.where(seen, 1.0).log()).sum(-1).mean())
 
     result = optimize.minimize_scalar(
         cross_entropy, bounds=bounds, method="bounded", options={"xatol": 1e-8}

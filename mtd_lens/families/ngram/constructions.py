@@ -91,13 +91,16 @@ def ablate_ngram(model: Any, part: Any) -> Any:
 
     checks.choice(part, "part", NGRAM_PARTS, ArgumentError)
     info = info_of(model)
-    blueprint = info.blueprint if info is not None else None
-    if not isinstance(blueprint, tuple) or not isinstance(blueprint[0], Plan):
+    if (
+        info is None
+        or not isinstance(info.blueprint, tuple)
+        or not isinstance(info.blueprint[0], Plan)
+    ):
         raise ModelError(
             "only an analytic n-gram construction can be ablated by part; this model is none. "
             "Build one with construct_ngram(task)."
         )
-    plan, form = blueprint
+    plan, form = info.blueprint
     changes: dict[str, dict[str, Any]] = {
         "copier": {"copies": False},
         "selector": {"n_selected": len(plan.task.parents) - 1},

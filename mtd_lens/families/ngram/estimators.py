@@ -1,13 +1,14 @@
 """Predictions of the next token from counts in the context, at every query, in float64.
 
-Evidence positions are ``k = window … T-1``, and so are queries ``t``: after position t, ``n(b | a)``
-is how often token b followed the parents ``a`` of the token to be predicted, among evidence
-positions up to t; ``n(a) = Σ_b n(b | a)``, and ``n(b)`` counts b among all of them.
+Evidence positions are ``k = window … T-1``, and so are queries ``t``: after position t,
+``n(b | a)`` is how often token b followed the parents ``a`` of the token to be predicted, among
+evidence positions up to t; ``n(a) = Σ_b n(b | a)``, and ``n(b)`` counts b among all of them.
 
 Common errors: :class:`~mtd_lens.errors.TokensError` for tokens that do not fit the task;
 :class:`~mtd_lens.errors.TaskError` for parents that cannot be the task's.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -142,10 +143,19 @@ def ngram_kernel(
     }
     if not sum(squares.values()):
         raise ArgumentError(f"at least one subset needs a weight other than 0; got {subsets!r}.")
-    similarity = sum(
-        square * matches(task, tokens, lags) for lags, square in squares.items()
-    ) / sum(squares.values())
+    agreement = [square * matches(task, tokens, lags) for lags, square in squares.items()]
+    similarity = torch.stack(agreement).sum(0) / sum(squares.values())
     return attend(a * similarity) @ children(task, tokens)
+
+
+def of_counts(
+    matching: Float[Tensor, "*query token"],
+    everything: Float[Tensor, "*query token"],
+    sharpness: float,
+) -> Float[Tensor, "*query token"]:
+    """The kernel in closed form, ``((e^a - 1) n(b | a) + n(b)) / ((e^a - 1) n(a) + n)``."""
+    weighted = math.expm1(sharpness) * matching + everything
+    return weighted / weighted.sum(-1, keepdim=True)
 
 
 def check_sharpness(sharpness: Any) -> float:

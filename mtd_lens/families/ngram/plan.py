@@ -71,8 +71,8 @@ def lay_out(plan: Plan, place: dict[str, int]) -> Layout:
     """The residual stream: token, place, a copy for each lag, key and query feature, prediction."""
     task = plan.task
     copies = {copy_of(lag): task.n_tokens for lag in range(1, task.window + 1)}
-    features = {"key": task.n_rows, "query": task.n_rows}
-    return Layout({copy_of(0): task.n_tokens} | place | copies | features | {"output": task.n_tokens})
+    computed = {"key": task.n_rows, "query": task.n_rows, "output": task.n_tokens}
+    return Layout({copy_of(0): task.n_tokens} | place | copies | computed)
 
 
 def copy_of(lag: int) -> str:

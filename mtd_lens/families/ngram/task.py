@@ -1,5 +1,6 @@
 """In-context n-grams (Chen, Sheen, Wang & Yang 2024): the task and its sampler."""
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -79,7 +80,8 @@ class NGramTask:
                 "the window or lengthen the sequences."
             )
         advice = "0.1 makes rows nearly deterministic, 1.0 uniform on the simplex."
-        parents = _checked_parents(self.parents, window, q)
+        parents = _checked_parents(self.parents, window)
+        _check_table(q, len(parents))
         checked = {
             "n_tokens": q,
             "parents": parents,
@@ -123,7 +125,7 @@ class NGramTask:
         tokens = check_tokens(self, tokens)
         lags = self.parents
         if parents is not None:
-            lags = _checked_parents(parents, self.window, self.n_tokens)
+            lags = _checked_parents(parents, self.window)
         length = tokens.shape[1]
         row = torch.zeros_like(tokens[:, self.window - 1 :])
         for lag in lags:
@@ -192,12 +194,12 @@ class NGramTask:
         )
 
 
-def _checked_parents(parents: Any, window: int, n_tokens: int) -> tuple[int, ...]:
+def _checked_parents(parents: Any, window: int) -> tuple[int, ...]:
     """Parents in rising order."""
     if not isinstance(parents, Iterable) or isinstance(parents, str) or not (lags := [*parents]):
         raise TaskError(f"parents must list at least one lag, such as (1, 2); got {parents!r}.")
     lags = sorted(checks.integer(lag, "a parent's lag", 1, TaskError) for lag in lags)
-    repeated = [lag for lag, following in zip(lags, lags[1:], strict=False) if lag == following]
+    repeated = [lag for lag, following in itertools.pairwise(lags) if lag == following]
     if repeated:
         raise TaskError(f"parents must be distinct lags; {repeated[0]} is repeated in {parents!r}.")
     if lags[-1] > window:
@@ -205,14 +207,17 @@ def _checked_parents(parents: Any, window: int, n_tokens: int) -> tuple[int, ...
             f"parents must lie inside the window of {window} lags; got lag {lags[-1]}. Widen the "
             "window or choose nearer parents."
         )
-    entries = n_tokens ** (len(lags) + 1)
-    if entries > MAX_ENTRIES:
-        raise TaskError(
-            f"the table of a sequence would have {n_tokens}^{len(lags)} = "
-            f"{n_tokens ** len(lags)} rows of {n_tokens} tokens, {entries} entries; that is too "
-            f"large for memory, at most {MAX_ENTRIES}. Use fewer tokens or parents."
-        )
     return tuple(lags)
+
+
+def _check_table(n_tokens: int, n_parents: int) -> None:
+    n_rows = n_tokens**n_parents
+    if n_rows * n_tokens > MAX_ENTRIES:
+        raise TaskError(
+            f"the table of a sequence would have {n_tokens}^{n_parents} = {n_rows} rows of "
+            f"{n_tokens} tokens, {n_rows * n_tokens} entries; that is too large for memory, at "
+            f"most {MAX_ENTRIES}. Use fewer tokens or parents."
+        )
 
 
 def check_tokens(task: NGramTask, tokens: Any, max_length: int | None = None) -> Tokens:
