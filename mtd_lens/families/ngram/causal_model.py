@@ -188,8 +188,8 @@ def fit_sharpness(
         )
     if not 0 < bounds[0] < bounds[1] <= estimators.MAX_SHARPNESS:
         raise ArgumentError(f"bounds of sharpness must be positive and increasing; got {bounds!r}.")
-    everything = estimators.ngram_counts(task, tokens, ())[:, -1]
-    matching = estimators.ngram_counts(task, tokens)[:, -1]
+    everything = estimators.last_counts(task, tokens, ())
+    matching = estimators.last_counts(task, tokens)
     seen = everything > 0
     targets = targets.to(everything)
 

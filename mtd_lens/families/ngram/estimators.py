@@ -111,7 +111,7 @@ def ngram_kernel(
     task: NGramTask,
     tokens: Tensor,
     sharpness: Any,
-    subsets: Mapping[Parents, float] | None = None,
+    subsets: Mapping[Parents, Any] | None = None,
 ) -> PredictionsPerQuery:
     """The prediction of a generalized induction head: tokens weighted by how their parents match.
 
@@ -174,13 +174,17 @@ def matches(
     task: NGramTask, tokens: Tensor, parents: Parents | None = None
 ) -> Float[Tensor, "sequence query evidence"]:
     """1 where an evidence position up to the query has the parents of the token to be predicted."""
-    if parents == ():
-        n, length = check_tokens(task, tokens).shape
-        rows = tokens.new_zeros(n, length - task.window + 1)
-    else:
-        rows = task.rows(tokens, parents)
-    same = rows[:, 1:, None] == rows[:, None, :-1]
-    return same.to(torch.float64).tril()
+    rows = _rows(task, tokens, parents)
+    return (rows[:, 1:, None] == rows[:, None, :-1]).to(torch.float64).tril()
+
+
+def last_counts(
+    task: NGramTask, tokens: Tensor, parents: Parents | None = None
+) -> Float[Tensor, "sequence token"]:
+    """``ngram_counts`` at the last query alone."""
+    rows = _rows(task, tokens, parents)
+    same = (rows[:, -1:] == rows[:, :-1]).to(torch.float64)
+    return torch.einsum("nk,nkb->nb", same, children(task, tokens))
 
 
 def attend(
@@ -194,6 +198,13 @@ def attend(
 def children(task: NGramTask, tokens: Tensor) -> Float[Tensor, "sequence evidence token"]:
     """The token at each evidence position, one-hot."""
     return one_hot(check_tokens(task, tokens)[:, task.window :], task.n_tokens).to(torch.float64)
+
+
+def _rows(task: NGramTask, tokens: Tensor, parents: Parents | None) -> Tensor:
+    """Which tuple the parents form before each position from the window on; one for no parents."""
+    if parents == ():
+        return torch.zeros_like(check_tokens(task, tokens)[:, task.window - 1 :])
+    return task.rows(tokens, parents)
 
 
 def true_rows(

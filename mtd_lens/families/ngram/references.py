@@ -91,8 +91,8 @@ def wrong_parents(task: NGramTask) -> list[tuple[int, ...]]:
 
 def nearest_sharpness(task: NGramTask, tokens: Tensor, predictions: Predictions) -> float:
     """The sharpness of least KL(kernel ‖ prediction) at the last query."""
-    everything = estimators.ngram_counts(task, tokens, ())[:, -1]
-    matching = estimators.ngram_counts(task, tokens)[:, -1]
+    everything = estimators.last_counts(task, tokens, ())
+    matching = estimators.last_counts(task, tokens)
 
     def divergence(sharpness: float) -> float:
         kernel = estimators.of_counts(matching, everything, sharpness)

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -34,7 +34,7 @@ class NGramBatch:
     tables: Float[Tensor, "sequence row token"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class NGramTask:
     """An n-gram task whose transition table must be inferred in context; immutable.
 
@@ -65,40 +65,37 @@ class NGramTask:
     parents: tuple[int, ...]
     window: int
     seq_len: int
-    concentration: float | int = 0.1
-    name: str | None = None
+    concentration: float
+    name: str | None
 
     family: ClassVar[str] = "ngram"
 
-    def __post_init__(self) -> None:
-        q = checks.integer(self.n_tokens, "n_tokens", 2, TaskError)
-        length = checks.integer(self.seq_len, "seq_len", 2, TaskError)
-        window = checks.integer(self.window, "window", 1, TaskError)
-        if window >= length:
+    def __init__(
+        self,
+        n_tokens: Any,
+        parents: Any,
+        window: Any,
+        seq_len: Any,
+        concentration: Any = 0.1,
+        name: Any = None,
+    ) -> None:
+        n_tokens = checks.integer(n_tokens, "n_tokens", 2, TaskError)
+        seq_len = checks.integer(seq_len, "seq_len", 2, TaskError)
+        window = checks.integer(window, "window", 1, TaskError)
+        if window >= seq_len:
             raise TaskError(
-                f"window must be below seq_len; got window {window} and seq_len {length}. Lower "
+                f"window must be below seq_len; got window {window} and seq_len {seq_len}. Lower "
                 "the window or lengthen the sequences."
             )
+        parents = _checked_parents(parents, window)
+        _check_table(n_tokens, len(parents))
         advice = "0.1 makes rows nearly deterministic, 1.0 uniform on the simplex."
-        parents = _checked_parents(self.parents, window)
-        _check_table(q, len(parents))
-        checked = {
-            "n_tokens": q,
-            "parents": parents,
-            "window": window,
-            "seq_len": length,
-            "concentration": checks.number(
-                self.concentration,
-                "concentration",
-                *CONCENTRATIONS,
-                TaskError,
-                advice,
-                low_included=True,
-            ),
-            "name": check_name(self.name),
-        }
-        for field, value in checked.items():
-            object.__setattr__(self, field, value)
+        concentration = checks.number(
+            concentration, "concentration", *CONCENTRATIONS, TaskError, advice, low_included=True
+        )
+        values = (n_tokens, parents, window, seq_len, concentration, check_name(name))
+        for field, value in zip(fields(self), values, strict=True):
+            object.__setattr__(self, field.name, value)
 
     @property
     def n_rows(self) -> int:
@@ -174,17 +171,17 @@ class NGramTask:
         """
         if not isinstance(data, Mapping) or data.get("family", cls.family) != cls.family:
             raise TaskError(f"expected what NGramTask.to_json returns; got {data!r}.")
-        fields = {name: value for name, value in data.items() if name != "family"}
-        missing = {"n_tokens", "parents", "window", "seq_len"} - set(fields)
+        arguments = {name: value for name, value in data.items() if name != "family"}
+        missing = {"n_tokens", "parents", "window", "seq_len"} - set(arguments)
         if missing:
             raise TaskError(
                 "a task in JSON needs n_tokens, parents, window and seq_len; missing: "
                 f"{sorted(missing)}."
             )
-        unknown = set(fields) - set(cls.__dataclass_fields__)
+        unknown = set(arguments) - {field.name for field in fields(cls)}
         if unknown:
             raise TaskError(f"a task in JSON has no field {sorted(unknown)[0]!r}.")
-        return cls(**fields)
+        return cls(**arguments)
 
     def __repr__(self) -> str:
         label = f"{self.name!r}, " if self.name else ""
