@@ -37,7 +37,7 @@ def copy(plan: Plan, layout: Layout) -> Weights:
     W_Q, W_K = (zeros(task.window, layout.size, stages.d_head(plan, "absolute")) for _ in range(2))
     query, key = torch.arange(length)[:, None], torch.arange(length)
     for head, lag in enumerate(range(1, task.window + 1)):
-        source = torch.where(query >= lag, query - plan.offset(lag), query)
+        source = torch.where(query >= lag, query - lag, query)
         scores = torch.where(key == source, 0.0, -plan.copy_gap)
         W_Q[head, layout["position"], :length] = scores.to(torch.float64)
         W_K[head, layout["position"], :length] = eye(length)

@@ -19,8 +19,8 @@ FORMS = {"relative": construct_relative, "absolute": construct_absolute}
 READ_OUTS = ("log_probs", "probs")
 
 NGRAM_PARTS = {
-    "copier": "layer 0's heads attend to their own position: nothing is copied",
-    "selector": "layer 0's MLP looks at all parents but the farthest",
+    "copier": "layer 0's heads attend to all positions so far alike",
+    "selector": "layer 0's MLP takes the parents of the current token for those of the next",
     "sharpness": "layer 1 multiplies the match by 0: it averages all evidence",
     "values": "layer 1 averages the tokens before those that matched",
 }
@@ -103,7 +103,7 @@ def ablate_ngram(model: Any, part: Any) -> Any:
     plan, form = info.blueprint
     changes: dict[str, dict[str, Any]] = {
         "copier": {"copies": False},
-        "selector": {"n_selected": len(plan.task.parents) - 1},
+        "selector": {"looks_ahead": False},
         "sharpness": {"sharpness": 0.0},
         "values": {"votes": copy_of(1)},
     }

@@ -20,7 +20,7 @@ from mtd_lens.families.ngram.causal_model import (
 from mtd_lens.families.ngram.presets import PRESETS
 from mtd_lens.families.ngram.task import NGramTask, check_model
 
-SHARPNESS_SPAN = 4.0
+SHARPNESS_SPAN = 2.0
 """A model's sharpness is sought within this factor of the task's best one, on either side.
 
 A model whose predictions ignore the context follows a = 0 best, under which no intervention on
@@ -59,7 +59,7 @@ class NGramFamily:
             "random-relative": partial(_random, form="relative"),
         }
 
-    def check_model(self, model: Any, task: NGramTask) -> None:
+    def check_model(self, model: Any, task: Any) -> None:
         """Raise a ModelError if ``model`` cannot be run on ``task``."""
         check_model(model, task)
 

@@ -35,8 +35,9 @@ class Plan:
         task: The task.
         sharpness: Layer 1 attends with ``softmax(sharpness · match)``.
         read_out: How the output is read.
-        copies: False leaves block 0's heads at their own position.
-        n_selected: How many of the parents, from the nearest, the selector looks at; None for all.
+        copies: False has block 0's heads attend to all positions so far alike.
+        looks_ahead: False has the selector's query look at the parents of the current token, not of
+            the next.
         votes: Which subspace layer 1's values copy: the token, or that of the nearest copy.
     """
 
@@ -44,22 +45,13 @@ class Plan:
     sharpness: float
     read_out: ReadOut = "log_probs"
     copies: bool = True
-    n_selected: int | None = None
+    looks_ahead: bool = True
     votes: str = "token"
-
-    @property
-    def selected(self) -> tuple[int, ...]:
-        """The lags that the selector looks at."""
-        return self.task.parents[: self.n_selected]
-
-    def offset(self, lag: int) -> int:
-        """How far before a position the head of that lag attends."""
-        return lag if self.copies else 0
 
     @property
     def copy_gap(self) -> float:
         """How far the scores of other keys lie below that of the token which a head copies."""
-        return MARGIN
+        return MARGIN if self.copies else 0.0
 
     @property
     def match_gap(self) -> float:
@@ -127,17 +119,17 @@ def select(plan: Plan, layout: Layout) -> Weights:
     A neuron sums the entries that the tuple has in the copies, less all but one of their number.
     The query's parents are those of the next token: each copy one lag nearer.
     """
-    task, chosen = plan.task, plan.selected
-    q, n_rows = task.n_tokens, task.n_rows
+    task, q, n_rows = plan.task, plan.task.n_tokens, plan.task.n_rows
+    nearer = 1 if plan.looks_ahead else 0
     W_in, W_out = zeros(layout.size, 2 * n_rows), zeros(2 * n_rows, layout.size)
     rows = torch.arange(n_rows)
-    for index, lag in enumerate(chosen):
+    for index, lag in enumerate(task.parents):
         digit = rows // q ** (len(task.parents) - 1 - index) % q
         W_in[layout[copy_of(lag)].start + digit, rows] = 1.0
-        W_in[layout[copy_of(lag - 1)].start + digit, n_rows + rows] = 1.0
+        W_in[layout[copy_of(lag - nearer)].start + digit, n_rows + rows] = 1.0
     W_out[:n_rows, layout["key"]] = eye(n_rows)
     W_out[n_rows:, layout["query"]] = eye(n_rows)
-    b_in = torch.full((2 * n_rows,), 1.0 - len(chosen), dtype=torch.float64)
+    b_in = torch.full((2 * n_rows,), 1.0 - len(task.parents), dtype=torch.float64)
     return for_block(0, "mlp", W_in=W_in, b_in=b_in, W_out=W_out)
 
 

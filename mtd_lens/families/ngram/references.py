@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from scipy import optimize
 from torch import Tensor
 
@@ -24,6 +25,10 @@ from mtd_lens.families.ngram.causal_model import SHARPNESS_RANGE, fit_sharpness
 from mtd_lens.families.ngram.claims import last_predictions
 from mtd_lens.families.ngram.task import NGramTask
 from mtd_lens.shapes import Predictions
+
+FLOOR = torch.finfo(torch.float32).tiny
+"""Least probability that a contender is held to have given: the least that a float32 model's
+log-probabilities can express. The kernel and maximum likelihood give 0 to tokens not seen yet."""
 
 AT_BOUND = 1e-3
 """A sharpness this close to an end of its range, as a share of it, counts as being there."""
@@ -54,7 +59,7 @@ def contenders(
     fit, test = slice(0, n_sequences), slice(n_sequences, None)
     sharpness = fit_sharpness(task, tokens[fit], truth[fit])
     rows = [
-        Estimate(name, probes.kl_divergence(truth[test], reference), fitted)
+        Estimate(name, probes.kl_divergence(truth[test], reference.clamp_min(FLOOR)), fitted)
         for name, reference, fitted in references(task, tokens[test], sharpness)
     ]
     predicted = last_predictions(model, tokens[test], task)

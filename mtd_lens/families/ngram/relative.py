@@ -36,6 +36,6 @@ def copy(plan: Plan, layout: Layout) -> Weights:
     b_Q[:, 0] = 1.0
     RK[:, :, 0] = -plan.copy_gap
     for head, lag in enumerate(range(1, task.window + 1)):
-        RK[head, plan.offset(lag), 0] = 0.0
+        RK[head, lag, 0] = 0.0
     W_V, W_O = stages.move_copies(plan, layout, "relative")
     return for_block(0, "attn", b_Q=b_Q, RK=RK, W_V=W_V, W_O=W_O)

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,7 +68,7 @@ class NGramTask:
     concentration: float
     name: str | None
 
-    family: ClassVar[str] = "ngram"
+    family = "ngram"
 
     def __init__(
         self,
