@@ -61,7 +61,7 @@ def task():
 @pytest.mark.parametrize("form", ["absolute", "relative"])
 def test_a_construction_supports_every_claim_in_its_own_layer(form):
     model = mtd_lens.load_model(f"ngram-q3-s12-t32/constructed-{form}")
-    card = mtd_lens.score(model, n_sequences=128)
+    card = mtd_lens.score(model, n_sequences=64)
     check_construction(card)
     assert [e.name for e in card.estimators if e.closest] == ["kernel"]
     kernel = next(e for e in card.estimators if e.name == "kernel")
@@ -72,13 +72,13 @@ def test_a_construction_supports_every_claim_in_its_own_layer(form):
 @pytest.mark.parametrize("form", ["absolute", "relative"])
 def test_a_random_model_supports_nothing(form):
     model = mtd_lens.load_model(f"ngram-q3-s12-t32/random-{form}")
-    check_null(mtd_lens.score(model, n_sequences=128))
+    check_null(mtd_lens.score(model, n_sequences=64))
 
 
 @pytest.mark.parametrize("part", list(mtd_lens.NGRAM_PARTS))
 def test_a_broken_part_loses_its_claims_and_keeps_the_others(task, part):
     whole = mtd_lens.construct_ngram(task, 4.0, "relative")
-    card = mtd_lens.score(mtd_lens.ablate_ngram(whole, part), n_sequences=128)
+    card = mtd_lens.score(mtd_lens.ablate_ngram(whole, part), n_sequences=64)
     assert supported(card) == KEPT[part]
     assert part in card.model
 
