@@ -169,7 +169,8 @@ class Family(Protocol):
     Attributes:
         name: As in ``Task.family``.
         divergence: Name and unit of the divergence between predictions.
-        edited_hooks: Hooks within a block that the claims edit; checked before a run.
+        edited_hooks: Hooks within a block that the claims edit; checked before a run. Claims do
+            without ``"hook_mlp_out"`` where a model's blocks have no MLP.
 
     Parameters of the methods:
         - ``task``: A task of the family.

@@ -157,7 +157,7 @@ def assemble(
         d_vocab_out=architecture.n_tokens,
         attn_only=architecture.d_mlp is None,
         d_mlp=architecture.d_mlp,
-        act_fn="gelu",
+        act_fn=architecture.activation,
         normalization_type="LN" if architecture.layer_norm else None,
         use_attn_scale=architecture.scaled,
         positional_embedding_type="standard",

@@ -6,6 +6,7 @@ from typing import Literal
 
 Form = Literal["relative", "absolute"]
 ReadOut = Literal["log_probs", "probs", "logits"]
+Activation = Literal["gelu", "relu"]
 
 
 class Layout:
@@ -41,7 +42,8 @@ class Architecture:
             and value tables (Shaw et al. 2018).
         read_out: ``"log_probs"`` puts a logarithm behind the unembedding, ``"probs"`` and
             ``"logits"`` leave it linear; they differ in how the output is read.
-        d_mlp: Width of the MLPs (GELU); None for attention only.
+        d_mlp: Width of the MLPs; None for attention only.
+        activation: Of the MLPs.
         layer_norm: LayerNorm before each layer and before the unembedding.
         scaled: Attention scores are divided by the square root of ``d_head``.
         probability_floor: What a ``"log_probs"`` read-out raises smaller values to before the
@@ -57,6 +59,7 @@ class Architecture:
     n_ctx: int
     n_tokens: int
     d_mlp: int | None = None
+    activation: Activation = "gelu"
     layer_norm: bool = False
     scaled: bool = False
     probability_floor: float = 0.0

@@ -302,7 +302,7 @@ def main() -> None:
     parser.add_argument("--missing", action="store_true", help="measure only what was not yet")
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
-    names = sorted(shipped_checkpoints())
+    names = sorted(name for name in shipped_checkpoints() if name.startswith("mtd-"))
     DATA.mkdir(exist_ok=True)
     wanted = [n for n in names if not (arguments.missing and data_file(n).exists())]
     if not arguments.page:
