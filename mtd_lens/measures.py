@@ -106,6 +106,7 @@ def measure_interchange(
     divergence: Divergence,
     *,
     last_only: bool,
+    but_last: bool = False,
 ) -> list[Measurement]:
     """Interchange: ``1 - E D(counterfactual ‖ patched) / E D(counterfactual ‖ base)``.
 
@@ -116,10 +117,12 @@ def measure_interchange(
         prediction: From a model and its raw output at the last position.
         divergence: Between predictions.
         last_only: Swap at the last query alone, or at every query position.
+        but_last: Leave the last query out, where a later layer has all that the output follows
+            from: swapping that would act as swapping any variable at every position.
     """
     model, causal = trial.model, trial.causal_model
     positions = causal.query_positions(trial.tokens.shape[1])
-    queries = _queries(positions, last_only)
+    queries = slice(None, -1) if but_last else _queries(positions, last_only)
     sites = {
         f"{layer}": probes.Site(f"blocks.{layer}.{hook}", positions[queries])
         for layer in range(model.cfg.n_layers)
@@ -279,6 +282,62 @@ def _distance(
     attention = attention.to(target)
     outside = (1 - attention.sum(-1)).clamp_min(0)
     return probes.total_variation(attention, target[:, None].expand_as(attention)) + outside / 2
+
+
+def measure_pattern(
+    trial: Trial, variable: str, keys: Sequence[int], *, last_only: bool
+) -> list[Measurement]:
+    """A pattern that is no distribution against a variable: ``1 - E‖pattern - V‖² / E‖V‖²``.
+
+    For attention without a softmax. A head's pattern is scaled by one factor, fitted on the fit
+    split, since a factor can be moved between a head's pattern and its output matrix without any
+    effect. Keys that the variable says nothing of count as 0. The head is chosen on the fit split.
+
+    Args:
+        trial: The model under test.
+        variable: Of the causal model, a value for each of the keys.
+        keys: Their positions.
+        last_only: The last query alone, or every query position.
+    """
+    model, causal = trial.model, trial.causal_model
+    positions = causal.query_positions(trial.tokens.shape[1])
+    queries = _queries(positions, last_only)
+    sites = {
+        f"{layer}": probes.Site(f"blocks.{layer}.attn.hook_pattern", positions[queries])
+        for layer in range(model.cfg.n_layers)
+    }
+    splits = []  # of each: what every head should be, [sequence, query, key], and what it is
+    for tokens in (trial.fit_tokens, trial.tokens):
+        values = causal.run(tokens)[variable][:, queries]
+        target = values.new_zeros(*values.shape[:2], tokens.shape[1])
+        target[..., list(keys)] = values
+        splits.append((target, probes.read_activations(model, tokens, sites)))
+    fit_reference, reference = (target.square().sum((1, 2)) for target, _ in splits)
+    if float(reference.mean()) <= NEGLIGIBLE:
+        return []
+    measurements = []
+    for layer, (name, site) in enumerate(sites.items()):
+        (fit_target, fit), (target, pattern) = ((t, found[name].to(t)) for t, found in splits)
+        squares = torch.einsum("nhqk,nhqk->h", fit, fit).clamp_min(NEGLIGIBLE)
+        scale = torch.einsum("nhqk,nqk->h", fit, fit_target) / squares
+        fit_error = _distance_scaled(scale, fit, fit_target)
+        head = int(fit_error.mean(0).argmin())
+        measurements.append(
+            Measurement(
+                layer=layer,
+                site=f"{site.hook}, head {head}, at {_where(positions[queries])}",
+                selection=1 - float(fit_error[:, head].mean() / fit_reference.mean()),
+                numerator=_distance_scaled(scale, pattern, target)[:, head],
+                denominator=reference,
+                details={"scale": float(scale[head])},
+            )
+        )
+    return measurements
+
+
+def _distance_scaled(scale: Tensor, pattern: Tensor, target: Tensor) -> Tensor:
+    """Squared distance of every head's scaled pattern from the target, ``[sequence, head]``."""
+    return (scale[:, None, None] * pattern - target[:, None]).square().sum((2, 3))
 
 
 def measure_content(
