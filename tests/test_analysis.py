@@ -129,9 +129,7 @@ def test_the_construction_is_what_it_computes(task):
     assert torch.allclose(
         found.predictions["model"][:, 3:], found.predictions["one step"][:, 3:], atol=1e-9
     )
-    assert torch.equal(
-        found.latents["truth"][:, 3:], batch.weights[:, None].expand(-1, 11, -1)
-    )
+    assert torch.equal(found.latents["truth"][:, 3:], batch.weights[:, None].expand(-1, 11, -1))
 
 
 def test_two_steps_follow_a_model_that_takes_two(task):

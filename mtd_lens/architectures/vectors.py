@@ -1,6 +1,5 @@
 """Transformers for sequences of vectors, with softmax or with linear attention, no MLPs."""
 
-import math
 from dataclasses import replace
 
 import torch
@@ -33,7 +32,7 @@ class VectorTransformer(StockTransformer):
         self.get_parameter("pos_embed.W_pos").data.mul_(0.1)
         if linear:  # values are summed over the context, not averaged
             for layer in range(size.n_layers):
-                self.get_parameter(f"blocks.{layer}.attn.W_Q").data.div_(math.sqrt(size.n_ctx))
+                self.get_parameter(f"blocks.{layer}.attn.W_Q").data.div_(size.n_ctx)
 
     def _embedded(
         self, vectors: Float[Tensor, "batch pos component"], W_E: Tensor

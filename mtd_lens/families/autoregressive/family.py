@@ -27,6 +27,9 @@ effect to test; the bound keeps the algorithm that it is held against one that h
 """
 
 NULL_SEED = 0
+N_SCALING, SCALING_SEED = 64, 0
+"""Sequences on which a random model's outputs are measured."""
+
 N_STEPS = 4
 """Of the construction of several steps."""
 
@@ -78,10 +81,8 @@ class AutoregressiveFamily:
         return AutoregressiveCausalModel(task, found, step_size_at_bound=at_bound)
 
     def null(self, model: Any, task: AutoregressiveTask, seed: int) -> Any:
-        """A model of the same architecture with random weights."""
-        from mtd_lens.hooked import randomized
-
-        return randomized(model, seed, name="null")
+        """A model of the same architecture with random weights, whose output is as long."""
+        return _randomized(model, task, seed, "null")
 
     def ceiling(self, task: AutoregressiveTask, causal_model: AutoregressiveCausalModel) -> Any:
         """The construction with the causal model's step size."""
@@ -189,10 +190,22 @@ def _constructed(
 
 def _random(task: AutoregressiveTask, dtype: torch.dtype) -> Any:
     from mtd_lens.families.autoregressive.constructions import construct_autoregressive
+
+    model = construct_autoregressive(task, 1.0, dtype=dtype)
+    return _randomized(model, task, NULL_SEED, f"{task.name or task.family}/random-one-step")
+
+
+def _randomized(model: Any, task: AutoregressiveTask, seed: int, name: str) -> Any:
+    """Random weights, read out so that outputs are as long as the task's vectors.
+
+    Swapping something in a model of long outputs shortens them, which would look like an effect in
+    the right direction.
+    """
     from mtd_lens.hooked import randomized
 
-    return randomized(
-        construct_autoregressive(task, 1.0, dtype=dtype),
-        NULL_SEED,
-        name=f"{task.name or task.family}/random-one-step",
-    )
+    null = randomized(model, seed, name)
+    tokens = task.sample(N_SCALING, SCALING_SEED).tokens.to(null.unembed.W_U)
+    with torch.no_grad():
+        output = null(tokens)[:, -1]
+        null.unembed.W_U.mul_((tokens[:, -1].square().mean() / output.square().mean()).sqrt())
+    return null

@@ -36,6 +36,9 @@ STEP_SPAN = (1e-2, 1e1)
 N_GRID = 40
 """Step sizes tried before the search, since the error has several minima in it."""
 
+TIE = 1e-9
+"""Free steps are better than fewer if their squared error is less by this share of the target."""
+
 _AT_BOUND = 1e-3
 """A log step size this close to an end of its range counts as being there."""
 
@@ -52,7 +55,8 @@ def reference_predictions(
 ) -> Reference:
     """Every reference estimator's prediction after ``tokens``, with what was fitted.
 
-    Step sizes are fitted on the fit split, to follow ``fit_target``.
+    Step sizes are fitted on the fit split, to follow ``fit_target``. Free steps that follow it no
+    better than fewer are those.
 
     Args:
         task: The task.
@@ -71,12 +75,15 @@ def reference_predictions(
         fitted = fit_common(fit_tokens, fit_target, descend, n_steps)
         found[name] = (descend(tokens, _sizes(fitted, n_steps)), fitted)
         if n_steps == 1:
+            free = found[name]
+            least = _relative_error(descend(fit_tokens, _sizes(fitted, 1)), fit_target)
             continue
         coefficients = fit_polynomial(fit_tokens, fit_target, n_steps)
-        found[f"{name}, free"] = (
-            krylov(tokens, n_steps) @ coefficients,
-            free_step_sizes(coefficients),
-        )
+        error = _relative_error(krylov(fit_tokens, n_steps) @ coefficients, fit_target)
+        if error < least - TIE:
+            least = error
+            free = (krylov(tokens, n_steps) @ coefficients, free_step_sizes(coefficients))
+        found[f"{name}, free"] = free
         prefix = fit_common(fit_tokens, fit_target, descend_prefix, n_steps)
         found[f"{name}, prefix"] = (descend_prefix(tokens, _sizes(prefix, n_steps)), prefix)
     squares = estimators.least_squares(tokens, last_only=True)
@@ -197,6 +204,10 @@ def contenders(
     ]
     predicted = predicted_vectors(model, tokens[test], task)
     return [*rows, Estimate("model", probes.squared_error(truth[test], predicted), {})]
+
+
+def _relative_error(prediction: Tensor, target: Tensor) -> float:
+    return float(probes.squared_error(target, prediction).mean() / target.square().sum(-1).mean())
 
 
 def _sizes(fitted: Fitted, n_steps: int) -> Float[Tensor, " step"]:
