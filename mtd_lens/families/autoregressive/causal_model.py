@@ -57,11 +57,6 @@ class AutoregressiveCausalModel:
     variables = VARIABLES
 
     def __post_init__(self) -> None:
-        if not isinstance(self.task, AutoregressiveTask):
-            raise ArgumentError(
-                "the causal model needs an AutoregressiveTask; got "
-                f"{type(self.task).__name__}. Use load_task(name)."
-            )
         object.__setattr__(self, "step_size", check_step_size(self.step_size))
 
     @property

@@ -64,10 +64,10 @@ class AutoregressiveTask:
         (torch.Size([4, 8, 3]), torch.Size([4, 3, 3]))
     """
 
-    dim: int
-    seq_len: int
-    ensemble: str = "orthogonal"
-    noise: float | int = 0.0
+    dim: Any
+    seq_len: Any
+    ensemble: Any = "orthogonal"
+    noise: Any = 0.0
     name: str | None = None
 
     family = "autoregressive"
