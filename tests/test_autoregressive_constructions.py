@@ -29,7 +29,7 @@ LARGE = [
 
 
 def difference(a, b):
-    return float((a - b).abs().max())
+    return float((a - b).detach().abs().max())
 
 
 def check_one_step(task, n):
@@ -130,9 +130,10 @@ def test_linear_attention_against_loops(causal):
     model = mtd_lens.construct_autoregressive(TASKS[1], 0.1, causal=causal, dtype=torch.float64)
     attn = model.blocks[1].attn
     assert isinstance(attn, LinearAttention)
+    attn.requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
     for parameter in attn.parameters():
-        parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
     x = torch.randn(2, 5, model.cfg.d_model, generator=generator, dtype=torch.float64)
     found = attn(x, x, x)
     expected = slow_attention(attn, x, causal=causal)
@@ -208,7 +209,7 @@ def test_bad_constructions_are_refused(arguments, message):
 def test_only_constructions_have_parts():
     model = mtd_lens.construct_autoregressive(TASKS[0], 0.5)
     assert set(PARTS) == {"previous", "keys", "values"}
-    with pytest.raises(ArgumentError, match="unknown part 'key'.*keys"):
+    with pytest.raises(ArgumentError, match="unknown part 'key'"):
         mtd_lens.ablate_autoregressive(model, "key")
     other = mtd_lens.load_model("mtd-q3-m2-t32/constructed-absolute")
     for wrong in (other, mtd_lens.load_model("ar-d3-t16/random-one-step")):

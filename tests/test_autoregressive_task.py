@@ -13,7 +13,7 @@ from mtd_lens import AutoregressiveTask
 from mtd_lens.contracts import Batch, Task, VectorTask
 from mtd_lens.errors import ArgumentError, ModelError, TaskError, TokensError
 from mtd_lens.families.autoregressive.presets import PRESETS
-from mtd_lens.families.autoregressive.task import check_tokens
+from mtd_lens.families.autoregressive.task import check_model, check_tokens
 from mtd_lens.registry import family_of
 
 ORTHOGONAL = AutoregressiveTask(4, 9)
@@ -157,4 +157,4 @@ def test_models_that_do_not_fit_are_refused():
     with pytest.raises(ModelError, match="must be a HookedTransformer; got Identity"):
         family.check_model(torch.nn.Identity(), ORTHOGONAL)
     with pytest.raises(ArgumentError, match="expected an AutoregressiveTask"):
-        family.check_model(short, "ar-d3-t16")
+        check_model(short, "ar-d3-t16")

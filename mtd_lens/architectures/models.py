@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -104,7 +104,9 @@ class Trainable(nn.Module):
                 module = module._modules[part]  # type: ignore[assignment]
             module.register_parameter(leaf, nn.Parameter(value))
 
-    def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos token"]:
+    def forward(
+        self, tokens: Shaped[Tensor, "batch pos *component"]
+    ) -> Float[Tensor, "batch pos token"]:
         """Logits (or log-probabilities) of the next token, as the HookedTransformer's."""
         raise NotImplementedError
 
@@ -178,7 +180,9 @@ class StockTransformer(Trainable):
         weights["unembed.b_U"] = torch.zeros(size.n_tokens)
         self._register(weights)
 
-    def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos token"]:
+    def forward(
+        self, tokens: Shaped[Tensor, "batch pos *component"]
+    ) -> Float[Tensor, "batch pos token"]:
         """Logits of the next token."""
         w = dict(self.named_parameters())
         stream = self._embedded(tokens, w["embed.W_E"]) + w["pos_embed.W_pos"][: tokens.shape[1]]

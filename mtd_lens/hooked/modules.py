@@ -99,9 +99,7 @@ class VectorEmbed(Embed):
         self.d_in, self.lags = cfg.d_vocab, lags
         self.W_E = nn.Parameter(torch.empty(lags * self.d_in, cfg.d_model, dtype=cfg.dtype))
 
-    def forward(
-        self, vectors: Float[Tensor, "batch pos d_in"]
-    ) -> Float[Tensor, "batch pos d_model"]:
+    def forward(self, vectors: Tensor) -> Float[Tensor, "batch pos d_model"]:
         """A linear map of each position's vectors; before the first one there are zeros."""
         if not vectors.is_floating_point() or vectors.shape[2:] != (self.d_in,):
             raise TokensError(

@@ -27,6 +27,9 @@ effect to test; the bound keeps the algorithm that it is held against one that h
 """
 
 NULL_SEED = 0
+OUTPUT_SHARE = 0.1
+"""Length of a random model's outputs as a share of that of the task's vectors."""
+
 N_SCALING, SCALING_SEED = 64, 0
 """Sequences on which a random model's outputs are measured."""
 
@@ -81,7 +84,7 @@ class AutoregressiveFamily:
         return AutoregressiveCausalModel(task, found, step_size_at_bound=at_bound)
 
     def null(self, model: Any, task: AutoregressiveTask, seed: int) -> Any:
-        """A model of the same architecture with random weights, whose output is as long."""
+        """A model of the same architecture with random weights and short outputs."""
         return _randomized(model, task, seed, "null")
 
     def ceiling(self, task: AutoregressiveTask, causal_model: AutoregressiveCausalModel) -> Any:
@@ -196,10 +199,10 @@ def _random(task: AutoregressiveTask, dtype: torch.dtype) -> Any:
 
 
 def _randomized(model: Any, task: AutoregressiveTask, seed: int, name: str) -> Any:
-    """Random weights, read out so that outputs are as long as the task's vectors.
+    """Random weights, read out so that outputs are shorter than the task's vectors.
 
-    Swapping something in a model of long outputs shortens them, which would look like an effect in
-    the right direction.
+    Swapping an activation makes a random model's outputs shorter on average, and where they are
+    long that alone brings them nearer to any counterfactual.
     """
     from mtd_lens.hooked import randomized
 
@@ -207,5 +210,6 @@ def _randomized(model: Any, task: AutoregressiveTask, seed: int, name: str) -> A
     tokens = task.sample(N_SCALING, SCALING_SEED).tokens.to(null.unembed.W_U)
     with torch.no_grad():
         output = null(tokens)[:, -1]
-        null.unembed.W_U.mul_((tokens[:, -1].square().mean() / output.square().mean()).sqrt())
+        ratio = (tokens[:, -1].square().mean() / output.square().mean()).sqrt()
+        null.unembed.W_U.mul_(OUTPUT_SHARE * ratio)
     return null
