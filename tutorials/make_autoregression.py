@@ -1,8 +1,9 @@
 """Three results of Sander et al. (2024, arXiv 2402.05787), measured anew: data and figures.
 
-    python tutorials/make_autoregression.py [depth] [heads] [order]
+    python tutorials/make_autoregression.py [depth] [heads] [order] [cards]
 
 writes ``tutorials/autoregression/NAME.json``, ``.csv`` and ``.png`` for each name; by default all.
+``cards`` writes ``card.md`` beside each trained model's checkpoint.
 
 ``depth``
     The error of trained models of linear attention, 1 to 4 layers on augmented tokens, against as
@@ -15,6 +16,7 @@ writes ``tutorials/autoregression/NAME.json``, ``.csv`` and ``.png`` for each na
 """
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,9 +28,13 @@ from torch import Tensor
 import mtd_lens
 import probes
 from mtd_lens import AutoregressiveTask
+from mtd_lens.checkpoints import read_manifest
 from mtd_lens.families.autoregressive import estimators, references
 from mtd_lens.families.autoregressive.claims import predicted_vectors
 from mtd_lens.plots import style
+from mtd_lens.registry import shipped_checkpoints
+from mtd_lens.run_folder import read_metrics
+from mtd_lens.training_config import TrainingConfig
 
 FOLDER = Path(__file__).parent / "autoregression"
 
@@ -46,10 +52,15 @@ NOISES = (0.0, 0.05, 0.1, 0.2, 0.4)
 
 
 def measure_depth(n_sequences: int = N_SEQUENCES, seed: int = SEED) -> list[dict[str, Any]]:
-    """Squared error from the truth at the last query: models, and fitted gradient descent."""
+    """Squared error from the truth at the last query: models, and fitted gradient descent.
+
+    Models are trained on all queries. Step sizes are fitted to the last query, but for the prefix
+    variant, whose one size is fitted to all of them too.
+    """
     task = mtd_lens.load_task(TASK)
     batch, fit = task.sample(n_sequences, seed), task.sample(n_sequences, seed + 1)
     found = references.reference_predictions(task, fit.tokens, fit.truth, batch.tokens)
+    truths = fit.tokens[:, 1:] @ fit.matrices.transpose(1, 2)
     rows = []
 
     def add(source: str, depth: int, predicted: Tensor, fitted: Any = None) -> None:
@@ -61,10 +72,80 @@ def measure_depth(n_sequences: int = N_SEQUENCES, seed: int = SEED) -> list[dict
         name = "one step" if depth == 1 else f"{depth} steps"
         model = mtd_lens.load_model(f"{TASK}/trained-linear-augmented-{depth}l-s0")
         add("linear attention", depth, predicted_vectors(model, batch.tokens, task))
-        for kind in ("", ", free", ", prefix"):
-            key = name if depth == 1 else f"{name}{kind}"
-            add(f"gradient descent{kind}", depth, *found[key])
+        for kind in ("", ", free"):
+            add(f"gradient descent{kind}", depth, *found[name if depth == 1 else f"{name}{kind}"])
+        fitted = references.fit_common(fit.tokens, truths, prefix_steps, depth)
+        sizes = torch.full((depth,), fitted["step_size"], dtype=torch.float64)
+        prefix = prefix_steps(batch.tokens, sizes)[:, -1]
+        add("gradient descent, prefix", depth, prefix, fitted)
     return rows
+
+
+def prefix_steps(tokens: Tensor, step_sizes: Tensor) -> Tensor:
+    """What causal layers of gradient descent predict at every query."""
+    return estimators.residual_steps(tokens, step_sizes, causal=True)
+
+
+CARD = """# {name}
+
+A {architecture} transformer of {n_layers} layer{s} on vectors, trained from scratch on `{task}`,
+seed {seed}. Its embedding reads the last two vectors at every position: augmented tokens.
+
+## How it was trained
+
+```
+{command}
+```
+
+{steps:,} steps of {batch} fresh sequences; squared error of the next vector at every query;
+torch {torch}, {dtype}, on a CPU with 1 thread. The run's first losses, each a mean over 50 steps:
+
+| steps up to | loss |
+|---|---|
+{losses}
+
+At the end of training: loss {loss:.4f}; squared error from the truth at the last query {error:.4f}.
+
+## Scorecard
+
+```
+{scorecard}
+```
+
+## Oddities
+
+Augmented tokens are made by the embedding, not by a layer, so swapping a layer's output does not
+swap them: `augmented_token.interchange` cannot be supported.
+"""
+
+
+def write_cards() -> None:
+    """A card beside every trained model on an autoregressive task."""
+    for name, folder in shipped_checkpoints().items():
+        manifest = read_manifest(folder)
+        if manifest["task"]["family"] != "autoregressive":
+            continue
+        config = TrainingConfig(**manifest["config"])
+        task = manifest["task"]["name"]
+        first = [row for row in read_metrics(folder) if row["step"] <= 200]
+        card = CARD.format(
+            name=name,
+            architecture=config.architecture,
+            n_layers=config.n_layers,
+            s="s" * (config.n_layers > 1),
+            task=task,
+            seed=config.seed,
+            command=shlex.join(config.command(task, "DIR")),
+            steps=config.steps,
+            batch=config.batch_size,
+            torch=manifest["versions"]["torch"],
+            dtype=config.dtype,
+            losses="\n".join(f"| {row['step']} | {row['loss']:.6f} |" for row in first),
+            loss=manifest["metrics"]["loss"],
+            error=manifest["metrics"]["error from truth"],
+            scorecard=str(mtd_lens.score(mtd_lens.load_model(name))),
+        )
+        (folder / "card.md").write_text(card, encoding="utf-8")
 
 
 def draw_depth(rows: list[dict[str, Any]]) -> Any:
@@ -75,7 +156,7 @@ def draw_depth(rows: list[dict[str, Any]]) -> Any:
         "linear attention": "trained linear attention, as many layers",
         "gradient descent": "gradient descent, one step size",
         "gradient descent, free": "gradient descent, each its own",
-        "gradient descent, prefix": "gradient descent in causal layers",
+        "gradient descent, prefix": "gradient descent in causal layers, for all queries",
     }
     for index, (source, label) in enumerate(names.items()):
         look = style.model_style(0) if index == 0 else style.estimator_style(index)
@@ -282,5 +363,8 @@ def write(name: str, folder: Path = FOLDER) -> None:
 
 
 if __name__ == "__main__":
-    for part in sys.argv[1:] or PARTS:
-        write(part)
+    for part in sys.argv[1:] or (*PARTS, "cards"):
+        if part == "cards":
+            write_cards()
+        else:
+            write(part)

@@ -44,7 +44,7 @@ _AT_BOUND = 1e-3
 
 Fitted = dict[str, float]
 Reference = dict[str, tuple[Float[Tensor, "sequence component"], Fitted]]
-Predictor = Callable[[Vectors, Tensor], Float[Tensor, "sequence component"]]
+Predictor = Callable[[Vectors, Tensor], Tensor]
 
 
 def reference_predictions(
@@ -143,7 +143,7 @@ def free_step_sizes(coefficients: Float[Tensor, " step"]) -> Fitted:
 
 def fit_common(
     tokens: Vectors,
-    target: Float[Tensor, "sequence component"],
+    target: Float[Tensor, "*row component"],
     predictor: Predictor,
     n_steps: int,
 ) -> Fitted:
