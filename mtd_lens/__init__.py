@@ -39,6 +39,16 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "TrainingError",
             "UnknownNameError",
         ],
+        "families.autoregressive.causal_model": [
+            "AutoregressiveCausalModel",
+            "best_step_size",
+            "fit_step_size",
+        ],
+        "families.autoregressive.constructions": [
+            "ablate_autoregressive",
+            "construct_autoregressive",
+        ],
+        "families.autoregressive.task": ["AutoregressiveBatch", "AutoregressiveTask"],
         "families.mtd.analysis": ["implied_weights"],
         "families.mtd.causal_model": ["MTDCausalModel", "best_beta", "fit_beta"],
         "families.mtd.claims": ["model_predictions"],

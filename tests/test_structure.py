@@ -30,8 +30,9 @@ FLOORS = [
     ["probes.patching"],
     ["probes.paths"],
     ["probes"],
-    ["mtd_lens.errors", "mtd_lens.shapes", "mtd_lens.layout"],
-    ["mtd_lens.contracts"],
+    ["mtd_lens.errors", "mtd_lens.shapes", "mtd_lens.layout", "mtd_lens.vectors"],
+    ["mtd_lens.contracts", "mtd_lens.hooked.modules", "mtd_lens.architectures.models"],
+    ["mtd_lens.architectures.vectors"],
     [
         "mtd_lens.hooked",
         "mtd_lens.measures",
@@ -65,6 +66,20 @@ FLOORS = [
     ["mtd_lens.families.ngram.references", "mtd_lens.families.ngram.analysis"],
     ["mtd_lens.families.ngram.family"],
     ["mtd_lens.families.ngram"],
+    ["mtd_lens.families.autoregressive.task"],
+    [
+        "mtd_lens.families.autoregressive.estimators",
+        "mtd_lens.families.autoregressive.presets",
+    ],
+    ["mtd_lens.families.autoregressive.causal_model"],
+    ["mtd_lens.families.autoregressive.claims"],
+    [
+        "mtd_lens.families.autoregressive.references",
+        "mtd_lens.families.autoregressive.analysis",
+    ],
+    ["mtd_lens.families.autoregressive.constructions"],
+    ["mtd_lens.families.autoregressive.family"],
+    ["mtd_lens.families.autoregressive"],
     ["mtd_lens.registry", "mtd_lens.scorecard"],
     ["mtd_lens.localization_tables"],
     ["mtd_lens.scoring"],
@@ -136,11 +151,11 @@ def test_the_instruments_never_import_what_is_tested(name):
     assert "mtd_lens" not in set(external_imports(MODULES[name]))
 
 
-def test_one_module_imports_transformer_lens():
+def test_one_package_imports_transformer_lens():
     users = {
         name for name, path in MODULES.items() if "transformer_lens" in set(external_imports(path))
     }
-    assert users == {"mtd_lens.hooked"}
+    assert users == {"mtd_lens.hooked", "mtd_lens.hooked.modules"}
 
 
 def test_nothing_outside_the_families_names_one():
