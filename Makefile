@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 DOCS_READY := .venv/.docs-ready
 
-.PHONY: demo test test-slow lint bench results docs clean
+.PHONY: demo test test-slow lint bench results notebooks pictures docs clean
 
 demo: $(READY)
 	$(BIN)/mtd-lens score $(MODEL) --json report.json --html report.html
@@ -25,9 +25,16 @@ bench: $(READY)
 	$(BIN)/python tests/benchmarks/run.py
 	$(BIN)/python tests/benchmarks/training.py
 	$(BIN)/python tests/benchmarks/patching.py
+	$(BIN)/python tests/benchmarks/dashboards.py
 
 results: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python tutorials/make_results.py
+
+notebooks: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python tutorials/run_notebooks.py
+
+pictures: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python tutorials/make_pictures.py
 
 # The variable silences a notice of mkdocs-material about other projects.
 docs: $(DOCS_READY)

@@ -181,7 +181,10 @@ def localize(
 def dashboard(
     name: Model,
     out: Annotated[Path, typer.Option("--out", help="The page to write, such as page.html.")],
-    sequences: Sequences = None,
+    sequences: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--sequences", help="Number of sequences to look at.", show_default=False),
+    ] = None,
     seed: Seed = 0,
     scored: Annotated[
         bool, typer.Option("--score/--no-score", help="With the scorecard, or quickly without.")

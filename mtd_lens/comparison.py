@@ -113,22 +113,28 @@ class Comparison:
             blocks += [self._fitted_title(), render.text_table(header, rows, left=(0, 1))]
         return "\n\n".join(blocks)
 
-    def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
+    def plot(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        data: str | os.PathLike[str] | None = None,
+    ) -> Any:
         """Divergence from the truth against context length.
 
         Args:
             path: Also write the figure there, as PNG or SVG by its ending.
+            data: Also write what is drawn there, as CSV.
 
         Returns:
             A ``matplotlib.figure.Figure``.
 
         Raises:
-            ArgumentError: The path ends in neither ``.png`` nor ``.svg``.
-            OutputPathError: The path cannot be written to.
+            ArgumentError: A path of another ending.
+            OutputPathError: A path cannot be written to.
         """
         from mtd_lens.plots import plot_comparisons
 
-        return plot_comparisons([self], path)
+        return plot_comparisons([self], path, data=data)
 
     def _title(self) -> str:
         return (

@@ -373,5 +373,6 @@ class InspectableFamily(Family, Protocol):
     ) -> Analysis:
         """The algorithm beside the model on ``tokens``; ``fit_tokens`` are for fitting.
 
-        ``batch`` is what the task sampled the tokens with, or None for tokens of the user's own.
+        ``batch`` is what the task sampled the tokens with, or None for tokens of the user's own;
+        its sequences may go on after ``tokens`` end.
         """

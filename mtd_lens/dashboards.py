@@ -31,9 +31,6 @@ DIGITS = 4
 VECTOR_DIGITS = 2
 """Of the components by which a vector is named."""
 
-MAX_OUTCOMES = 24
-"""Columns of the table of predictions; of more tokens, the likeliest are shown."""
-
 FRAME_HEIGHT = 900
 """Of the page in a notebook, in pixels."""
 
@@ -73,8 +70,7 @@ class Dashboard:
         Raises:
             ArgumentError: Something else than a scorecard.
         """
-        _check_card(scorecard)
-        return replace(self, scorecard=scorecard)
+        return replace(self, scorecard=_checked_card(scorecard, self.inspection))
 
     def _repr_html_(self) -> str:
         page = html.escape(self.to_html(), quote=True)
@@ -98,34 +94,33 @@ def dashboard(
     seed: Any = 0,
     token_names: Any = None,
     scorecard: Any = None,
-    name: str | None = None,
+    name: Any = None,
 ) -> Dashboard:
     """A page that shows a model's attention beside the algorithm's, sequence by sequence.
 
     For each sequence: the attention of every layer and head, the algorithm's own (for an MTD task
     the responsibilities, their uniform average, and the mixture weights), and their difference; the
     weights that the model's predictions imply, beside one step and two steps of mirror descent,
-    exact Bayes and the truth; and the predicted distributions.
+    exact Bayes where it can be integrated, and the truth; and the predicted distributions.
 
     Args:
         model: A HookedTransformer, of this package or not; it is left as it was found.
         tokens: ``[sequence, position]``; by default ``n_sequences`` drawn from the task. At most
-            256 positions are shown, with a note if any are left out.
+            256 positions are shown, and no more than the task has, with a note if any are left out.
         task: What the model is held against, or its name; by default the task that it knows.
-        n_sequences: How many to draw, 1 to 64.
+        n_sequences: How many to draw, 1 to 16.
         seed: Of the sequences.
         token_names: What to call each token of the vocabulary; by default its number.
         scorecard: What ``score`` returned for the model, to be shown too.
         name: What to call the model.
 
     Raises:
-        ArgumentError: Something else than a scorecard; ``n_sequences``, ``seed`` or ``token_names``
-            that cannot be used.
+        ArgumentError: Something else than a scorecard, or one on another task; ``n_sequences``,
+            ``seed``, ``token_names`` or ``name`` that cannot be used.
         DataError: Tokens that the model cannot read.
         TokensError: Tokens that do not fit the task.
         ModelError: The model does not fit the task, or no task is known.
     """
-    _check_card(scorecard)
     found = inspecting.inspect(
         model,
         tokens,
@@ -135,32 +130,43 @@ def dashboard(
         token_names=token_names,
         name=name,
     )
-    return Dashboard(found, scorecard)
+    return Dashboard(found, _checked_card(scorecard, found))
 
 
-def _check_card(scorecard: Any) -> None:
-    if scorecard is not None and not isinstance(scorecard, Scorecard):
+def _checked_card(scorecard: Any, inspection: Inspection) -> Scorecard | None:
+    if scorecard is None:
+        return None
+    if not isinstance(scorecard, Scorecard):
         raise ArgumentError(
             f"scorecard takes what mtd_lens.score returned; got a {type(scorecard).__name__}."
         )
+    if scorecard.task != inspection.task:
+        raise ArgumentError(
+            f"the scorecard is of the model {scorecard.model!r} on another task than the "
+            "dashboard's. Score the model on the task that is shown."
+        )
+    return scorecard
 
 
 def _page(inspection: Inspection, card: Scorecard | None) -> str:
     from markupsafe import Markup
 
-    analysis = inspection.analysis
+    analysis, task = inspection.analysis, inspection.task
     data = json.dumps(_data(inspection), allow_nan=False, separators=(",", ":"))
     return render.html(
         "dashboard.html",
         inspection=inspection,
-        task=inspection.task if isinstance(inspection.task, str) else "a task of the user's own",
+        task=f"Task {task}" if isinstance(task, str) else "A task of the user's own",
         parameters=parameters,
         length=inspection.tokens.shape[1],
         n_sequences=len(inspection.tokens),
         n_heads=inspection.attention.shape[1],
+        n_tokens=len(inspection.token_names),
+        max_outcomes=inspecting.MAX_OUTCOMES,
         patterns=analysis.patterns if analysis else (),
         latent=analysis.latent if analysis else "",
         figures=[Markup(svg) for svg in _figures(inspection)],
+        scorecard=card,
         card=Markup(card._repr_html_()) if card else "",
         css=Markup(_template("dashboard.css")),
         script=Markup(_template("dashboard.js")),
@@ -198,7 +204,7 @@ def _data(inspection: Inspection) -> dict[str, Any]:
     }
     if analysis is None:
         return data
-    shown = _likeliest(analysis.predictions)
+    shown = inspecting.likeliest(analysis.predictions)
     return data | {
         "patterns": [
             {"name": p.name, "nearest": inspection.nearest_heads[p.name].tolist()}
@@ -207,6 +213,7 @@ def _data(inspection: Inspection) -> dict[str, Any]:
         "analytic": [
             _packed(torch.stack([p.values[sequence] for p in analysis.patterns]))
             for sequence in range(len(inspection.tokens))
+            if analysis.patterns
         ],
         "defaults": _nearest_patterns(inspection),
         "sources": list(analysis.predictions),
@@ -234,17 +241,13 @@ def _named_tokens(inspection: Inspection) -> tuple[list[list[int]], list[str]]:
 def _nearest_patterns(inspection: Inspection) -> list[int]:
     """For each layer, the analytic pattern that its nearest heads come nearest to."""
     assert inspection.analysis is not None
+    if not inspection.analysis.patterns:
+        return []
     distances = []
     for pattern in inspection.analysis.patterns:
         heads = inspection.nearest_heads[pattern.name][:, None]
         distances.append(inspection.distances(pattern).gather(1, heads)[:, 0].nanmean(-1))
     return torch.stack(distances).nan_to_num(1.0).argmin(0).tolist()
-
-
-def _likeliest(predictions: Any) -> list[int]:
-    """Tokens whose predictions are shown, in the order of the vocabulary."""
-    peak = torch.stack([p.nan_to_num().flatten(0, 1).amax(0) for p in predictions.values()]).amax(0)
-    return sorted(peak.topk(min(MAX_OUTCOMES, len(peak))).indices.tolist())
 
 
 def _packed(maps: Tensor) -> str:

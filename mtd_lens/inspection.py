@@ -11,7 +11,7 @@ from torch import Tensor
 
 import probes
 from mtd_lens.contracts import Analysis, AnalyticPattern, InspectableFamily
-from mtd_lens.errors import ArgumentError
+from mtd_lens.errors import ArgumentError, ModelError
 from mtd_lens.registry import family_of
 from mtd_lens.scoring import name_of, task_for
 from mtd_lens.vectors import magnitude_shares
@@ -19,7 +19,7 @@ from probes import checks
 from probes.capture import check_tokens, vector_size
 
 N_SEQUENCES = 4
-MAX_SEQUENCES = 64
+MAX_SEQUENCES = 16
 
 N_FIT_SEQUENCES = 128
 """For the algorithm's parameters."""
@@ -29,7 +29,16 @@ N_CHOICE_SEQUENCES = 32
 
 MAX_POSITIONS = 256
 MAX_ENTRIES = 2_400_000
-"""Attention values on and below the diagonal, of all heads and sequences together."""
+"""Attention values on and below the diagonal, of all maps and sequences together."""
+
+N_PATTERNS = 4
+"""So many maps beside the heads' are allowed for in each sequence."""
+
+MAX_OUTCOMES = 24
+"""Of more outcomes, the likeliest are shown."""
+
+MAX_SEED = 2**63
+"""Seeds lie below."""
 
 
 @dataclass(frozen=True)
@@ -93,20 +102,21 @@ def inspect(
     n_sequences: Any = N_SEQUENCES,
     seed: Any = 0,
     token_names: Any = None,
-    name: str | None = None,
+    name: Any = None,
 ) -> Inspection:
     """Hold a model's attention and predictions against the algorithm's on a few sequences.
 
     The algorithm's parameters, and the head that is nearest to each of its patterns, are found on
-    128 other sequences.
+    128 sequences drawn for that, with the next seed.
 
     Args:
         model: A HookedTransformer, of this package or not; it is left as it was found.
-        tokens: ``[sequence, position]``; by default ``n_sequences`` drawn from the task. At most
-            256 positions are kept, and fewer where the attention of all heads would be too much to
-            look at; since models are causal, the first ones are as they would be.
+        tokens: ``[sequence, position]``; by default ``n_sequences`` drawn from the task. No more
+            positions are kept than the task has and than 256, and fewer where the attention of all
+            heads would be too much to look at; the model is causal, so that what is left is as it
+            would be.
         task: What the model is held against, or its name; by default the task that it knows.
-        n_sequences: How many to draw, 1 to 64.
+        n_sequences: How many to draw, 1 to 16.
         seed: Of the sequences.
         token_names: What to call each token of the vocabulary, or component of a vector; by default
             its number.
@@ -116,16 +126,24 @@ def inspect(
         Attention, the nearest heads, and what the algorithm says of every position.
 
     Raises:
-        ArgumentError: ``n_sequences``, ``seed`` or ``token_names`` that cannot be used.
+        ArgumentError: ``n_sequences``, ``seed``, ``token_names`` or ``name`` that cannot be used,
+            or too many heads and sequences to look at together.
         DataError: Tokens that the model cannot read.
         TokensError: Tokens that do not fit the task.
-        ModelError: The model does not fit the task, or no task is known.
+        ModelError: The model does not fit the task, is not causal, or no task is known.
     """
     n_sequences = checks.integer(n_sequences, "n_sequences", 1, ArgumentError)
     seed = checks.seed(seed, ArgumentError)
     task = task_for(model, task)
     family = family_of(task)
     family.check_model(model, task)
+    if model.cfg.attention_dir != "causal":
+        raise ModelError(
+            f"inspect shows causal attention; the model's is {model.cfg.attention_dir}. Look at it "
+            "with run_with_cache."
+        )
+    if name is not None:
+        _check_text(name, "name")
     names = _checked_names(token_names, model)
     batch = None
     if tokens is None:
@@ -136,8 +154,15 @@ def inspect(
         check_tokens(model, tokens)
         _check_few(len(tokens))
     device = next(model.parameters()).device
-    fit_tokens = task.sample(N_FIT_SEQUENCES, seed + 1).tokens.to(device)
-    n_kept = _kept_positions(tokens.shape[1], model.cfg.n_layers * model.cfg.n_heads * len(tokens))
+    fit_tokens = task.sample(N_FIT_SEQUENCES, (seed + 1) % MAX_SEED).tokens.to(device)
+    n_maps = (model.cfg.n_layers * model.cfg.n_heads + N_PATTERNS) * len(tokens)
+    most = min(MAX_POSITIONS, task.seq_len, math.isqrt(2 * MAX_ENTRIES // n_maps))
+    if most < family.shortest(task):
+        raise ArgumentError(
+            f"the attention of all heads on {len(tokens)} sequences is too much to look at: only "
+            f"{most} positions would be left. Show fewer sequences."
+        )
+    n_kept = min(tokens.shape[1], most)
     shown = tokens[:, :n_kept].to(device)
     shown = shown if shown.is_floating_point() else shown.long()
     causal_model = family.fit_causal_model(model, task, fit_tokens)
@@ -158,6 +183,19 @@ def inspect(
         nearest_heads=nearest_heads,
         n_cut=tokens.shape[1] - n_kept,
     )
+
+
+def likeliest(predictions: Mapping[str, Tensor]) -> list[int]:
+    """Outcomes to show, in order: of more than ``MAX_OUTCOMES``, those that any source gives most.
+
+    Args:
+        predictions: By source, ``[…, outcome]``; NaN where there is none.
+    """
+    if not predictions:
+        return []
+    every = torch.stack(list(predictions.values())).nan_to_num()
+    peak = every.reshape(-1, every.shape[-1]).amax(0)
+    return sorted(peak.topk(min(MAX_OUTCOMES, len(peak))).indices.tolist())
 
 
 def _attention(model: Any, tokens: Tensor) -> Float[Tensor, "layer head sequence query key"]:
@@ -182,7 +220,7 @@ def _nearest_heads(
     for part in tokens.split(probes.capture.BATCH_SIZE // 4):
         attention = _attention(model, part)
         for pattern in family.patterns(causal_model, part):
-            distances = _distances(attention, pattern).nan_to_num() * len(part)
+            distances = _distances(attention, pattern).nan_to_num()
             sums[pattern.name] = sums.get(pattern.name, 0) + distances
     return {name: total.argmin(1) for name, total in sums.items()}
 
@@ -192,12 +230,6 @@ def _distances(
 ) -> Float[Tensor, "layer head query"]:
     values = pattern.values.cpu().to(attention)
     return torch.stack([(layer - values).abs().sum(-1).mean(1) / 2 for layer in attention])
-
-
-def _kept_positions(length: int, n_maps: int) -> int:
-    """The longest context of which all maps together have at most ``MAX_ENTRIES`` entries."""
-    most = math.isqrt(2 * MAX_ENTRIES // n_maps)
-    return max(2, min(length, MAX_POSITIONS, most))
 
 
 def _on_cpu(analysis: Analysis) -> Analysis:
@@ -217,16 +249,25 @@ def _check_few(n_sequences: int) -> None:
         )
 
 
+def _check_text(value: Any, what: str) -> None:
+    if not isinstance(value, str):
+        raise ArgumentError(f"{what} must be a text; got {value!r}.")
+    if value.encode("utf-8", "ignore").decode("utf-8") != value:
+        raise ArgumentError(f"{what} must be a text that UTF-8 can hold; got {value!r}.")
+
+
 def _checked_names(token_names: Any, model: Any) -> tuple[str, ...]:
     n_tokens = model.cfg.d_vocab
     vectors = vector_size(model) is not None
     if token_names is None:
         return tuple(f"component {i}" if vectors else str(i) for i in range(n_tokens))
     listed = isinstance(token_names, Sequence) and not isinstance(token_names, str)
-    if not listed or not all(isinstance(name, str) for name in token_names):
+    if not listed:
         raise ArgumentError(
             f"token_names must list a text for each token of the vocabulary; got {token_names!r}."
         )
+    for token, name in enumerate(token_names):
+        _check_text(name, f"token_names[{token}]")
     if len(token_names) != n_tokens:
         raise ArgumentError(
             f"token_names has {len(token_names)} entries for a vocabulary of {n_tokens} tokens. "

@@ -285,22 +285,28 @@ class Localization:
         """
         return render.json_text(self.to_dict(), path)
 
-    def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
+    def plot(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        data: str | os.PathLike[str] | None = None,
+    ) -> Any:
         """Both maps of every variable.
 
         Args:
             path: Also write the figure there, as PNG or SVG by its ending.
+            data: Also write what is drawn there, as CSV.
 
         Returns:
             A ``matplotlib.figure.Figure``.
 
         Raises:
-            ArgumentError: The path ends in neither ``.png`` nor ``.svg``.
-            OutputPathError: The path cannot be written to.
+            ArgumentError: A path of another ending.
+            OutputPathError: A path cannot be written to.
         """
         from mtd_lens.plots import plot_localization
 
-        return plot_localization(self, path)
+        return plot_localization(self, path, data=data)
 
     def __repr__(self) -> str:
         sets = ", ".join(f"{f.variable} {_set_in_words(f)}" for f in self.findings)

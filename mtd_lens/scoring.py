@@ -1,5 +1,6 @@
 """Score any model on any task: every claim at every layer, beside a null and a ceiling."""
 
+import math
 import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -97,7 +98,7 @@ def score(
     for claim in tqdm(
         tested, desc="claims", disable=None if progress else True, delay=2, leave=False
     ):
-        found = {who: claim.measure(trial) for who, trial in trials.items()}
+        found = {who: _measured(claim, trial) for who, trial in trials.items()}
         null = (
             _null_interval(claim, found["null"], trials["null"], family) if found["null"] else None
         )
@@ -148,10 +149,24 @@ def _all_claims(own: Sequence[Claim], further: Any) -> list[Claim]:
             raise ArgumentError(
                 f"claims must be a list of mtd_lens.Claim(id, statement, measure); got {further!r}."
             )
+        if not isinstance(claim.id, str) or not claim.id:
+            raise ArgumentError(f"a claim's id must be a text, variable.test; got {claim.id!r}.")
         if claim.id in {known.id for known in tested}:
             raise ArgumentError(f"a claim is named {claim.id!r} already. Choose another id.")
         tested.append(claim)
     return tested
+
+
+def _measured(claim: Claim, trial: Trial) -> Sequence[Measurement]:
+    """What a claim's test found, after checking that it is what a test may find."""
+    found = claim.measure(trial)
+    listed = isinstance(found, Sequence) and all(isinstance(m, Measurement) for m in found)
+    if not listed or not all(math.isfinite(m.selection) for m in found):
+        raise ArgumentError(
+            f"the test of the claim {claim.id!r} must return a list of mtd_lens.Measurement, each "
+            f"with a finite selection; got {found!r}."
+        )
+    return found
 
 
 def _null_interval(
@@ -164,7 +179,7 @@ def _null_interval(
     scores = [_interval(chosen, trial.seed).score]
     for index in range(1, N_EXACT_NULLS):
         model = family.null(trial.model, trial.task, NULL_SEED + trial.seed + index)
-        found = claim.measure(replace(trial, model=model))
+        found = _measured(claim, replace(trial, model=model))
         scores.append(_interval(_choose(found), trial.seed).score)
     low, middle, high = np.quantile(scores, [0.025, 0.5, 0.975])
     return Interval(float(middle), float(low), float(high))

@@ -232,7 +232,8 @@ class _Trainer:
         config = self.config
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * schedule(config, step)
-        loss = loss_of(config.loss, self.distributed(examples.inputs), examples)
+        with torch.enable_grad():  # the caller may have switched gradients off
+            loss = loss_of(config.loss, self.distributed(examples.inputs), examples)
         value = loss.item()
         if not math.isfinite(value):
             kept = checkpoints.checkpoints_in(folder)

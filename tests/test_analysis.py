@@ -8,7 +8,9 @@ from scipy import optimize
 
 import mtd_lens
 from mtd_lens.families.mtd import analysis, iterative
+from mtd_lens.families.mtd.claims import check_outputs
 from mtd_lens.families.mtd.posterior import refined_quadrature
+from mtd_lens.families.mtd.references import tied_step_size
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +57,7 @@ def test_implied_weights_minimise_the_divergence():
     generator = torch.Generator().manual_seed(0)
     predictions = torch.rand(5, 4, 4, generator=generator, dtype=torch.float64)
     predictions = predictions / predictions.sum(-1, keepdim=True)
-    implied = mtd_lens.implied_weights(task, tokens, predictions)
+    implied = mtd_lens.implied_weights(task, tokens, predictions, max_divergence=1e9)
     n_told = 0
     for n, q in (~implied.isnan().any(-1)).nonzero().tolist():
         parents = [int(tokens[n, q + 3 - g]) for g in (1, 2)]
@@ -69,6 +71,19 @@ def test_implied_weights_minimise_the_divergence():
         assert divergence(float(implied[n, q, 0])) <= best.fun + 1e-9
         n_told += 1
     assert n_told > 5
+
+
+def test_predictions_far_from_every_mixture_imply_nothing():
+    rows = [[0.5, 0.5, 0, 0], [0, 0.5, 0.5, 0], [0, 0, 0.5, 0.5], [0.5, 0, 0, 0.5]]
+    task = mtd_lens.MTDTask(rows, 2, 4)
+    tokens = torch.tensor([[0, 0, 1, 0]])
+    last = [[0.35, 0.5, 0.15, 0.0], [0.01, 0.01, 0.01, 0.97], [0.0, 0.0, 0.0, 1.0]]
+    for prediction, told in zip(last, (True, False, False), strict=True):
+        predictions = torch.tensor([[prediction, prediction]]).double()
+        implied = mtd_lens.implied_weights(task, tokens, predictions)[0, -1]
+        assert implied.isfinite().all() == told
+    nearly = torch.tensor([[[0.25, 0.25, 0.25, 0.25]] * 2]).double()
+    assert mtd_lens.implied_weights(task, tokens, nearly).isnan().all()
 
 
 def test_more_lags_than_tokens_tell_nothing():
@@ -103,6 +118,10 @@ def test_bad_predictions_are_refused(task, tokens):
         mtd_lens.implied_weights(task, tokens, 2 * good)
     with pytest.raises(mtd_lens.ArgumentError, match="finite"):
         mtd_lens.implied_weights(task, tokens, good / 0)
+    with pytest.raises(mtd_lens.ArgumentError, match=r"must be a tensor.*got a list"):
+        mtd_lens.implied_weights(task, tokens, good.tolist())
+    with pytest.raises(mtd_lens.ArgumentError, match="max_divergence"):
+        mtd_lens.implied_weights(task, tokens, good, max_divergence=0)
 
 
 def test_the_posterior_of_every_prefix(task, tokens):
@@ -132,14 +151,32 @@ def test_the_construction_is_what_it_computes(task):
     assert torch.equal(found.latents["truth"][:, 3:], batch.weights[:, None].expand(-1, 11, -1))
 
 
-def test_two_steps_follow_a_model_that_takes_two(task):
-    """The size that is fitted at the last query is the size that was used."""
+def test_the_step_size_of_two_steps_is_found(task):
     batch = task.sample(64, seed=3)
     two = mtd_lens.mirror_descent(task, batch.tokens, 0.07, 2)
     target = mtd_lens.predict(task, batch.tokens, two)
-    from mtd_lens.families.mtd.references import tied_step_size
-
     assert tied_step_size(task, batch.tokens, target, 2) == pytest.approx(0.07, rel=1e-3)
+
+
+def test_two_steps_have_a_size_that_falls_with_the_evidence(task, tokens):
+    model = stock(task, "attn-only", d_model=8, n_heads=2)
+    fit_tokens = task.sample(32, seed=9).tokens
+    causal = mtd_lens.MTDCausalModel(task, 2.0)
+    found = analysis.analyse(model, causal, tokens, fit_tokens, None).latents["2 steps"]
+    target = mtd_lens.model_predictions(model, fit_tokens)
+    size = tied_step_size(task, fit_tokens, target, 2)
+    for length in (14, 8, 4):
+        step = size * (14 - 3) / (length - 3)
+        expected = mtd_lens.mirror_descent(task, tokens[:, :length], step, 2)
+        assert torch.allclose(found[:, length - 1], expected, atol=1e-9)
+
+
+def test_outputs_that_are_not_finite_are_named():
+    output = torch.zeros(2, 7, 4)
+    assert check_outputs(output) is output
+    output[1, 5, 2] = torch.inf
+    with pytest.raises(mtd_lens.ModelError, match="on sequence 1, position 5 they are"):
+        check_outputs(output)
 
 
 def test_tokens_of_ones_own_have_no_truth(task, tokens):

@@ -83,7 +83,46 @@ def test_many_heads_are_cut_further(monkeypatch, task):
     found = mtd_lens.inspect(model, n_sequences=2)
     length = found.tokens.shape[1]
     assert 4 < length < 14
-    assert 2 * 2 * 3 * length * (length - 1) / 2 <= 500
+    assert 2 * (2 * 3 + 3) * length * (length - 1) / 2 <= 500
+    monkeypatch.setattr(inspection, "MAX_ENTRIES", 100)
+    with pytest.raises(mtd_lens.ArgumentError, match="only 3 positions would be left"):
+        mtd_lens.inspect(model, n_sequences=2)
+
+
+def test_tokens_longer_than_the_task_are_cut_to_it(task):
+    longer = mtd_lens.MTDTask(task.transition, task.order, 40)
+    model = stock(longer, "attn-only", d_model=8, n_heads=2)
+    found = mtd_lens.inspect(model, longer.sample(2, seed=0).tokens, task=task)
+    assert found.tokens.shape[1] == task.seq_len
+    assert found.n_cut == 40 - task.seq_len
+    for heads in found.nearest_heads.values():
+        assert heads.shape == (3, task.seq_len)
+
+
+def test_models_that_look_ahead_are_refused(task):
+    model = stock(task, "attn-only", d_model=8, n_heads=2)
+    model.cfg.attention_dir = "bidirectional"
+    with pytest.raises(mtd_lens.ModelError, match="inspect shows causal attention"):
+        mtd_lens.inspect(model)
+
+
+def test_the_largest_seed(model):
+    assert mtd_lens.inspect(model, n_sequences=1, seed=2**63 - 1).seed == 2**63 - 1
+
+
+def test_fitting_never_sees_the_sequences_that_are_shown(task, model, monkeypatch):
+    seen = []
+    sample = type(task).sample
+
+    def watched(*arguments, **named):
+        seen.append(sample(*arguments, **named))
+        return seen[-1]
+
+    monkeypatch.setattr(type(task), "sample", watched)
+    found = mtd_lens.inspect(model, n_sequences=4, seed=5)
+    drawn = [batch.tokens for batch in seen if len(batch.tokens) == inspection.N_FIT_SEQUENCES]
+    assert drawn
+    assert not (drawn[0][:, None] == found.tokens).all(-1).any()
 
 
 def test_the_model_is_left_as_it_was(task):
@@ -104,16 +143,18 @@ def test_the_model_is_left_as_it_was(task):
     ("arguments", "error", "message"),
     [
         ({"n_sequences": 0}, mtd_lens.ArgumentError, "n_sequences"),
-        ({"n_sequences": 65}, mtd_lens.ArgumentError, r"Give at most 64, such as tokens\[:4\]"),
+        ({"n_sequences": 17}, mtd_lens.ArgumentError, r"Give at most 16, such as tokens\[:4\]"),
+        ({"name": 5}, mtd_lens.ArgumentError, "name must be a text; got 5"),
+        ({"name": "a\ud800"}, mtd_lens.ArgumentError, "UTF-8"),
         ({"seed": -1}, mtd_lens.ArgumentError, "seed"),
         ({"token_names": ["a", "b"]}, mtd_lens.ArgumentError, "2 entries for a vocabulary of 4"),
         ({"token_names": "abcd"}, mtd_lens.ArgumentError, "must list a text for each token"),
-        ({"token_names": [1, 2, 3, 4]}, mtd_lens.ArgumentError, "must list a text"),
+        ({"token_names": [1, 2, 3, 4]}, mtd_lens.ArgumentError, r"token_names\[0\] must be a text"),
         ({"tokens": torch.zeros(2, 14)}, mtd_lens.DataError, "integer tensor"),
         ({"tokens": torch.zeros(14).long()}, mtd_lens.DataError, "sequence, position"),
         ({"tokens": torch.full((1, 14), 9)}, mtd_lens.DataError, "must lie in 0 … 3"),
         ({"tokens": torch.zeros(1, 3).long()}, mtd_lens.TokensError, "order \\+ 1 = 4"),
-        ({"tokens": torch.zeros(65, 14).long()}, mtd_lens.ArgumentError, "at most 64"),
+        ({"tokens": torch.zeros(17, 14).long()}, mtd_lens.ArgumentError, "at most 16"),
         ({"task": "mtd-q5-m3-t64"}, mtd_lens.ModelError, "token"),
     ],
 )

@@ -297,6 +297,7 @@ def test_svg_for_a_page():
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert texts[0].startswith("<svg")
     assert "metadata" not in texts[0]
+    assert "<style" not in texts[0]  # it would hold for the whole page
     words = [node.text for node in root.iter("{http://www.w3.org/2000/svg}text")]
     assert "key position (tokens)" in words
     assert "currentColor" in texts[0]

@@ -119,7 +119,7 @@ def test_missing_sources_and_many_components(found):
     assert legend_of(figure) == ["one step"]
     visible = [axes for axes in figure.axes if axes.get_visible()]
     assert [axes.get_title() for axes in visible] == list(names)
-    assert [bool(axes.get_xlabel()) for axes in visible] == [False, False, True, True, True]
+    assert [bool(axes.get_xlabel()) for axes in visible] == [False, False, False, True, True]
 
 
 def test_latents_that_are_no_shares_have_axes_of_their_own(found):
@@ -354,6 +354,16 @@ def test_svg_of_two_sequences_on_one_page(found):
     ids = [node.get("id") for node in page.iter() if node.get("id")]
     assert len(ids) == len(set(ids)) > 0
     assert all("currentColor" in text and style.INK not in text for text in texts)
+
+
+@pytest.mark.parametrize("draw", FUNCTIONS, ids=lambda draw: draw.__name__)
+def test_names_are_shown_as_they_are(found, draw):
+    hostile = replace(found, model="<b>$\\frac$</b>", token_names=("$", "<i>", "$\\bad$", "%", "_"))
+    hostile = changed(hostile, latent="$_$", components=("a$^$", "b$", "</svg>"))
+    root = ElementTree.fromstring(plots.svg_text(draw(hostile)))
+    words = [node.text or "" for node in root.iter("{http://www.w3.org/2000/svg}text")]
+    words += [node.text or "" for node in root.iter("{http://www.w3.org/2000/svg}tspan")]
+    assert any("<b>$\\frac$</b>" in text for text in words)
 
 
 def test_a_model_under_the_lens(task):

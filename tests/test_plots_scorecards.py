@@ -41,6 +41,15 @@ def texts(figure):
     return [text.get_text() for text in figure.axes[0].texts]
 
 
+def test_a_further_claim_stands_with_those_of_its_variable(card):
+    later = replace(card, claims=(*card.claims, claim("weights.mine", 0, 0.5)))
+    labels = mtd_lens.plot_scorecard(later).axes[0].get_yticklabels()
+    names = [
+        label.get_text() for label in sorted(labels, key=lambda label: label.get_position()[1])
+    ]
+    assert names == ["probe", "attention", "mine", "probe", "estimator"]
+
+
 def test_cells_stand_where_claim_and_layer_meet(card):
     figure = mtd_lens.plot_scorecard(card)
     axes = figure.axes[0]
@@ -57,7 +66,9 @@ def test_cells_stand_where_claim_and_layer_meet(card):
     assert at[0, heights[1]] == at[1, heights[1]] == "< -1"
     assert at[2, heights[3]] == "0.95"
     title = figure.get_suptitle()
-    assert all(words in title for words in ("m on t", "64 sequences, seed 3", "beta 12", "< -1"))
+    assert all(
+        words in title for words in ("m on t", "64 sequences, seed 3", "beta 12", "clipped at -1")
+    )
 
 
 def test_chosen_layers_are_outlined(card):
@@ -105,6 +116,13 @@ def test_a_card_without_layers(card):
     figure = mtd_lens.plot_scorecard(bare)
     assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["output"]
     assert "a task of the user's own" in figure.get_suptitle()
+
+
+def test_a_claim_that_was_tried_at_one_layer_only(card):
+    alone = replace(card, claims=(claim("weights.probe", 2, 0.7),), matrix=())
+    axes = mtd_lens.plot_scorecard(alone).axes[0]
+    assert [tick.get_text() for tick in axes.get_xticklabels()][-2:] == ["layer 2", "output"]
+    assert {text.get_text(): text.get_position() for text in axes.texts}["0.70"] == (2, 0)
 
 
 @pytest.mark.parametrize("given", [None, "card", 3])

@@ -186,6 +186,16 @@ def test_further_claims_are_claims_with_ids_of_their_own(task):
             mtd_lens.score(model, claims=wrong)
 
 
+UNCHOSEN = measures.Measurement(0, "", float("nan"), torch.ones(3), torch.ones(3))
+
+
+@pytest.mark.parametrize("found", [None, [3], [UNCHOSEN]])
+def test_what_a_further_claims_test_returns_is_checked(task, found):
+    claim = mtd_lens.Claim("mine.test", "", lambda trial: found)
+    with pytest.raises(mtd_lens.ArgumentError, match=r"'mine\.test' must return a list"):
+        mtd_lens.score(mtd_lens.construct(task), n_sequences=64, claims=[claim])
+
+
 def test_the_same_seed_gives_the_same_scorecard(own_model):
     task = mtd_lens.load_task("mtd-q3-m2-t32")
     first, second, other = (

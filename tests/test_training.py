@@ -157,6 +157,12 @@ def test_the_same_run_twice_is_the_same_to_the_bit(finished, task, tmp_path):
     assert untimed(again) == untimed(finished)
 
 
+def test_gradients_may_be_switched_off_around_it(finished, task, tmp_path):
+    with torch.no_grad():
+        again = train(task, TrainingConfig(**TINY), tmp_path / "again")
+    assert weights_of(again) == weights_of(finished)
+
+
 @pytest.mark.parametrize("stop", [20, 30])
 def test_stopped_and_resumed_is_the_same_to_the_bit(finished, task, tmp_path, stop):
     config = TrainingConfig(**TINY)

@@ -1,12 +1,16 @@
 """Mean attention at the last query, of several models."""
 
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mtd_lens.errors import ArgumentError
 from mtd_lens.plots import style
 from mtd_lens.plots.outputs import check_outputs
+
+NAME_WIDTH = 16
+"""Characters, after which a model's name goes on in the next line."""
 
 
 def plot_attention(
@@ -59,7 +63,8 @@ def _draw(patterns: Mapping[str, Sequence[Sequence[float]]]) -> Any:
             axes.tick_params(labelsize="x-small")
             axes.set_xlim(-1, len(values))
             style.plain(axes)
-        row[0].set_ylabel(name.replace("-", "-\n", 2), fontsize="x-small")
+        label = textwrap.fill(name.replace("/", "/ "), NAME_WIDTH, break_long_words=False)
+        row[0].set_ylabel(label, fontsize="x-small")
     figure.supxlabel("key position (tokens)", fontsize="small")
     figure.supylabel("attention (0 to 1)", fontsize="small")
     style.add_title(figure, "attention at the last query, mean over sequences and heads")

@@ -99,9 +99,9 @@ def _draw(
     if shares:
         panels[0, 0].set_ylim(-MARGIN, 1 + MARGIN)
     for index, axes in enumerate(panels.flat[: len(components)]):
-        below = index + n_columns >= len(components)
-        axes.tick_params(labelbottom=below)
-        axes.set_xlabel("query position (tokens)" if below else "")
+        axes.tick_params(labelbottom=index + n_columns >= len(components))
+    for axes in panels[-1]:
+        axes.set_xlabel("query position (tokens)")
     figure.supylabel(f"{latent} (0 to 1)" if shares else latent, fontsize="medium")
     style.add_legend_below(figure, handles)
     return figure

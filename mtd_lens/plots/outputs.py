@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ SVG_SETTINGS: dict[Any, Any] = {
     "svg.hashsalt": "mtd-lens",
     "font.sans-serif": ["DejaVu Sans"],
 }
+JOINTS = "stroke-linejoin: round; stroke-linecap: butt"
+"""What matplotlib writes as a style sheet, which would hold for the whole page."""
+
 NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 SVG_DIGITS = 2
 """Of coordinates, in points."""
@@ -110,17 +114,28 @@ def svg_text(figure: Any) -> str:
     from matplotlib import rc_context
 
     content = io.StringIO()
-    with rc_context(SVG_SETTINGS):
-        figure.savefig(content, format="svg", transparent=True, metadata=NO_METADATA)
+    with rc_context(SVG_SETTINGS), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # text stays text: the page has the fonts
+        figure.savefig(
+            content, format="svg", dpi=files.DOTS_PER_INCH, transparent=True, metadata=NO_METADATA
+        )
     text = content.getvalue()
-    text = text[text.index("<svg") :].replace(INK, "currentColor")
-    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
-    text = re.sub(r'(?<= d=")[^"]*', _rounded, text)
-    used = set(re.findall(r'(?:url\(|href=")#([^")]+)', text))
-    text = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", text)
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<!--.*?-->|<style.*?</style>", "", text, flags=re.DOTALL)
     prefix = "f" + hashlib.sha256(text.encode()).hexdigest()[:ID_CHARACTERS] + "-"
-    text = re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{prefix}", text)
-    return re.sub(r"\s*\n\s*", "\n", text).strip()
+    text = text.replace("<svg", f'<svg role="img" style="{JOINTS}"', 1)
+    parts = re.split(r"(<[^>]*>)", text)  # texts, which stay as they are, and between them tags
+    used = set(re.findall(r'(?:url\(|href=")#([^")]+)', "".join(parts[1::2])))
+    parts[1::2] = [_for_page(tag, prefix, used) for tag in parts[1::2]]
+    return re.sub(r"\s*\n\s*", "\n", "".join(parts)).strip()
+
+
+def _for_page(tag: str, prefix: str, used: set[str]) -> str:
+    """A tag in the colour of the text around it, with short paths and ids of its own."""
+    tag = tag.replace(INK, "currentColor")
+    tag = re.sub(r'(?<= d=")[^"]*', _rounded, tag)
+    tag = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", tag)
+    return re.sub(r'( id="|url\(#|href="#)', rf"\g<1>{prefix}", tag)
 
 
 def _rounded(path: re.Match[str]) -> str:

@@ -3,16 +3,12 @@
 import os
 from typing import Any
 
-import torch
-
 from mtd_lens.errors import ArgumentError
+from mtd_lens.inspection import likeliest
 from mtd_lens.plots import style
 from mtd_lens.plots.inspected import checked_analysis, checked_sequence, headline, looks, ordered
 from mtd_lens.plots.outputs import check_outputs
 from probes import checks
-
-MAX_OUTCOMES = 24
-"""Of more outcomes, the likeliest are drawn."""
 
 GROUP = 0.72
 """Width of an outcome's group, as a share of the space that it has."""
@@ -62,9 +58,7 @@ def plot_predictions(
             f"no source predicts what follows position {position} of sequence {sequence}. Choose a "
             "later position, such as -1."
         )
-    peaks = torch.stack(list(predicted.values())).amax(0)
-    likeliest = peaks.topk(min(MAX_OUTCOMES, len(peaks))).indices.tolist()
-    outcomes = sorted(likeliest)
+    outcomes = likeliest(predicted)
     names = [inspection.token_names[outcome] for outcome in outcomes]
     shown = {source: values[outcomes].tolist() for source, values in predicted.items()}
     vectors = inspection.tokens.is_floating_point()

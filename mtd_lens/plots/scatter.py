@@ -13,11 +13,12 @@ from mtd_lens.inspection import Inspection
 from mtd_lens.plots import style
 from mtd_lens.plots.inspected import MODEL, checked_analysis, headline
 from mtd_lens.plots.outputs import check_outputs
+from probes.statistics import NEGLIGIBLE
 
 REFERENCE = "one step"
 """The source that a model's inference is held against."""
 
-PANEL_INCHES = (2.8, 3.5)
+PANEL_INCHES = (2.8, 3.7)
 MARGIN = 1.04
 N_TICKS = 5
 
@@ -56,8 +57,9 @@ class Panel:
     def r_squared(self) -> float:
         """1 − squared differences / spread of the algorithm's values; NaN if they have none."""
         spread = float(((self.analytic - self.analytic.mean()) ** 2).sum())
+        rounding = NEGLIGIBLE * float((self.analytic**2).sum())
         apart = float(((self.analytic - self.model) ** 2).sum())
-        return 1 - apart / spread if spread else float("nan")
+        return 1 - apart / spread if spread > rounding else float("nan")
 
 
 def plot_scatter(
@@ -105,7 +107,7 @@ def plot_scatter(
         figure = _draw(panels)
         shown = f"{len(inspection.tokens)} sequences, model against algorithm"
         style.add_title(figure, headline(inspection, shown))
-    return outputs.write(figure, _table(inspection, panels))
+    return outputs.write(figure, None if data is None else _table(inspection, panels))
 
 
 def _attended(inspection: Inspection, pattern: AnalyticPattern) -> Panel:
@@ -167,7 +169,7 @@ def _draw(panels: list[Panel]) -> Any:
         end = max(panel.analytic.max(), panel.model.max()) * MARGIN
         axes.plot([0, end], [0, end], color=style.INK, linewidth=0.8, zorder=4)
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(MaxNLocator(N_TICKS))
+            axis.set_major_locator(MaxNLocator(N_TICKS, steps=[1, 2, 2.5, 5, 10]))
         axes.set(xlim=(-0.02 * end, end), ylim=(-0.02 * end, end), aspect="equal")
         axes.tick_params(labelsize="small")
         axes.set_xlabel(panel.labels[0], fontsize="small")
@@ -195,9 +197,9 @@ def _draw_points(axes: Any, panel: Panel) -> None:
         values = panel.analytic[at], panel.model[at]
         axes.scatter(*values, color=colour, label=str(name), rasterized=True, **look)
     legend = axes.legend(
-        title=panel.grouped_by or None, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3,
-        frameon=False, fontsize="small", title_fontsize="small", handletextpad=0.1,
-        columnspacing=1.0,
+        title=panel.grouped_by or None, loc="upper center", bbox_to_anchor=(0.5, -0.2),
+        ncols=len(groups), frameon=False, fontsize="small", title_fontsize="small",
+        handletextpad=0.1, columnspacing=0.7,
     )  # fmt: skip
     for handle in legend.legend_handles:
         handle.set(alpha=1, sizes=[24])

@@ -93,7 +93,8 @@ def _table(card: Scorecard) -> list[dict[str, Any]]:
 
 def _draw(card: Scorecard, table: list[dict[str, Any]]) -> Any:
     heights = _heights(card)
-    columns = [f"layer {layer}" for layer in range(card.n_layers)] + [OUTPUT]
+    layers = [row["layer"] for row in table if row["layer"] != OUTPUT]
+    columns = [f"layer {layer}" for layer in range(max(layers, default=-1) + 1)] + [OUTPUT]
     cells: Cells = {}
     for row in table:
         column = OUTPUT if row["layer"] == OUTPUT else f"layer {row['layer']}"
@@ -125,20 +126,20 @@ def _draw(card: Scorecard, table: list[dict[str, Any]]) -> Any:
         figure,
         f"Claims about {style.model_name(card)} on {style.task_name(card.task)}\n"
         f"{card.n_sequences} sequences, seed {card.seed}; {parameters(card.parameters)}; outlined: "
-        f"the claim's layer; < {LOWEST_SCORE:g}: not told apart",
+        f"layer chosen for the claim; cells are clipped at {LOWEST_SCORE:g}",
     )
     return figure
 
 
 def _heights(card: Scorecard) -> dict[str, int]:
-    """Row of each claim; a gap stands between variables."""
-    heights: dict[str, int] = {}
-    variable = None
+    """Row of each claim, those of a variable together; a gap stands between variables."""
+    claims: dict[str, list[str]] = {}
     for claim in card:
-        here = claim.id.partition(".")[0]
-        gap = GAP if heights and here != variable else 0
-        heights[claim.id] = max(heights.values(), default=-1) + 1 + gap
-        variable = here
+        claims.setdefault(claim.id.partition(".")[0], []).append(claim.id)
+    heights: dict[str, int] = {}
+    for ids in claims.values():
+        top = max(heights.values(), default=-1 - GAP) + 1 + GAP
+        heights |= {name: top + index for index, name in enumerate(ids)}
     return heights
 
 

@@ -45,6 +45,7 @@ DRAWN_WITH: dict[Any, Any] = {
     "axes.titlecolor": INK,
     "figure.facecolor": "white",
     "text.color": INK,
+    "text.parse_math": False,  # names may hold any sign
 }
 
 

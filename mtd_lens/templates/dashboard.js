@@ -102,11 +102,17 @@ function view(id, component, props) {
   CircuitsVis.render(holder.id, component, props);
 }
 
-const shownNames = () => DATA.tokens[state.sequence].map((token) => DATA.names[token]);
+/** Blank names would not be seen. */
+const readable = (text) => (text.trim() ? text : JSON.stringify(text));
+const nameOf = (token) => readable(DATA.names[token]);
+const shownNames = () => DATA.tokens[state.sequence].map(nameOf);
 const asHtml = (text) =>
   text.replace(/[&<>"']/g, (c) => `&#${c.charCodeAt(0)};`); // ColoredTokens takes HTML
 
-const shortened = (text) => (text.length > MAX_LABEL ? `${text.slice(0, MAX_LABEL - 1)}…` : text);
+function shortened(text) {
+  const characters = [...text];
+  return characters.length > MAX_LABEL ? `${characters.slice(0, MAX_LABEL - 1).join("")}…` : text;
+}
 
 /** A row with holes where a cell would be white, which the chart then need not hold. */
 function visible(row, limit) {
@@ -234,7 +240,7 @@ function drawPatterns() {
 
 function drawQuery() {
   const { query } = state;
-  const token = DATA.names[DATA.tokens[state.sequence][query]];
+  const token = nameOf(DATA.tokens[state.sequence][query]);
   find("query-value").textContent = `position ${query}, token ${token}`;
   const rows = [["model-row", attention(state.layer, state.head)[query]]];
   if (DATA.patterns.length) rows.push(["analytic-row", analytic(state.pattern)[query]]);
@@ -245,7 +251,7 @@ function drawQuery() {
   }
   if (DATA.sources) {
     drawTable("latent-table", DATA.components, DATA.latents);
-    drawTable("prediction-table", DATA.outcomes, DATA.predictions);
+    drawTable("prediction-table", DATA.outcomes.map(readable), DATA.predictions);
   }
 }
 

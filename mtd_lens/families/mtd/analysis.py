@@ -1,5 +1,6 @@
 """The algorithm beside a model on single sequences, at every position."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,20 +8,28 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+import probes
 from mtd_lens.contracts import Analysis, AnalyticPattern
 from mtd_lens.errors import ArgumentError
 from mtd_lens.families.mtd import estimators, iterative
 from mtd_lens.families.mtd.causal_model import MTDCausalModel
-from mtd_lens.families.mtd.claims import model_predictions
+from mtd_lens.families.mtd.claims import check_outputs, model_predictions
 from mtd_lens.families.mtd.posterior import refined_quadrature
 from mtd_lens.families.mtd.references import tied_step_size
 from mtd_lens.families.mtd.task import MTDTask
 from mtd_lens.hooked import probabilities
-from mtd_lens.shapes import Predictions, PredictionsPerQuery, Tokens, WeightsPerQuery
+from mtd_lens.shapes import Predictions, Tokens, WeightsPerQuery
+from probes import checks
 
 IDENTIFIED = 1e-3
 """Weights are read from a prediction where the parents' transition rows are independent: their
 smallest singular value is above this share of the largest."""
+
+MAX_DIVERGENCE = 0.05
+"""In nats; a prediction farther from every mixture implies no weights.
+
+About what separates exact Bayes from uniform weights, at the presets' lengths.
+"""
 
 
 def analyse(
@@ -40,9 +49,7 @@ def analyse(
         weights: ``[sequence, lag]``: the mixture weights that the tokens were drawn with, or None.
     """
     task = causal_model.task
-    with torch.no_grad():
-        predicted = probabilities(model, model(tokens))[:, task.order :].clamp_min(0)
-    predicted = predicted / predicted.sum(-1, keepdim=True)
+    predicted = _predictions(model, tokens)[:, task.order :]
     likelihoods = estimators.lag_likelihoods(task, tokens)
     found = causal_model.run(tokens)
     latents = {
@@ -99,7 +106,7 @@ def patterns(causal_model: MTDCausalModel, tokens: Tokens) -> tuple[AnalyticPatt
 
 
 def implied_weights(
-    task: MTDTask, tokens: Tensor, predictions: PredictionsPerQuery
+    task: MTDTask, tokens: Tensor, predictions: Any, *, max_divergence: Any = MAX_DIVERGENCE
 ) -> WeightsPerQuery:
     """The mixture weights whose prediction is nearest to a model's, query by query.
 
@@ -111,30 +118,49 @@ def implied_weights(
         tokens: ``[sequence, position]``.
         predictions: ``[sequence, query, token]``: after each query position ``order … T-1``, rows
             sum to 1.
+        max_divergence: In nats; a prediction that is farther from every mixture implies nothing.
 
     Returns:
-        ``[sequence, query, lag]``, float64; NaN where the prediction does not tell: the transition
-        rows of the last m tokens are linearly dependent, as where two of the tokens are equal.
+        ``[sequence, query, lag]``, float64; NaN where the prediction does not tell. Either it is
+        too far from every mixture, as one that gives a token no lag can explain any probability;
+        or the transition rows of the last m tokens are linearly dependent, as where two of the
+        tokens are equal.
 
     Raises:
         TokensError: Tokens that do not fit the task.
-        ArgumentError: Predictions of another shape, not finite, or not summing to 1.
+        ArgumentError: Predictions of another shape, not finite, or not summing to 1; a divergence
+            that is not positive.
     """
+    max_divergence = checks.number(max_divergence, "max_divergence", 0, math.inf, ArgumentError)
     rows = estimators.parent_rows(task, tokens)
     expected = (*rows.shape[:2], task.n_tokens)
-    if tuple(predictions.shape) != expected or not predictions.isfinite().all():
+    shape = tuple(predictions.shape) if isinstance(predictions, Tensor) else None
+    if shape != expected:
+        came = f"shape {shape}" if shape is not None else f"a {type(predictions).__name__}"
         raise ArgumentError(
-            f"predictions must be finite, [sequence, query, token] = {expected}; got shape "
-            f"{tuple(predictions.shape)}. Leave out the first order = {task.order} positions."
+            f"predictions must be a tensor, [sequence, query, token] = {expected}; got {came}. "
+            f"Leave out the first order = {task.order} positions."
         )
-    predictions = estimators.on_simplex(predictions.to(rows), expected)
+    if not predictions.isfinite().all():
+        raise ArgumentError("predictions must be finite; some entries are not.")
+    predictions = estimators.on_simplex(predictions.detach().to(rows), expected).clamp_min(0)
     spread = torch.linalg.svdvals(rows)
     told = (spread[..., -1] > IDENTIFIED * spread[..., 0]) & (rows.shape[-2] <= rows.shape[-1])
     implied = torch.full_like(rows[..., 0], torch.nan)
     if told.any():
         likelihoods = rows[told].transpose(-1, -2)  # [query, token, lag]: outcomes as evidence
-        implied[told] = iterative.likeliest_weights(likelihoods, predictions[told].clamp_min(0))
+        found = iterative.likeliest_weights(likelihoods, predictions[told])
+        mixture = torch.einsum("nbl,nl->nb", likelihoods, found)
+        far = ~(probes.kl_divergence(predictions[told], mixture) <= max_divergence)
+        implied[told] = found.masked_fill(far[:, None], torch.nan)
     return implied
+
+
+def _predictions(model: Any, tokens: Tensor) -> Float[Tensor, "sequence position token"]:
+    """After every position; a read-out off the simplex is clamped and normalised."""
+    with torch.no_grad():
+        predicted = probabilities(model, check_outputs(model(tokens))).clamp_min(0)
+    return predicted / predicted.sum(-1, keepdim=True).clamp_min(torch.finfo(predicted.dtype).tiny)
 
 
 def _two_steps(

@@ -145,14 +145,24 @@ def model_predictions(
         ModelError: The model's output is not finite, or no task is known.
     """
     tokens = check_tokens(task or task_of(model), tokens, max_length=model.cfg.n_ctx)
-    output = probes.last_outputs(model, tokens)
-    if not output.isfinite().all():
-        row = int((~output.isfinite()).any(-1).nonzero()[0])
+    return probabilities(model, check_outputs(probes.last_outputs(model, tokens)))
+
+
+def check_outputs(output: Float[Tensor, "sequence *position token"]) -> Tensor:
+    """A model's outputs, after checking that they are finite.
+
+    Raises:
+        ModelError: They are not.
+    """
+    bad = (~output.isfinite()).any(-1).nonzero()
+    if len(bad):
+        row, *position = bad[0].tolist()
+        where = f"sequence {row}" + "".join(f", position {index}" for index in position)
         raise ModelError(
-            f"the model's outputs must be finite; on sequence {row} they are "
-            f"{output[row].tolist()}. Check its weights."
+            f"the model's outputs must be finite; on {where} they are "
+            f"{output[tuple(bad[0])].tolist()}. Check its weights."
         )
-    return probabilities(model, output)
+    return output
 
 
 def measure_estimator(trial: Trial) -> list[Measurement]:
