@@ -10,7 +10,7 @@ from mtd_lens.hooked import probabilities
 from mtd_lens.registry import shipped_checkpoints
 
 GPT = "ngram-q3-s12-t32/trained-gpt-2l-s0"
-REACHED = [GPT]
+REACHED = [GPT, "ngram-q3-s12-t100/trained-gpt-2l-s0"]
 
 
 def excess(name):
