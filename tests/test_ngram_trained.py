@@ -36,6 +36,11 @@ def test_excess_losses_are_within_a_tenth_of_exact_bayes(name):
     assert model[:, -1].mean() <= 1.1 * bayes[:, -1].mean()
 
 
+def test_one_layer_does_not_come_near():
+    model, bayes = excess("ngram-q3-s12-t32/trained-gpt-1l-s0")
+    assert model[:, -1].mean() > 3 * bayes[:, -1].mean()
+
+
 @pytest.mark.slow
 def test_two_layers_with_mlps_learn_the_generalized_induction_head():
     """Heads that copy one lag each, a feature of both parents, and a match that is attended with.
