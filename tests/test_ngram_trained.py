@@ -10,7 +10,7 @@ from mtd_lens.hooked import probabilities
 from mtd_lens.registry import shipped_checkpoints
 
 GPT = "ngram-q3-s12-t32/trained-gpt-2l-s0"
-REACHED = [GPT]
+REACHED = [GPT, "ngram-q3-s12-t100/trained-gpt-2l-s0"]
 
 
 def excess(name):
@@ -34,6 +34,11 @@ def test_excess_losses_are_within_a_tenth_of_exact_bayes(name):
     model, bayes = excess(name)
     assert model.mean() <= 1.1 * bayes.mean()
     assert model[:, -1].mean() <= 1.1 * bayes[:, -1].mean()
+
+
+def test_one_layer_does_not_come_near():
+    model, bayes = excess("ngram-q3-s12-t32/trained-gpt-1l-s0")
+    assert model[:, -1].mean() > 3 * bayes[:, -1].mean()
 
 
 @pytest.mark.slow

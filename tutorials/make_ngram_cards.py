@@ -1,10 +1,11 @@
 """Measure the trained n-gram models of the package and write their cards.
 
-    python tutorials/make_ngram_cards.py
+    python tutorials/make_ngram_cards.py [--missing]
 
 KL from the truth is over the entropy of the truth: the excess loss.
 """
 
+import argparse
 import shlex
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,10 @@ def oddities(model: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    """Measure and write every card."""
+    """Measure and write every card, or those that are missing."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--missing", action="store_true", help="only for models without a card")
+    missing = parser.parse_args().missing
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,
@@ -101,7 +105,7 @@ def main() -> None:
     environment.globals["oddities"] = oddities
     card = environment.get_template("model_card.md.jinja")
     for name, folder in sorted(shipped_checkpoints().items()):
-        if name.startswith("ngram-"):
+        if name.startswith("ngram-") and not (missing and (folder / "card.md").exists()):
             render.write_text(folder / "card.md", card.render(model=measure(name, folder)))
             print(f"wrote {folder / 'card.md'}", flush=True)
 
