@@ -73,6 +73,7 @@ def test_settings_are_set_once_and_used(name):
     assert not settings.keys() & set().union(*(names(source, ast.Store) for source in others))
 
 
+@pytest.mark.slow
 @notebooks
 def test_it_runs_without_errors_or_warnings(name, tmp_path, monkeypatch):
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))  # no start-up files of the user's

@@ -22,6 +22,9 @@ from mtd_lens.render import text_table
 REPETITIONS = 5
 LENGTHS = (64, 256)
 
+PATIENCE = 30
+"""Seconds until a page is given up."""
+
 
 def model_of(length: int) -> tuple[Any, Any]:
     """A random model of 3 layers and 4 heads, and its task."""
@@ -37,17 +40,23 @@ def model_of(length: int) -> tuple[Any, Any]:
         return HookedTransformer(config), task
 
 
-def first_drawn(browser: Any, path: Path, selector: str) -> float:
+def first_drawn(browser: Any, path: Path, selector: str) -> str:
     """Seconds from opening a page until a canvas of this selector is there."""
+    from playwright.sync_api import TimeoutError
+
     times = []
     for _ in range(REPETITIONS):
         page = browser.new_page()
         start = time.perf_counter()
-        page.goto(path.as_uri())
-        page.wait_for_selector(selector)
+        try:
+            page.goto(path.as_uri())
+            page.wait_for_selector(selector, timeout=1e3 * PATIENCE)
+        except TimeoutError:
+            return f"> {PATIENCE}"
+        finally:
+            page.close()
         times.append(time.perf_counter() - start)
-        page.close()
-    return statistics.median(times)
+    return f"{statistics.median(times):.2f}"
 
 
 def measure(folder: Path, browser: Any) -> list[list[str]]:
@@ -70,14 +79,14 @@ def measure(folder: Path, browser: Any) -> list[list[str]]:
             ("dashboard, 4 sequences", ours, "#difference-map canvas", statistics.median(times)),
             ("circuitsvis.attention_heads, 1 sequence", theirs, "canvas >> nth=12", None),
         ):
-            drawn = first_drawn(browser, path, selector) if browser else None
+            drawn = first_drawn(browser, path, selector) if browser else "–"
             rows.append(
                 [
                     f"T={length}",
                     name,
                     "–" if made is None else f"{made:.2f}",
                     f"{path.stat().st_size / 1e6:.2f}",
-                    "–" if drawn is None else f"{drawn:.2f}",
+                    drawn,
                 ]
             )
     return rows
