@@ -12,7 +12,6 @@ from dataclasses import is_dataclass
 from pathlib import Path
 
 import pytest
-import torch
 
 import mtd_lens
 import probes
@@ -353,37 +352,6 @@ def test_the_index_of_the_reference_has_every_public_name():
     linked = set(re.findall(r"\.md#(\w+\.\w+)\)", index))
     shared = {f"probes.{name}" for name in probes.__all__ if name in mtd_lens.errors.__all__}
     assert linked == set(IDS) - shared
-
-
-GUIDES = {path.stem: path.read_text(encoding="utf-8") for path in DOCS.glob("guides/*.md")}
-
-
-def blocks_of(text):
-    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in GUIDES if name != "adding-a-family"])
-def test_the_python_of_the_guides_runs(name, tmp_path, monkeypatch):
-    """As it stands, but for the length of the training run; comments say the verdicts."""
-    monkeypatch.chdir(tmp_path)
-    for table in ("_tasks", "_models"):
-        monkeypatch.setattr(mtd_lens.registry, table, dict(getattr(mtd_lens.registry, table)))
-    names = {}
-    state = torch.get_rng_state()
-    for block in blocks_of(GUIDES[name]):
-        exec(block.replace("steps=16_000", "steps=2"), names)
-        for expression, shown in re.findall(r"^(\S.*)  # (?:.*: )?('\w+')$", block, re.MULTILINE):
-            assert repr(eval(expression, names)) == shown
-    torch.set_rng_state(state)  # transformer_lens draws a new model's weights from it
-
-
-def test_the_guide_to_families_shows_the_one_that_is_tested():
-    toy = (ROOT / "tests" / "toy_family.py").read_text(encoding="utf-8")
-    blocks = blocks_of(GUIDES["adding-a-family"])
-    assert len(blocks) == 4
-    for block in blocks:
-        assert block.strip() in toy
 
 
 def test_the_site_loads_nothing_from_elsewhere():
