@@ -40,7 +40,7 @@ class Task(Protocol):
 
     @property
     def n_tokens(self) -> int:
-        """Size of the vocabulary."""
+        """Size of the vocabulary; for vectors, their components."""
 
     @property
     def seq_len(self) -> int:
@@ -51,6 +51,19 @@ class Task(Protocol):
 
     def to_json(self) -> dict[str, Any]:
         """Plain data from which the family can make the task again."""
+
+
+@runtime_checkable
+class VectorTask(Task, Protocol):
+    """A task whose tokens are vectors, and whose prediction is the next one.
+
+    Wherever tokens are ``[sequence, position]``, its are floating-point ``[sequence, position,
+    component]``; predictions are compared by squared error.
+    """
+
+    @property
+    def dim(self) -> int:
+        """Components of a vector, ``n_tokens`` as well."""
 
 
 @runtime_checkable
@@ -169,7 +182,8 @@ class Family(Protocol):
     Attributes:
         name: As in ``Task.family``.
         divergence: Name and unit of the divergence between predictions.
-        edited_hooks: Hooks within a block that the claims edit; checked before a run.
+        edited_hooks: Hooks within a block that the claims edit; checked before a run. Claims do
+            without ``"hook_mlp_out"`` where a model's blocks have no MLP.
 
     Parameters of the methods:
         - ``task``: A task of the family.
@@ -233,9 +247,10 @@ class Examples:
 
     Attributes:
         inputs: ``[sequence, position]``: what the model reads.
-        targets: ``[sequence, query]``: the next token at the last ``query`` positions.
+        targets: ``[sequence, query]``: the next token at the last ``query`` positions; of vectors
+            ``[sequence, query, component]``.
         truth: ``[sequence, query, token]``: the next token's distribution given the latent
-            variables; None where it was not asked for.
+            variables; None where it was not asked for, or where tokens are vectors.
     """
 
     inputs: Tensor

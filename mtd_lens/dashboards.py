@@ -28,6 +28,9 @@ LEVELS = 65534
 """Attention is rounded to this many levels; the number above them marks "not defined"."""
 
 DIGITS = 4
+VECTOR_DIGITS = 2
+"""Of the components by which a vector is named."""
+
 FRAME_HEIGHT = 900
 """Of the page in a notebook, in pixels."""
 
@@ -187,12 +190,13 @@ def _figures(inspection: Inspection) -> list[str]:
 def _data(inspection: Inspection) -> dict[str, Any]:
     analysis = inspection.analysis
     attention = inspection.attention.flatten(0, 1).transpose(0, 1)  # [sequence, map, query, key]
+    tokens, names = _named_tokens(inspection)
     data: dict[str, Any] = {
         "length": inspection.tokens.shape[1],
         "n_layers": inspection.attention.shape[0],
         "n_heads": inspection.attention.shape[1],
-        "tokens": inspection.tokens.tolist(),
-        "names": inspection.token_names,
+        "tokens": tokens,
+        "names": names,
         "attention": [_packed(maps) for maps in attention],
         "patterns": [],
         "defaults": [],
@@ -220,6 +224,18 @@ def _data(inspection: Inspection) -> dict[str, Any]:
             source: _rounded(value[..., shown]) for source, value in analysis.predictions.items()
         },
     }
+
+
+def _named_tokens(inspection: Inspection) -> tuple[list[list[int]], list[str]]:
+    """Tokens as numbers of names; a vector's name is its components, rounded."""
+    if not inspection.tokens.is_floating_point():
+        return inspection.tokens.tolist(), list(inspection.token_names)
+    numbers = iter(range(inspection.tokens[..., 0].numel()))
+    names = [
+        f"({', '.join(f'{value:.{VECTOR_DIGITS}f}' for value in vector)})"
+        for vector in inspection.tokens.flatten(0, 1).tolist()
+    ]
+    return [[next(numbers) for _ in sequence] for sequence in inspection.tokens], names
 
 
 def _nearest_patterns(inspection: Inspection) -> list[int]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 import probes
@@ -14,8 +14,9 @@ from mtd_lens.contracts import Analysis, AnalyticPattern, InspectableFamily
 from mtd_lens.errors import ArgumentError, ModelError
 from mtd_lens.registry import family_of
 from mtd_lens.scoring import name_of, task_for
+from mtd_lens.vectors import magnitude_shares
 from probes import checks
-from probes.capture import check_tokens
+from probes.capture import check_tokens, vector_size
 
 N_SEQUENCES = 4
 MAX_SEQUENCES = 16
@@ -49,9 +50,10 @@ class Inspection:
         task: The task's name, or its description if it has none.
         seed: Of the sequences.
         parameters: Of the algorithm, fitted to the model's predictions.
-        tokens: ``[sequence, position]``.
-        token_names: What each token of the vocabulary is called.
-        attention: ``[layer, head, sequence, query, key]``.
+        tokens: ``[sequence, position]``, or ``[sequence, position, component]`` of vectors.
+        token_names: What each token of the vocabulary, or component of a vector, is called.
+        attention: ``[layer, head, sequence, query, key]``; without a softmax, as shares of its
+            magnitude.
         analysis: What the algorithm and the estimators say of the sequences; None where the task's
             family does not tell.
         nearest_heads: By name of the analytic pattern, the head of each layer that is nearest to it
@@ -63,7 +65,7 @@ class Inspection:
     task: str | Mapping[str, Any]
     seed: int
     parameters: Mapping[str, float]
-    tokens: Int[Tensor, "sequence position"]
+    tokens: Shaped[Tensor, "sequence position *component"]
     token_names: tuple[str, ...]
     attention: Float[Tensor, "layer head sequence query key"]
     analysis: Analysis | None
@@ -116,7 +118,8 @@ def inspect(
         task: What the model is held against, or its name; by default the task that it knows.
         n_sequences: How many to draw, 1 to 16.
         seed: Of the sequences.
-        token_names: What to call each token of the vocabulary; by default its number.
+        token_names: What to call each token of the vocabulary, or component of a vector; by default
+            its number.
         name: What to call the model.
 
     Returns:
@@ -160,7 +163,8 @@ def inspect(
             f"{most} positions would be left. Show fewer sequences."
         )
     n_kept = min(tokens.shape[1], most)
-    shown = tokens[:, :n_kept].long().to(device)
+    shown = tokens[:, :n_kept].to(device)
+    shown = shown if shown.is_floating_point() else shown.long()
     causal_model = family.fit_causal_model(model, task, fit_tokens)
     analysis, nearest_heads = None, {}
     if isinstance(family, InspectableFamily):
@@ -197,7 +201,16 @@ def likeliest(predictions: Mapping[str, Tensor]) -> list[int]:
 def _attention(model: Any, tokens: Tensor) -> Float[Tensor, "layer head sequence query key"]:
     hooks = [f"blocks.{layer}.attn.hook_pattern" for layer in range(model.cfg.n_layers)]
     found = probes.read_activations(model, tokens, {hook: probes.Site(hook) for hook in hooks})
-    return torch.stack([found[hook].transpose(0, 1) for hook in hooks]).float().cpu()
+    attention = torch.stack([found[hook].transpose(0, 1) for hook in hooks]).float().cpu()
+    shares = [magnitude_shares(layer) if _is_linear(layer) else layer for layer in attention]
+    return torch.stack(shares)
+
+
+def _is_linear(pattern: Tensor) -> bool:
+    """Whether a pattern was made without a softmax: a query's weights are no distribution."""
+    return bool((pattern < 0).any()) or not torch.allclose(
+        pattern.sum(-1), torch.ones(1), atol=1e-2
+    )
 
 
 def _nearest_heads(
@@ -245,8 +258,9 @@ def _check_text(value: Any, what: str) -> None:
 
 def _checked_names(token_names: Any, model: Any) -> tuple[str, ...]:
     n_tokens = model.cfg.d_vocab
+    vectors = vector_size(model) is not None
     if token_names is None:
-        return tuple(str(token) for token in range(n_tokens))
+        return tuple(f"component {i}" if vectors else str(i) for i in range(n_tokens))
     listed = isinstance(token_names, Sequence) and not isinstance(token_names, str)
     if not listed:
         raise ArgumentError(

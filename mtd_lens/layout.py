@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-Form = Literal["relative", "absolute"]
+Form = Literal["relative", "absolute", "linear"]
 ReadOut = Literal["log_probs", "probs", "logits"]
+Activation = Literal["gelu", "relu"]
 
 
 class Layout:
@@ -38,14 +39,20 @@ class Architecture:
 
     Attributes:
         form: ``"absolute"`` for stock attention, ``"relative"`` for attention with relative key
-            and value tables (Shaw et al. 2018).
+            and value tables (Shaw et al. 2018), ``"linear"`` for attention without a softmax.
         read_out: ``"log_probs"`` puts a logarithm behind the unembedding, ``"probs"`` and
-            ``"logits"`` leave it linear; they differ in how the output is read.
-        d_mlp: Width of the MLPs (GELU); None for attention only.
+            ``"logits"`` leave it linear; they differ in how the output is read. A vector that is
+            predicted is the linear output itself.
+        n_tokens: Size of the vocabulary; with ``reads_vectors``, components of a vector.
+        d_mlp: Width of the MLPs; None for attention only.
+        activation: Of the MLPs.
         layer_norm: LayerNorm before each layer and before the unembedding.
         scaled: Attention scores are divided by the square root of ``d_head``.
         probability_floor: What a ``"log_probs"`` read-out raises smaller values to before the
             logarithm; 0 for the smallest normal number.
+        reads_vectors: Its input is ``[batch, position, n_tokens]``, embedded linearly.
+        lags: How many last vectors the embedding of a position reads; 1 for its own alone.
+        causal: Attention is to earlier positions and the own one; or else to all.
     """
 
     form: Form
@@ -57,6 +64,10 @@ class Architecture:
     n_ctx: int
     n_tokens: int
     d_mlp: int | None = None
+    activation: Activation = "gelu"
     layer_norm: bool = False
     scaled: bool = False
     probability_floor: float = 0.0
+    reads_vectors: bool = False
+    lags: int = 1
+    causal: bool = True

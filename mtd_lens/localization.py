@@ -318,8 +318,8 @@ def _probe(
         found = probes.ratio_intervals(residual, deviation, trial.seed)
         return list(zip(*(map(float, values) for values in found), strict=True))
 
-    windows = probes.token_windows(tokens, positions, queries[0] + 1)
-    residual, deviation = errors(probes.one_hot_windows(windows, trial.task.n_tokens), target)
+    raw = probes.raw_features(tokens, positions, queries[0] + 1, trial.task.n_tokens)
+    residual, deviation = errors(raw, target)
     read = [
         ProbeScore(carrier.variable, place, *found, *control)
         for place, found, control in zip(places, intervals(target), intervals(decoy), strict=True)

@@ -19,8 +19,7 @@ from probes.statistics import NEGLIGIBLE
 N_CANDIDATES = 8
 """Sources tried for each base; the one whose counterfactual differs most is used."""
 
-N_SELECTION_PAIRS = 128
-"""Pairs of the fit split by which the layer of an interchange claim is chosen."""
+N_SELECTION_PAIRS = 128  # of the fit split, by which the layer of an interchange claim is chosen
 
 Prediction = Callable[[object, Tensor], Tensor]
 Divergence = Callable[[Tensor, Tensor], Tensor]
@@ -106,6 +105,7 @@ def measure_interchange(
     divergence: Divergence,
     *,
     last_only: bool,
+    but_last: bool = False,
 ) -> list[Measurement]:
     """Interchange: ``1 - E D(counterfactual ‖ patched) / E D(counterfactual ‖ base)``.
 
@@ -116,10 +116,11 @@ def measure_interchange(
         prediction: From a model and its raw output at the last position.
         divergence: Between predictions.
         last_only: Swap at the last query alone, or at every query position.
+        but_last: Leave out the last query, where a later layer holds all that follows.
     """
     model, causal = trial.model, trial.causal_model
     positions = causal.query_positions(trial.tokens.shape[1])
-    queries = _queries(positions, last_only)
+    queries = slice(None, -1) if but_last else _queries(positions, last_only)
     sites = {
         f"{layer}": probes.Site(f"blocks.{layer}.{hook}", positions[queries])
         for layer in range(model.cfg.n_layers)
@@ -281,6 +282,60 @@ def _distance(
     return probes.total_variation(attention, target[:, None].expand_as(attention)) + outside / 2
 
 
+def measure_pattern(
+    trial: Trial, variable: str, keys: Sequence[int], *, last_only: bool
+) -> list[Measurement]:
+    """A pattern that is no distribution against a variable: ``1 - E‖pattern - V‖² / E‖V‖²``.
+
+    For attention without a softmax. Each head's pattern is scaled by a factor, which could be moved
+    to its output matrix. Factors and head are chosen on the fit split.
+
+    Args:
+        trial: The model under test.
+        variable: Of the causal model, a value for each key.
+        keys: Positions of the keys.
+        last_only: The last query alone, or every query position.
+    """
+    model, causal = trial.model, trial.causal_model
+    positions = causal.query_positions(trial.tokens.shape[1])
+    queries = _queries(positions, last_only)
+    hooks = [f"blocks.{layer}.attn.hook_pattern" for layer in range(model.cfg.n_layers)]
+    sites = {hook: probes.Site(hook, positions[queries]) for hook in hooks}
+    splits = []  # of each: what heads should be, [sequence, query, key], and what they are
+    for tokens in (trial.fit_tokens, trial.tokens):
+        values = causal.run(tokens)[variable][:, queries]
+        target = values.new_zeros(*values.shape[:2], tokens.shape[1])
+        target[..., list(keys)] = values
+        splits.append((target, probes.read_activations(model, tokens, sites)))
+    (fit_target, fit), (target, found) = splits
+    fit_reference, reference = (x.square().sum((1, 2)) for x in (fit_target, target))
+    if float(reference.mean()) <= NEGLIGIBLE:
+        return []
+    measurements = []
+    for layer, hook in enumerate(hooks):
+        pattern = fit[hook].to(fit_target)
+        overlap = torch.einsum("nhqk,nqk->h", pattern, fit_target)
+        scale = overlap / pattern.square().sum((0, 2, 3)).clamp_min(NEGLIGIBLE)
+        fit_error = _scaled_distance(scale, pattern, fit_target)
+        head = int(fit_error.mean(0).argmin())
+        measurements.append(
+            Measurement(
+                layer=layer,
+                site=f"{hook}, head {head}, at {_where(positions[queries])}",
+                selection=1 - float(fit_error[:, head].mean() / fit_reference.mean()),
+                numerator=_scaled_distance(scale, found[hook].to(target), target)[:, head],
+                denominator=reference,
+                details={"scale": float(scale[head])},
+            )
+        )
+    return measurements
+
+
+def _scaled_distance(scale: Tensor, pattern: Tensor, target: Tensor) -> Tensor:
+    """Squared distance of every head's scaled pattern from the target, ``[sequence, head]``."""
+    return (scale[:, None, None] * pattern - target[:, None]).square().sum((2, 3))
+
+
 def measure_content(
     trial: Trial,
     target: Float[Tensor, "query_token key_token"],
@@ -335,13 +390,11 @@ def _queries(positions: Sequence[int], last_only: bool) -> slice:
 
 
 def _where(positions: Sequence[int]) -> str:
-    if len(positions) == 1:
-        return f"position {positions[0]}"
-    return f"positions {positions[0]} to {positions[-1]}"
+    several = f"positions {positions[0]} to {positions[-1]}"
+    return several if len(positions) > 1 else f"position {positions[0]}"
 
 
 def _heads(heads: Tensor) -> str:
     distinct = heads.unique().tolist()
-    if len(distinct) == 1:
-        return f"head {distinct[0]}"
-    return f"heads {', '.join(map(str, distinct))} by query position"
+    several = f"heads {', '.join(map(str, distinct))} by query position"
+    return several if len(distinct) > 1 else f"head {distinct[0]}"

@@ -108,7 +108,7 @@ def list_tasks() -> list[str]:
 
     Examples:
         >>> import mtd_lens
-        >>> mtd_lens.list_tasks()
+        >>> [name for name in mtd_lens.list_tasks() if name.startswith("mtd-")]
         ['mtd-q10-m5-t192', 'mtd-q3-m2-t32', 'mtd-q5-m3-t32', 'mtd-q5-m3-t64']
     """
     return sorted(_task_loaders())

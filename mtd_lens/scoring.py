@@ -82,7 +82,7 @@ def score(
     tested = _all_claims(family.claims(task), claims)
     tokens = task.sample(n_sequences, seed).tokens.to(_device_of(model))
     fit_tokens, tokens = tokens[: n_sequences // 2], tokens[n_sequences // 2 :]
-    probes.check_editable(model, tokens, family.edited_hooks)
+    probes.check_editable(model, tokens, _present(family.edited_hooks, model))
 
     causal_model = family.fit_causal_model(model, task, fit_tokens)
     subjects = {
@@ -290,6 +290,12 @@ def name_of(model: Any) -> str:
 
     info = info_of(model)
     return info.name if info else getattr(model.cfg, "model_name", None) or type(model).__name__
+
+
+def _present(hooks: Sequence[str], model: Any) -> tuple[str, ...]:
+    """Those hooks that blocks of this model have: an attention-only one writes no MLP's output."""
+    absent = {"hook_mlp_out"} if model.cfg.attn_only else set()
+    return tuple(hook for hook in hooks if hook not in absent)
 
 
 def _device_of(model: Any) -> Any:

@@ -15,13 +15,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from mtd_lens import checkpoints, run_folder
-from mtd_lens.architectures import Size, Trainable, build_trainable
-from mtd_lens.contracts import Examples, TrainableFamily
+from mtd_lens.architectures import (
+    ARCHITECTURES,
+    VECTOR_ARCHITECTURES,
+    Size,
+    Trainable,
+    build_trainable,
+)
+from mtd_lens.contracts import Examples, TrainableFamily, VectorTask
 from mtd_lens.errors import ArgumentError, CheckpointError, ModelError, TrainingError
 from mtd_lens.processes import processes_of
 from mtd_lens.registry import family_of, load_checkpoint, load_task, task_from_json
 from mtd_lens.scoring import versions
-from mtd_lens.training_config import TrainingConfig
+from mtd_lens.training_config import VECTOR_LOSS, TrainingConfig
 from probes import checks
 
 CHUNK_TOKENS = 2**18
@@ -94,6 +100,13 @@ def train(
         raise ArgumentError(f"config must be a TrainingConfig; got {type(config).__name__}.")
     if not isinstance(family, TrainableFamily):
         raise ModelError(f"the family {family.name!r} has no examples to train on.")
+    if config.reads_vectors != isinstance(task, VectorTask):
+        has = "tokens" if config.reads_vectors else "vectors"
+        fitting = ARCHITECTURES if config.reads_vectors else VECTOR_ARCHITECTURES
+        raise ArgumentError(
+            f"the task's sequences are of {has}, which the architecture {config.architecture!r} "
+            f"does not read. Use one of {', '.join(fitting)}."
+        )
     last = config.steps
     if stop_after is not None:
         last = checks.integer(stop_after, "stop_after", 1, ArgumentError, config.steps)
@@ -238,7 +251,7 @@ class _Trainer:
     def _batches(self, step: int, last: int) -> Iterator[Examples]:
         """Examples of the steps after ``step``; those of a step depend on seed and step alone."""
         config, device = self.config, self.processes.device
-        with_truth = config.loss != "next-token"
+        with_truth = config.loss not in ("next-token", VECTOR_LOSS)
         batch = config.batch_size
         in_chunk = max(1, CHUNK_TOKENS // (batch * self.task.seq_len))
         while step < last:
@@ -332,6 +345,8 @@ def loss_of(
     output = output[:, -examples.targets.shape[1] :]
     if kind == "next-token":
         return functional.cross_entropy(output.flatten(0, 1), examples.targets.flatten())
+    if kind == VECTOR_LOSS:
+        return (output - examples.targets.to(output)).square().sum(-1).mean()
     assert examples.truth is not None
     truth = examples.truth.to(output)
     if kind == "distribution":

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from mtd_lens.architectures import ARCHITECTURES, MAX_LAYERS
+from mtd_lens.architectures import ARCHITECTURES, MAX_LAYERS, VECTOR_ARCHITECTURES
 from mtd_lens.errors import ArgumentError, nearest
 from probes import checks
 
@@ -18,7 +18,9 @@ LOSSES = {
     "distribution": "cross-entropy from the next token's true distribution (given the latent "
     "variables) at every query position: the same minimum, with less noise",
     "last-squared-error": "squared error of the distribution after the last position, the paper's",
+    "squared-error": "squared error of the next vector at every query position",
 }
+VECTOR_LOSS = "squared-error"
 DTYPES = ("float32", "float64")
 POSITIVE = (
     "steps",
@@ -65,14 +67,16 @@ class TrainingConfig:
     """How a model is trained. Fresh sequences are drawn at every step.
 
     Attributes:
-        architecture: ``"disentangled"``, ``"attn-only"`` or ``"gpt"``.
+        architecture: ``"disentangled"``, ``"attn-only"`` or ``"gpt"``; on vectors ``"linear"``,
+            ``"linear-augmented"``, ``"softmax"`` or ``"softmax-augmented"``.
         n_layers: Depth, from 1 to 6.
         d_model: Width of a stock model.
         n_heads: Heads of a stock model.
         seed: Of initial weights and data.
         steps: Optimiser steps.
         batch_size: Sequences a step (and a process, where several train together).
-        loss: ``"next-token"``, ``"distribution"`` or ``"last-squared-error"``.
+        loss: ``"next-token"``, ``"distribution"`` or ``"last-squared-error"``; on vectors
+            ``"squared-error"``.
         learning_rate: After the warm-up; falls to 0 along a cosine.
         warmup_steps: Over which the learning rate rises from 0.
         weight_decay: Of AdamW.
@@ -117,8 +121,16 @@ class TrainingConfig:
     threads: int = field(default_factory=torch.get_num_threads)
 
     def __post_init__(self) -> None:
-        checks.choice(self.architecture, "architecture", ARCHITECTURES, ArgumentError)
+        known = (*ARCHITECTURES, *VECTOR_ARCHITECTURES)
+        checks.choice(self.architecture, "architecture", known, ArgumentError)
         checks.choice(self.loss, "loss", LOSSES, ArgumentError)
+        if self.reads_vectors != (self.loss == VECTOR_LOSS):
+            which = "vectors" if self.reads_vectors else "tokens"
+            fitting = [name for name in LOSSES if self.reads_vectors == (name == VECTOR_LOSS)]
+            raise ArgumentError(
+                f"the architecture {self.architecture!r} predicts {which}, for which the loss "
+                f"{self.loss!r} is not defined. Use --loss {' or '.join(fitting)}."
+            )
         checks.choice(self.dtype, "dtype", DTYPES, ArgumentError)
         checks.seed(self.seed, ArgumentError)
         checks.integer(self.n_layers, "n_layers", 1, ArgumentError, MAX_LAYERS)
@@ -142,6 +154,11 @@ class TrainingConfig:
                 f"checkpoint_every must be a multiple of log_every, {self.log_every}; got "
                 f"{self.checkpoint_every}. log_every can be set in a file (--config)."
             )
+
+    @property
+    def reads_vectors(self) -> bool:
+        """The architecture reads and predicts vectors, not tokens."""
+        return self.architecture in VECTOR_ARCHITECTURES
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, as a checkpoint's manifest holds it."""

@@ -18,7 +18,13 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "alignment": ["Alignment", "fit_alignment", "random_subspace"],
         "capture": ["last_outputs", "read_activations", "run_and_capture"],
-        "controls": ["one_hot_windows", "random_simplex_map", "token_windows"],
+        "controls": [
+            "one_hot_windows",
+            "random_simplex_map",
+            "random_wave_map",
+            "raw_features",
+            "token_windows",
+        ],
         "errors": ["DataError", "MTDLensError", "OutputPathError", "SiteError"],
         "grids": ["Grid"],
         "interchange": ["Interchanged", "check_editable", "run_interchange"],
@@ -34,6 +40,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "mean_intervals",
             "one_minus_ratio",
             "ratio_intervals",
+            "squared_error",
             "total_variation",
         ],
         "weights": [

@@ -109,20 +109,38 @@ def check_tokens(model: Any, tokens: Any) -> None:
     """Raise a DataError unless ``tokens`` are sequences that ``model`` can read."""
     if not hasattr(model, "hook_dict") or not hasattr(model, "cfg"):
         raise DataError(f"expected a hooked model; got a {type(model).__name__}.")
-    whole = isinstance(tokens, Tensor) and tokens.dtype in (torch.int64, torch.int32)
-    if not whole or tokens.ndim != 2:
-        kind = f"{tokens.dtype} {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else tokens
-        raise DataError(f"tokens must be an integer tensor, [sequence, position]; got {kind!r}.")
+    kind = f"{tokens.dtype} {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else tokens
+    size = vector_size(model)
+    if size is not None:
+        real = isinstance(tokens, Tensor) and tokens.is_floating_point()
+        if not real or tokens.ndim != 3 or tokens.shape[2] != size:
+            raise DataError(
+                "this model reads vectors: tokens must be a floating-point tensor, [sequence, "
+                f"position, {size}]; got {kind!r}."
+            )
+        if not tokens.isfinite().all():
+            raise DataError("tokens must be finite; they hold NaN or infinity.")
+    else:
+        whole = isinstance(tokens, Tensor) and tokens.dtype in (torch.int64, torch.int32)
+        if not whole or tokens.ndim != 2:
+            raise DataError(
+                f"tokens must be an integer tensor, [sequence, position]; got {kind!r}."
+            )
     if len(tokens) < 1 or not 1 <= tokens.shape[1] <= model.cfg.n_ctx:
         raise DataError(
             f"tokens must hold sequences of 1 to {model.cfg.n_ctx} positions, the model's context; "
             f"got shape {tuple(tokens.shape)}."
         )
-    if int(tokens.min()) < 0 or int(tokens.max()) >= model.cfg.d_vocab:
+    if size is None and (int(tokens.min()) < 0 or int(tokens.max()) >= model.cfg.d_vocab):
         raise DataError(
             f"tokens must lie in 0 … {model.cfg.d_vocab - 1}, the model's vocabulary; got "
             f"{int(tokens.min())} … {int(tokens.max())}."
         )
+
+
+def vector_size(model: Any) -> int | None:
+    """Components of the vectors that a model reads; None for a model of tokens."""
+    return getattr(getattr(model, "embed", None), "d_in", None)
 
 
 def check_source(tokens: Tensor, source: Any) -> None:

@@ -5,27 +5,34 @@ of the same shape: what a probe reads there, it reads by its own capacity. The t
 asks how much of the variable is linear in the raw tokens already.
 """
 
+import math
+
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional
 
 from probes.errors import DataError
 
+WAVES = 4.0
+"""Radians by which the phase of a control's cosine varies over windows, as standard deviation."""
+
 
 def token_windows(
-    tokens: Int[Tensor, "sequence position"], positions: tuple[int, ...], length: int
-) -> Int[Tensor, "sequence window length"]:
+    tokens: Shaped[Tensor, "sequence position *component"],
+    positions: tuple[int, ...],
+    length: int,
+) -> Shaped[Tensor, "sequence window length *component"]:
     """The last ``length`` tokens up to and including each position, oldest first.
 
     Args:
-        tokens: ``[sequence, position]``.
+        tokens: ``[sequence, position]``, or ``[sequence, position, component]`` of vectors.
         positions: Where windows end.
         length: Tokens a window.
 
     Returns:
-        ``[sequence, window, length]``.
+        ``[sequence, window, length]``, with the components of vectors behind.
 
     Raises:
         DataError: A window that would start before the sequence.
@@ -58,6 +65,57 @@ def one_hot_windows(
         ``[sequence, window, length * n_tokens]``, float64.
     """
     return functional.one_hot(windows, n_tokens).flatten(2).to(torch.float64)
+
+
+def raw_features(
+    tokens: Shaped[Tensor, "sequence position *component"],
+    positions: tuple[int, ...],
+    length: int,
+    n_tokens: int,
+) -> Float[Tensor, "sequence window feature"]:
+    """What is linear in the raw input: one-hot windows of tokens, or windows of vectors.
+
+    Args:
+        tokens: ``[sequence, position]``, or ``[sequence, position, component]`` of vectors.
+        positions: Where windows end.
+        length: Tokens a window.
+        n_tokens: Size of the vocabulary; vectors need none.
+
+    Returns:
+        ``[sequence, window, feature]``, float64.
+
+    Raises:
+        DataError: A window that would start before the sequence.
+    """
+    windows = token_windows(tokens, positions, length)
+    if windows.is_floating_point():
+        return windows.flatten(2).to(torch.float64)
+    return one_hot_windows(windows, n_tokens)
+
+
+def random_wave_map(
+    windows: Float[Tensor, "sequence window *component"], n_outputs: int, seed: int
+) -> Float[Tensor, "sequence window output"]:
+    """A control variable of windows of vectors: cosines along random directions.
+
+    A fixed function of the window that a linear probe cannot read from it (random Fourier
+    features, Rahimi & Recht 2007), with mean 0 and variance 1 over phases: the control task of
+    Hewitt & Liang (2019) for a vector-valued variable.
+
+    Args:
+        windows: ``[sequence, window, …]``.
+        n_outputs: Entries of the variable.
+        seed: Of directions and phases.
+
+    Returns:
+        ``[sequence, window, output]``, float64.
+    """
+    flat = windows.flatten(2).to(torch.float64)
+    rng = np.random.default_rng(seed)
+    directions = torch.from_numpy(rng.normal(size=(flat.shape[-1], n_outputs))).to(flat)
+    phases = torch.from_numpy(rng.uniform(0, 2 * np.pi, n_outputs)).to(flat)
+    scale = WAVES / flat.square().sum(-1).mean().sqrt()
+    return math.sqrt(2) * torch.cos(scale * flat @ directions + phases)
 
 
 def random_simplex_map(

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn import functional
 
@@ -78,7 +78,7 @@ class PartialRunner:
     def __init__(
         self,
         model: Any,
-        tokens: Int[Tensor, "batch position"],
+        tokens: Shaped[Tensor, "batch position *component"],
         *,
         last_only: bool,
         keep_z: bool = False,

@@ -252,6 +252,21 @@ def kl_divergence(
     return (target * log_ratio).sum(-1)
 
 
+def squared_error(
+    reference: Float[Tensor, "*row outcome"], prediction: Float[Tensor, "*row outcome"]
+) -> Float[Tensor, "*row"]:
+    """Squared distance of predicted vectors from reference vectors, summed over components.
+
+    Args:
+        reference: ``[…, component]``.
+        prediction: ``[…, component]``.
+
+    Returns:
+        ``[…]``, float64, in squares of the vectors' unit.
+    """
+    return (reference.to(torch.float64) - prediction.to(torch.float64)).square().sum(-1)
+
+
 def total_variation(
     first: Float[Tensor, "*batch outcome"], second: Float[Tensor, "*batch outcome"]
 ) -> Float[Tensor, "*batch"]:

@@ -120,7 +120,7 @@ class _Trial:
             some = self._edits[start : start + size]
             hooks = [(hook_name(component, layer), self._edit(layer, some)) for layer in layers]
             with model.hooks(fwd_hooks=hooks):
-                outputs = model(self.tokens.repeat(len(some) + 1, 1))
+                outputs = model(torch.cat([self.tokens] * (len(some) + 1)))
             self._natural, *edited = outputs.split(len(self.tokens))
             self._edited += edited
 

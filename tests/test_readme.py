@@ -35,7 +35,7 @@ def test_the_commands_and_parts_that_it_names_exist():
         assert f'"{part}"' in README
     for name in mtd_lens.list_tasks():
         assert f"`{name}`" in README
-    trained = expanded(re.findall(r"`(mtd-[^`\s]+/trained-[^`\s]+)`", README))
+    trained = expanded(re.findall(r"`((?:mtd|ngram|ar)-[^`\s]+/trained-[^`\s]+)`", README))
     for name in mtd_lens.list_models():
         variant = name.split("/")[1]
         assert f"`{variant}`" in README or name.split("@")[0] in trained

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from mtd_lens.registry import shipped_checkpoints
-
 TUTORIALS = Path(__file__).parent.parent / "tutorials"
 
 
@@ -20,7 +18,7 @@ def results():
 
 
 def test_page_and_cards_are_those_of_the_data(results):
-    models = [results.read_model(name) for name in sorted(shipped_checkpoints())]
+    models = [results.read_model(name) for name in results.models_of_the_page()]
     written = results.pages(models)
     assert len(written) > 10
     for path, text in written.items():

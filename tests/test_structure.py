@@ -30,8 +30,9 @@ FLOORS = [
     ["probes.patching"],
     ["probes.paths"],
     ["probes"],
-    ["mtd_lens.errors", "mtd_lens.shapes", "mtd_lens.layout"],
-    ["mtd_lens.contracts"],
+    ["mtd_lens.errors", "mtd_lens.shapes", "mtd_lens.layout", "mtd_lens.vectors"],
+    ["mtd_lens.contracts", "mtd_lens.hooked.modules", "mtd_lens.architectures.models"],
+    ["mtd_lens.architectures.vectors"],
     [
         "mtd_lens.hooked",
         "mtd_lens.measures",
@@ -40,7 +41,7 @@ FLOORS = [
         "mtd_lens.processes",
     ],
     ["mtd_lens.checkpoints", "mtd_lens.training_config"],
-    ["mtd_lens.run_folder"],
+    ["mtd_lens.run_folder", "mtd_lens.token_tasks"],
     ["mtd_lens.families"],
     ["mtd_lens.families.mtd.task"],
     ["mtd_lens.families.mtd.estimators", "mtd_lens.families.mtd.plan"],
@@ -57,6 +58,28 @@ FLOORS = [
     ["mtd_lens.families.mtd.analysis"],
     ["mtd_lens.families.mtd.family"],
     ["mtd_lens.families.mtd"],
+    ["mtd_lens.families.ngram.task"],
+    ["mtd_lens.families.ngram.estimators", "mtd_lens.families.ngram.presets"],
+    ["mtd_lens.families.ngram.causal_model", "mtd_lens.families.ngram.plan"],
+    ["mtd_lens.families.ngram.absolute", "mtd_lens.families.ngram.relative"],
+    ["mtd_lens.families.ngram.constructions", "mtd_lens.families.ngram.claims"],
+    ["mtd_lens.families.ngram.references", "mtd_lens.families.ngram.analysis"],
+    ["mtd_lens.families.ngram.family"],
+    ["mtd_lens.families.ngram"],
+    ["mtd_lens.families.autoregressive.task"],
+    [
+        "mtd_lens.families.autoregressive.estimators",
+        "mtd_lens.families.autoregressive.presets",
+    ],
+    ["mtd_lens.families.autoregressive.causal_model"],
+    ["mtd_lens.families.autoregressive.claims"],
+    [
+        "mtd_lens.families.autoregressive.references",
+        "mtd_lens.families.autoregressive.analysis",
+    ],
+    ["mtd_lens.families.autoregressive.constructions"],
+    ["mtd_lens.families.autoregressive.family"],
+    ["mtd_lens.families.autoregressive"],
     ["mtd_lens.registry", "mtd_lens.scorecard"],
     ["mtd_lens.localization_tables"],
     ["mtd_lens.scoring"],
@@ -128,11 +151,11 @@ def test_the_instruments_never_import_what_is_tested(name):
     assert "mtd_lens" not in set(external_imports(MODULES[name]))
 
 
-def test_one_module_imports_transformer_lens():
+def test_one_package_imports_transformer_lens():
     users = {
         name for name, path in MODULES.items() if "transformer_lens" in set(external_imports(path))
     }
-    assert users == {"mtd_lens.hooked"}
+    assert users == {"mtd_lens.hooked", "mtd_lens.hooked.modules"}
 
 
 def test_nothing_outside_the_families_names_one():

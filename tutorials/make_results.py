@@ -1,4 +1,4 @@
-"""Measure every trained model of the package and write the results page and the model cards.
+"""Measure every trained model of MTD tasks and write the results page and the model cards.
 
     python tutorials/make_results.py            # everything, about a minute a model on one core
     python tutorials/make_results.py --page     # only the pages, from figures measured before
@@ -44,6 +44,11 @@ UNIFORM, POSITIONAL = 0.15, 0.15
 
 
 # Reading what was measured.
+
+
+def models_of_the_page() -> list[str]:
+    """The trained models on MTD tasks, which the page is about."""
+    return [name for name in sorted(shipped_checkpoints()) if name.startswith("mtd-")]
 
 
 def read_model(name: str) -> dict[str, Any]:
@@ -302,7 +307,7 @@ def main() -> None:
     parser.add_argument("--missing", action="store_true", help="measure only what was not yet")
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
-    names = sorted(shipped_checkpoints())
+    names = models_of_the_page()
     DATA.mkdir(exist_ok=True)
     wanted = [n for n in names if not (arguments.missing and data_file(n).exists())]
     if not arguments.page:

@@ -61,24 +61,29 @@ def plot_predictions(
     outcomes = likeliest(predicted)
     names = [inspection.token_names[outcome] for outcome in outcomes]
     shown = {source: values[outcomes].tolist() for source, values in predicted.items()}
-    context = inspection.tokens[sequence, : position + 1][-LAST_TOKENS:].tolist()
-    words = " ".join(inspection.token_names[token] for token in context)
-    cut = "… " * (position >= LAST_TOKENS)
+    vectors = inspection.tokens.is_floating_point()
+    if vectors:
+        after = f"after {position + 1} vectors"
+    else:
+        context = inspection.tokens[sequence, : position + 1][-LAST_TOKENS:].tolist()
+        words = " ".join(inspection.token_names[token] for token in context)
+        after = f"after tokens {'… ' * (position >= LAST_TOKENS)}{words}"
+    unit = "value" if vectors else "probability"
     with style.applied():
-        figure = _draw(names, shown)
+        figure = _draw(names, shown, "next vector" if vectors else "next token", unit)
         what = f"prediction after position {position} of sequence {sequence}"
-        style.add_title(figure, headline(inspection, what, f"after tokens {cut}{words}"))
+        style.add_title(figure, headline(inspection, what, after))
     table = [
         style.provenance(inspection)
         | {"sequence": sequence, "position": position, "outcome": name}
-        | {"source": source, "probability": value}
+        | {"source": source, unit: value}
         for source, values in shown.items()
         for name, value in zip(names, values, strict=True)
     ]
     return outputs.write(figure, table)
 
 
-def _draw(names: list[str], shown: dict[str, list[float]]) -> Any:
+def _draw(names: list[str], shown: dict[str, list[float]], outcome: str, unit: str) -> Any:
     figure, [[axes]] = style.new_figure((max(6.0, 0.62 * len(names) + 1.4), 3.4))
     handles: dict[str, Any] = {}
     step = GROUP / len(shown)
@@ -91,11 +96,12 @@ def _draw(names: list[str], shown: dict[str, list[float]]) -> Any:
             markersize=6.5, clip_on=False,
         )  # fmt: skip
     axes.set_xlim(-0.6, len(names) - 0.4)
-    axes.set_ylim(0, max(max(values) for values in shown.values()) * 1.08)
+    values = [value for row in shown.values() for value in row]
+    axes.set_ylim(min(0.0, *values) * 1.08, max(0.0, *values) * 1.08)
     axes.set_xticks(range(len(names)), names)
     axes.tick_params(axis="x", length=0)
-    axes.set_xlabel("next token")
-    axes.set_ylabel("probability")
+    axes.set_xlabel(outcome)
+    axes.set_ylabel(unit)
     style.plain(axes)
     style.add_legend_below(figure, handles)
     return figure

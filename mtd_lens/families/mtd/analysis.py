@@ -9,15 +9,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 import probes
+from mtd_lens import token_tasks
 from mtd_lens.contracts import Analysis, AnalyticPattern
 from mtd_lens.errors import ArgumentError
 from mtd_lens.families.mtd import estimators, iterative
 from mtd_lens.families.mtd.causal_model import MTDCausalModel
-from mtd_lens.families.mtd.claims import check_outputs, model_predictions
+from mtd_lens.families.mtd.claims import model_predictions
 from mtd_lens.families.mtd.posterior import refined_quadrature
 from mtd_lens.families.mtd.references import tied_step_size
 from mtd_lens.families.mtd.task import MTDTask
-from mtd_lens.hooked import probabilities
 from mtd_lens.shapes import Predictions, Tokens, WeightsPerQuery
 from probes import checks
 
@@ -49,7 +49,7 @@ def analyse(
         weights: ``[sequence, lag]``: the mixture weights that the tokens were drawn with, or None.
     """
     task = causal_model.task
-    predicted = _predictions(model, tokens)[:, task.order :]
+    predicted = token_tasks.predictions(model, tokens)[:, task.order :]
     likelihoods = estimators.lag_likelihoods(task, tokens)
     found = causal_model.run(tokens)
     latents = {
@@ -154,13 +154,6 @@ def implied_weights(
         far = ~(probes.kl_divergence(predictions[told], mixture) <= max_divergence)
         implied[told] = found.masked_fill(far[:, None], torch.nan)
     return implied
-
-
-def _predictions(model: Any, tokens: Tensor) -> Float[Tensor, "sequence position token"]:
-    """After every position; a read-out off the simplex is clamped and normalised."""
-    with torch.no_grad():
-        predicted = probabilities(model, check_outputs(model(tokens))).clamp_min(0)
-    return predicted / predicted.sum(-1, keepdim=True).clamp_min(torch.finfo(predicted.dtype).tiny)
 
 
 def _two_steps(

@@ -8,9 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 import probes
-from mtd_lens import measures
+from mtd_lens import measures, token_tasks
 from mtd_lens.contracts import Claim, Measurement, Trial
-from mtd_lens.errors import ModelError
 from mtd_lens.families.mtd import estimators
 from mtd_lens.families.mtd.causal_model import MTDCausalModel
 from mtd_lens.families.mtd.task import MTDTask, check_tokens
@@ -145,24 +144,7 @@ def model_predictions(
         ModelError: The model's output is not finite, or no task is known.
     """
     tokens = check_tokens(task or task_of(model), tokens, max_length=model.cfg.n_ctx)
-    return probabilities(model, check_outputs(probes.last_outputs(model, tokens)))
-
-
-def check_outputs(output: Float[Tensor, "sequence *position token"]) -> Tensor:
-    """A model's outputs, after checking that they are finite.
-
-    Raises:
-        ModelError: They are not.
-    """
-    bad = (~output.isfinite()).any(-1).nonzero()
-    if len(bad):
-        row, *position = bad[0].tolist()
-        where = f"sequence {row}" + "".join(f", position {index}" for index in position)
-        raise ModelError(
-            f"the model's outputs must be finite; on {where} they are "
-            f"{output[tuple(bad[0])].tolist()}. Check its weights."
-        )
-    return output
+    return token_tasks.last_predictions(model, tokens)
 
 
 def measure_estimator(trial: Trial) -> list[Measurement]:

@@ -9,14 +9,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from mtd_lens.errors import ArgumentError, ModelError, TaskError, TokensError
+from mtd_lens import token_tasks
+from mtd_lens.errors import ArgumentError, TaskError
 from mtd_lens.shapes import Tokens, Transition, Weights
+from mtd_lens.token_tasks import CONCENTRATIONS, check_name, draw
 from probes import checks
-
-INTEGERS = frozenset({torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8})
-
-CONCENTRATIONS = (1e-3, 1e6)
-"""Range in which Dirichlet draws and quadrature rules are sound in float64."""
 
 ROW_SUM_TOLERANCE = 1e-6
 """Rows of a transition may miss a sum of 1 by this much; they are then divided by their sum."""
@@ -101,9 +98,7 @@ class MTDTask:
                 low_included=True,
             ),
         )
-        if name is not None and (not isinstance(name, str) or "/" in name):
-            raise TaskError(f"a task's name must be a string without a slash; got {name!r}.")
-        object.__setattr__(self, "_name", name)
+        object.__setattr__(self, "_name", check_name(name))
 
     def __setattr__(self, attribute: str, value: Any) -> None:
         raise AttributeError(f"MTDTask is immutable; make a new one to change {attribute!r}.")
@@ -156,14 +151,14 @@ class MTDTask:
         m, length = self.order, self.seq_len
         weights = rng.dirichlet(np.full(m, self.concentration), n)
         lags = np.zeros((n, length), dtype=np.int64)
-        lags[:, m:] = 1 + _draw(weights[:, None, :], rng.random((n, length - m)))
+        lags[:, m:] = 1 + draw(weights[:, None, :], rng.random((n, length - m)))
         tokens = np.empty((n, length), dtype=np.int64)
         tokens[:, :m] = rng.integers(self.n_tokens, size=(n, m))
         uniforms = rng.random((n, length))
         transition, rows = self._transition.numpy(), np.arange(n)
         for k in range(m, length):
             parents = tokens[rows, k - lags[:, k]]
-            tokens[:, k] = _draw(transition[parents], uniforms[:, k])
+            tokens[:, k] = draw(transition[parents], uniforms[:, k])
         return MTDBatch(*(torch.from_numpy(array) for array in (tokens, weights, lags)))
 
     def to_json(self) -> dict[str, Any]:
@@ -223,13 +218,6 @@ def _from_json(data: Mapping[str, Any]) -> MTDTask:
     return MTDTask.from_json(data)
 
 
-def _draw(probabilities: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
-    """Categorical draws by inversion; an outcome of probability 0 is never drawn."""
-    cumulative = probabilities.cumsum(-1)
-    scaled = uniforms[..., None] * cumulative[..., -1:]
-    return (cumulative <= scaled).sum(-1)
-
-
 def _checked_transition(transition: Any) -> Transition:
     """A float64 copy with rows that sum to 1 exactly."""
     try:
@@ -282,35 +270,8 @@ def check_tokens(task: MTDTask, tokens: Any, max_length: int | None = None) -> T
     Raises:
         TokensError: Not an integer tensor of rank 2, out of the vocabulary, too short or too long.
     """
-    if not isinstance(tokens, Tensor) or tokens.dtype not in INTEGERS or tokens.is_sparse:
-        kind = tokens.dtype if isinstance(tokens, Tensor) else type(tokens).__name__
-        raise TokensError(
-            f"tokens must be a torch tensor of integers, [sequence, position]; got {kind}. "
-            "Convert them with torch.as_tensor(tokens).long()."
-        )
-    if tokens.ndim != 2:
-        raise TokensError(
-            f"tokens must have two axes, [sequence, position]; got shape {tuple(tokens.shape)}. "
-            "Use tokens[None] for a single sequence."
-        )
-    if tokens.shape[1] < task.order + 1 or tokens.shape[0] < 1:
-        raise TokensError(
-            f"tokens must hold at least one sequence of at least order + 1 = {task.order + 1} "
-            f"positions; got shape {tuple(tokens.shape)}."
-        )
-    if max_length is not None and tokens.shape[1] > max_length:
-        raise TokensError(
-            f"sequences of {tokens.shape[1]} tokens are longer than the model's context of "
-            f"{max_length}. Cut them, or build the model on a task with a larger seq_len."
-        )
-    outside = (tokens < 0) | (tokens >= task.n_tokens)
-    if outside.any():
-        row, position = outside.nonzero()[0].tolist()
-        raise TokensError(
-            f"tokens must lie in 0 … {task.n_tokens - 1}; sequence {row}, position {position} "
-            f"holds {int(tokens[row, position])}."
-        )
-    return tokens.long()
+    shortest = ("order + 1", task.order + 1)
+    return token_tasks.check_tokens(tokens, task.n_tokens, shortest, max_length)
 
 
 def check_model(model: Any, task: Any) -> None:
@@ -320,23 +281,6 @@ def check_model(model: Any, task: Any) -> None:
         ArgumentError: The task is none.
         ModelError: The model is none, or its vocabulary, context or depth does not do.
     """
-    cfg: Any = getattr(model, "cfg", None)
     if not isinstance(task, MTDTask):
         raise ArgumentError(f"expected an MTDTask; got {task!r}.")
-    if not hasattr(cfg, "d_vocab") or not hasattr(model, "hook_dict"):
-        raise ModelError(
-            f"a model under test must be a HookedTransformer; got {type(model).__name__}."
-        )
-    if cfg.d_vocab != task.n_tokens or cfg.d_vocab_out != task.n_tokens:
-        raise ModelError(
-            f"the task has {task.n_tokens} tokens, but the model reads {cfg.d_vocab} and "
-            f"predicts {cfg.d_vocab_out}. Use a model with d_vocab = d_vocab_out = "
-            f"{task.n_tokens}, or the task it was made for."
-        )
-    if cfg.n_ctx < task.seq_len:
-        raise ModelError(
-            f"the task's sequences have {task.seq_len} tokens, but the model's context is "
-            f"{cfg.n_ctx}. Use a task with a shorter seq_len, or a longer context."
-        )
-    if cfg.n_layers < 1:
-        raise ModelError("the model has no layers, so there is nothing to test.")
+    token_tasks.check_model(model, task)

@@ -1,4 +1,4 @@
-"""HookedTransformers of this package: the only module that imports transformer_lens.
+"""HookedTransformers of this package: only here and in ``modules`` is transformer_lens imported.
 
 Weights are made elsewhere in plain torch; here they become a model whose stock hooks are all
 causal. A model carries its task and how its output is read, so that results can name both.
@@ -12,13 +12,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
-from transformer_lens.components import Attention, Unembed
-from transformer_lens.hook_points import HookPoint
+from transformer_lens.components import Unembed
 
 from mtd_lens.errors import ArgumentError, ModelError
+from mtd_lens.hooked.modules import (
+    LinearAttention,
+    LogProbUnembed,
+    RelativeAttention,
+    VectorEmbed,
+    VectorPosEmbed,
+)
 from mtd_lens.layout import Architecture
 
 _ATTRIBUTE = "mtd_lens_info"
@@ -44,75 +50,6 @@ class ModelInfo:
     redraw: Callable[[int], Mapping[str, Tensor]] | None = None
 
 
-class RelativeAttention(Attention):
-    """Attention with relative key and value tables (Shaw et al. 2018).
-
-    ``score_ij = q_i · (k_j + RK[i-j])`` and ``z_i = Σ_j A_ij (v_j + RV[i-j])``, with one row of
-    each table for every offset ``0 … n_ctx-1``. All hooks of the stock attention stay causal.
-    """
-
-    def __init__(self, cfg: HookedTransformerConfig, layer_id: int) -> None:
-        super().__init__(cfg, "global", layer_id)
-        shape = (cfg.n_heads, cfg.n_ctx, cfg.d_head)
-        self.RK = nn.Parameter(torch.zeros(shape, dtype=cfg.dtype))
-        self.RV = nn.Parameter(torch.zeros(shape, dtype=cfg.dtype))
-
-    def calculate_attention_scores(
-        self,
-        q: Float[Tensor, "batch query_pos head_index d_head"],
-        k: Float[Tensor, "batch key_pos head_index d_head"],
-    ) -> Float[Tensor, "batch head_index query_pos key_pos"]:
-        """Content score plus the relative key's score at each offset."""
-        by_offset = torch.einsum("bqhd,hod->bhqo", q, self.RK)
-        offsets = _offsets(q.shape[1], k.shape[1], q.device).clamp_min(0)
-        relative = by_offset.gather(-1, offsets.expand(*by_offset.shape[:3], -1))
-        return super().calculate_attention_scores(q, k) + relative / self.attn_scale
-
-    def calculate_z_scores(
-        self,
-        v: Float[Tensor, "batch key_pos head_index d_head"],
-        pattern: Float[Tensor, "batch head_index query_pos key_pos"],
-    ) -> Float[Tensor, "batch query_pos head_index d_head"]:
-        """Average of values plus the relative values, through the stock ``hook_z``."""
-        content = torch.einsum("bhqk,bkhd->bqhd", pattern, v)
-        offsets = _offsets(pattern.shape[-2], pattern.shape[-1], v.device)
-        by_offset = torch.zeros_like(pattern).scatter_add(
-            -1,
-            offsets.clamp_min(0).expand_as(pattern),
-            torch.where(offsets >= 0, pattern, torch.zeros_like(pattern)),
-        )
-        relative = torch.einsum("bhqo,hod->bqhd", by_offset, self.RV[:, : pattern.shape[-1]])
-        return self.hook_z(content + relative)
-
-
-def _offsets(n_queries: int, n_keys: int, device: torch.device) -> Int[Tensor, "query key"]:
-    """``i - j``; queries are the last positions, so that cached keys come before them."""
-    queries = torch.arange(n_keys - n_queries, n_keys, device=device)[:, None]
-    return queries - torch.arange(n_keys, device=device)
-
-
-class LogProbUnembed(Unembed):
-    """A linear read-out of probabilities, returned as log-probabilities.
-
-    Probabilities below ``floor``, or the smallest normal number of the dtype, are raised to it.
-    ``hook_prob`` holds the probabilities, ``hook_out`` their logarithms.
-    """
-
-    def __init__(self, cfg: HookedTransformerConfig, floor: float = 0.0) -> None:
-        super().__init__(cfg)
-        self.floor = floor
-        self.hook_prob = HookPoint()
-
-    def forward(
-        self, residual: Float[Tensor, "batch pos d_model"]
-    ) -> Float[Tensor, "batch pos d_vocab_out"]:
-        """Log-probabilities of the next token."""
-        linear = nn.functional.linear(self.hook_in(residual), self.W_U.T.contiguous(), self.b_U)
-        probability = self.hook_prob(linear)
-        floor = max(self.floor, torch.finfo(linear.dtype).tiny)
-        return self.hook_out(probability.clamp_min(floor).log())
-
-
 class AnalyticTransformer(HookedTransformer):
     """A HookedTransformer whose weights mean something each, so none may be folded or rotated."""
 
@@ -129,6 +66,10 @@ class AnalyticTransformer(HookedTransformer):
     center_writing_weights = load_and_process_state_dict
     fold_layer_norm = load_and_process_state_dict
     fold_value_biases = load_and_process_state_dict
+
+
+ATTENTION: dict[str, Any] = {"relative": RelativeAttention, "linear": LinearAttention}
+"""Attention of our own, by form; stock attention for others."""
 
 
 def assemble(
@@ -157,26 +98,30 @@ def assemble(
         d_vocab_out=architecture.n_tokens,
         attn_only=architecture.d_mlp is None,
         d_mlp=architecture.d_mlp,
-        act_fn="gelu",
+        act_fn=architecture.activation,
         normalization_type="LN" if architecture.layer_norm else None,
         use_attn_scale=architecture.scaled,
         positional_embedding_type="standard",
+        attention_dir="causal" if architecture.causal else "bidirectional",
         default_prepend_bos=False,
         init_weights=False,
         dtype=dtype,
         device=str(device or "cpu"),
         model_name=info.name,
     )
-    relative, log_probs = architecture.form == "relative", architecture.read_out == "log_probs"
-    kind = AnalyticTransformer if relative or log_probs else HookedTransformer
+    attention, log_probs = ATTENTION.get(architecture.form), architecture.read_out == "log_probs"
+    special = attention is not None or log_probs or architecture.reads_vectors
+    kind = AnalyticTransformer if special else HookedTransformer
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", message="HookedTransformer is deprecated", category=DeprecationWarning
         )
         model = kind(cfg, move_to_device=False)
-    if relative:
+    if attention is not None:
         for index, block in enumerate(model.blocks):
-            block.attn = RelativeAttention(cfg, index)
+            block.attn = attention(cfg, layer_id=index)
+    if architecture.reads_vectors:
+        model.embed, model.pos_embed = VectorEmbed(cfg, architecture.lags), VectorPosEmbed(cfg)
     if log_probs:
         model.unembed = LogProbUnembed(cfg, architecture.probability_floor)
     model.setup()
@@ -294,19 +239,22 @@ def randomized(model: Any, seed: int, name: str) -> Any:
             parameter.data.zero_()
         else:
             draw = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-            parameter.data.copy_(draw * _trained_scale(kind, parameter, twin.cfg))
+            n_summed = twin.cfg.n_ctx if isinstance(twin.blocks[0].attn, LinearAttention) else 1
+            scale = _trained_scale(kind, parameter, twin.cfg, n_summed)
+            parameter.data.copy_(draw * scale)
     return with_info(twin, ModelInfo(task, name)).eval()
 
 
-def _trained_scale(kind: str, parameter: Tensor, cfg: Any) -> float:
-    """Standard deviation of a random weight.
+def _trained_scale(kind: str, parameter: Tensor, cfg: Any, n_summed: int) -> float:
+    """Standard deviation of a random weight; ``n_summed`` values are summed, not averaged.
 
     Embeddings have variance 1 each; layers add ``1 / (2 n_layers)`` of the stream's variance, as in
     GPT-2's initialisation.
     """
     fan_in = parameter.shape[-2]
     stream = 2.0 if cfg.normalization_type is None else 1.0
-    score = SCORE_STD * (cfg.attn_scale if cfg.use_attn_scale else 1.0) / math.sqrt(cfg.d_head)
+    score = SCORE_STD * (cfg.attn_scale if cfg.use_attn_scale else 1.0)
+    score /= math.sqrt(cfg.d_head * n_summed)
     variances = {
         "W_E": 1.0,
         "W_pos": 1.0,

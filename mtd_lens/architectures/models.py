@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -104,7 +104,9 @@ class Trainable(nn.Module):
                 module = module._modules[part]  # type: ignore[assignment]
             module.register_parameter(leaf, nn.Parameter(value))
 
-    def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos token"]:
+    def forward(
+        self, tokens: Shaped[Tensor, "batch pos *component"]
+    ) -> Float[Tensor, "batch pos token"]:
         """Logits (or log-probabilities) of the next token, as the HookedTransformer's."""
         raise NotImplementedError
 
@@ -178,12 +180,12 @@ class StockTransformer(Trainable):
         weights["unembed.b_U"] = torch.zeros(size.n_tokens)
         self._register(weights)
 
-    def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos token"]:
+    def forward(
+        self, tokens: Shaped[Tensor, "batch pos *component"]
+    ) -> Float[Tensor, "batch pos token"]:
         """Logits of the next token."""
         w = dict(self.named_parameters())
-        stream = (
-            functional.embedding(tokens, w["embed.W_E"]) + w["pos_embed.W_pos"][: tokens.shape[1]]
-        )
+        stream = self._embedded(tokens, w["embed.W_E"]) + w["pos_embed.W_pos"][: tokens.shape[1]]
         for layer in range(self.size.n_layers):
             block = {
                 name: w[f"blocks.{layer}.{name}"]
@@ -206,6 +208,9 @@ class StockTransformer(Trainable):
         *(f"ln{norm}.{part}" for norm in "12" for part in "wb"),
     )
 
+    def _embedded(self, tokens: Int[Tensor, "batch pos"], W_E: Tensor) -> Tensor:
+        return functional.embedding(tokens, W_E)
+
     def _normed(self, w: Mapping[str, Tensor], name: str, stream: Tensor) -> Tensor:
         if f"{name}.w" not in w:
             return stream
@@ -223,10 +228,13 @@ class StockTransformer(Trainable):
         joint = functional.linear(stream, inward.transpose(1, 2).flatten(0, 1), bias.flatten())
         heads = joint.unflatten(-1, (3, n_heads, d_head)).permute(2, 0, 3, 1, 4)
         q, k, v = heads.reshape(3, n * n_heads, length, d_head).unbind()
-        mask = stream.new_full((length, length), -torch.inf).triu(1)
-        pattern = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=d_head**-0.5).softmax(-1)
-        z = (pattern @ v).unflatten(0, (n, n_heads)).transpose(1, 2).flatten(2)
+        z = (self._pattern(q, k) @ v).unflatten(0, (n, n_heads)).transpose(1, 2).flatten(2)
         return functional.linear(z, w["attn.W_O"].flatten(0, 1).T, w["attn.b_O"])
+
+    def _pattern(self, q: Tensor, k: Tensor) -> Tensor:
+        length, scale = q.shape[1], q.shape[-1] ** -0.5
+        mask = q.new_full((length, length), -torch.inf).triu(1)
+        return torch.baddbmm(mask, q, k.transpose(1, 2), alpha=scale).softmax(-1)
 
 
 class DisentangledTransformer(Trainable):
@@ -362,26 +370,3 @@ class DisentangledTransformer(Trainable):
                 names["RV"]: functional.pad(trained[names["RV"]], (width, 0))[None],
             }
         return weights
-
-
-ARCHITECTURES: dict[str, Any] = {
-    "disentangled": DisentangledTransformer,
-    "attn-only": lambda size, generator: StockTransformer(size, generator, gpt=False),
-    "gpt": lambda size, generator: StockTransformer(size, generator, gpt=True),
-}
-
-
-def build_trainable(name: Any, size: Size, seed: Any = 0) -> Trainable:
-    """A new model of a named architecture, with initial weights.
-
-    Args:
-        name: ``"disentangled"``, ``"attn-only"`` or ``"gpt"``.
-        size: Its shape.
-        seed: Of the initial weights; the process's random state is left alone.
-
-    Raises:
-        ArgumentError: An unknown name.
-    """
-    checks.choice(name, "architecture", ARCHITECTURES, ArgumentError)
-    generator = torch.Generator().manual_seed(checks.seed(seed, ArgumentError))
-    return ARCHITECTURES[name](size, generator)

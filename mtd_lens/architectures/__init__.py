@@ -1,0 +1,58 @@
+"""Architectures that can be trained, by name; each computes what its HookedTransformer does."""
+
+from functools import partial
+from typing import Any
+
+import torch
+
+from mtd_lens.architectures.models import (
+    MAX_LAYERS,
+    DisentangledTransformer,
+    Size,
+    StockTransformer,
+    Trainable,
+)
+from mtd_lens.architectures.vectors import VectorTransformer
+from mtd_lens.errors import ArgumentError
+from probes import checks
+
+__all__ = [
+    "ARCHITECTURES",
+    "MAX_LAYERS",
+    "VECTOR_ARCHITECTURES",
+    "Size",
+    "Trainable",
+    "build_trainable",
+]
+
+ARCHITECTURES: dict[str, Any] = {
+    "disentangled": DisentangledTransformer,
+    "attn-only": lambda size, generator: StockTransformer(size, generator, gpt=False),
+    "gpt": lambda size, generator: StockTransformer(size, generator, gpt=True),
+}
+
+VECTOR_ARCHITECTURES: dict[str, Any] = {
+    "linear": partial(VectorTransformer, linear=True, lags=1),
+    "linear-augmented": partial(VectorTransformer, linear=True, lags=2),
+    "softmax": partial(VectorTransformer, linear=False, lags=1),
+    "softmax-augmented": partial(VectorTransformer, linear=False, lags=2),
+}
+"""For tasks whose tokens are vectors; an augmented one's embedding reads the last two of them."""
+
+
+def build_trainable(name: Any, size: Size, seed: Any = 0) -> Trainable:
+    """A new model of a named architecture, with initial weights.
+
+    Args:
+        name: ``"disentangled"``, ``"attn-only"`` or ``"gpt"``; for vectors ``"linear"``,
+            ``"linear-augmented"``, ``"softmax"`` or ``"softmax-augmented"``.
+        size: Its shape.
+        seed: Of the initial weights; the process's random state is left alone.
+
+    Raises:
+        ArgumentError: An unknown name.
+    """
+    known = ARCHITECTURES | VECTOR_ARCHITECTURES
+    checks.choice(name, "architecture", known, ArgumentError)
+    generator = torch.Generator().manual_seed(checks.seed(seed, ArgumentError))
+    return known[name](size, generator)

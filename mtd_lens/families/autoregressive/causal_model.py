@@ -1,0 +1,189 @@
+"""The high-level algorithm that models are held against: one step of gradient descent.
+
+``augmented_token -> inner_products -> prediction``: the pair ``(s_t, s_{t-1})``, the products
+``η⟨s_t, s_{j-1}⟩`` with earlier vectors, and ``Σ_j η⟨s_t, s_{j-1}⟩ s_j``, which is ``Ŵ s_t`` with
+``Ŵ = η Σ_j s_j s_{j-1}ᵀ``, at every query position 1 … T-1.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtd_lens.errors import ArgumentError
+from mtd_lens.families.autoregressive import estimators
+from mtd_lens.families.autoregressive.task import AutoregressiveTask, check_tokens
+from probes import checks
+
+VARIABLES = ("augmented_token", "inner_products", "prediction")
+
+N_FIT_SEQUENCES = 2048
+FIT_SEED = 0
+MAX_STEP_SIZE = 1e6
+
+AT_BOUND = 1e-6
+"""A fitted step size within this share of an end of its range counts as being there."""
+
+
+@dataclass(frozen=True)
+class AutoregressiveCausalModel:
+    """One step of gradient descent from 0, stage by stage, with interventions.
+
+    The stages are those of linear attention on augmented tokens (Sander et al. 2024, section 3).
+
+    Attributes:
+        task: The task.
+        step_size: η of the step, at least 0; 0 predicts the zero vector.
+        interventions: Variables held at values, ``[sequence, query, entry]`` each.
+        step_size_at_bound: True if η was fitted and lies at the end of the range that was
+            searched, so that it is no estimate.
+
+    Examples:
+        >>> import mtd_lens
+        >>> task = mtd_lens.AutoregressiveTask(dim=3, seq_len=8)
+        >>> tokens = task.sample(4, seed=0).tokens
+        >>> found = mtd_lens.AutoregressiveCausalModel(task, step_size=0.4).run(tokens)
+        >>> {name: tuple(value.shape) for name, value in found.items()}
+        {'augmented_token': (4, 7, 6), 'inner_products': (4, 7, 7), 'prediction': (4, 7, 3)}
+    """
+
+    task: AutoregressiveTask
+    step_size: float | int
+    interventions: Mapping[str, Tensor] = field(default_factory=dict)
+    step_size_at_bound: bool = False
+
+    variables = VARIABLES
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "step_size", check_step_size(self.step_size))
+
+    @property
+    def parameters(self) -> Mapping[str, float]:
+        """``step_size``, with a flag where it is no estimate."""
+        found = {"step_size": float(self.step_size)}
+        return found | {"step_size_at_bound": 1.0} if self.step_size_at_bound else found
+
+    def query_positions(self, length: int) -> tuple[int, ...]:
+        """The positions ``1 … length - 1``, before which there is a pair of vectors.
+
+        Args:
+            length: Of the sequences.
+        """
+        return tuple(range(1, length))
+
+    def do(self, **values: Tensor) -> "AutoregressiveCausalModel":
+        """This model with variables held at values, on top of earlier interventions.
+
+        Args:
+            **values: A tensor for each variable, ``[sequence, query, entry]`` as ``run`` gives it,
+                or one that broadcasts to it. NaN entries are left to their cause, so that a
+                variable can be held at some positions only.
+
+        Returns:
+            A new causal model; this one stays as it is.
+
+        Raises:
+            ArgumentError: An unknown variable, or a value that is no floating-point tensor.
+        """
+        for name, value in values.items():
+            checks.choice(name, "variable", VARIABLES, ArgumentError)
+            if not isinstance(value, Tensor) or not value.is_floating_point():
+                raise ArgumentError(f"{name} must be held at a floating-point tensor.")
+        return replace(self, interventions={**self.interventions, **values})
+
+    def run(self, tokens: Tensor) -> dict[str, Tensor]:
+        """All variables at every query position, in float64.
+
+        Args:
+            tokens: ``[sequence, position, component]``.
+
+        Returns:
+            ``augmented_token`` as ``[sequence, query, 2 · component]``, the vector and then the one
+            before it; ``inner_products`` as ``[sequence, query, evidence]``, 0 where the evidence
+            comes after the query; ``prediction`` as ``[sequence, query, component]``.
+
+        Raises:
+            TokensError: Tokens that do not fit the task.
+            ArgumentError: An intervention whose shape does not fit.
+        """
+        vectors = check_tokens(self.task, tokens)
+        augmented = self._held("augmented_token", torch.cat([vectors[:, 1:], vectors[:, :-1]], -1))
+        current, previous = augmented.chunk(2, -1)
+        products = self.step_size * torch.einsum("nqc,nec->nqe", current, previous).tril()
+        products = self._held("inner_products", products)
+        prediction = self._held("prediction", products @ current)
+        return dict(zip(VARIABLES, (augmented, products, prediction), strict=True))
+
+    def _held(self, name: str, natural: Tensor) -> Tensor:
+        if name not in self.interventions:
+            return natural
+        value = self.interventions[name].to(natural)
+        try:
+            value = value.expand_as(natural)
+        except RuntimeError as error:
+            raise ArgumentError(
+                f"the intervention on {name} has shape {tuple(value.shape)}; expected one that "
+                f"broadcasts to {tuple(natural.shape)}."
+            ) from error
+        return torch.where(value.isnan(), natural, value)
+
+
+def check_step_size(step_size: Any) -> float:
+    """``step_size`` as a float.
+
+    Raises:
+        ArgumentError: Not a finite number from 0 to ``MAX_STEP_SIZE``.
+    """
+    advice = "Leave it out to have it fitted."
+    return checks.number(
+        step_size, "step_size", 0, MAX_STEP_SIZE, ArgumentError, advice, low_included=True
+    )
+
+
+def fit_step_size(
+    task: AutoregressiveTask,
+    tokens: Tensor,
+    targets: Tensor,
+    bounds: tuple[float, float] = (0.0, MAX_STEP_SIZE),
+) -> float:
+    """The step size whose prediction at the last query is nearest to ``targets``.
+
+    Minimises the mean squared error, in closed form: the prediction is proportional to it.
+
+    Args:
+        task: The task.
+        tokens: ``[sequence, position, component]``.
+        targets: ``[sequence, component]``, the vectors to follow.
+        bounds: Of the step size; a minimiser outside is moved to the nearer end.
+
+    Raises:
+        ArgumentError: Targets of another shape or not finite, or bounds out of order.
+        TokensError: Tokens that do not fit the task.
+    """
+    vectors = check_tokens(task, tokens)
+    expected = (len(vectors), task.dim)
+    if tuple(targets.shape) != expected or not targets.isfinite().all():
+        raise ArgumentError(
+            f"targets must be finite, [sequence, component] = {expected}; got shape "
+            f"{tuple(targets.shape)}."
+        )
+    if not 0 <= bounds[0] < bounds[1] <= MAX_STEP_SIZE:
+        raise ArgumentError(f"bounds of step_size must be increasing; got {bounds!r}.")
+    one = estimators.gradient_descent(vectors, torch.ones(1), last_only=True)
+    unit = estimators.predict_next(vectors, one)[:, 0]
+    best = float((unit * targets.to(unit)).sum() / unit.square().sum())
+    return min(max(best, bounds[0]), bounds[1])
+
+
+def best_step_size(task: AutoregressiveTask) -> float:
+    """The step size that predicts best on the task itself, fitted to the true next vectors.
+
+    Uses 2048 sequences with a fixed seed, so equal tasks get equal values.
+
+    Args:
+        task: The task.
+    """
+    batch = task.sample(N_FIT_SEQUENCES, seed=FIT_SEED)
+    return fit_step_size(task, batch.tokens, batch.truth)

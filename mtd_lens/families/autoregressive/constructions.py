@@ -1,0 +1,236 @@
+"""The analytic linear-attention models, whole and with one part broken."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mtd_lens.errors import ArgumentError, ModelError
+from mtd_lens.families.autoregressive.causal_model import best_step_size, check_step_size
+from mtd_lens.families.autoregressive.estimators import checked_step_sizes
+from mtd_lens.families.autoregressive.references import best_common_step_size
+from mtd_lens.families.autoregressive.task import AutoregressiveTask
+from mtd_lens.layout import Architecture, Layout
+from probes import checks
+
+MAX_STEPS = 8
+
+PARTS = {
+    "previous": "layer 0 puts the vector two back beside the current one, not the one before",
+    "keys": "layer 1's keys are the current vectors, not those before them",
+    "values": "layer 1's values are the vectors before, not the current ones",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a construction computes; anything but the defaults breaks one of its parts.
+
+    Attributes:
+        task: The task.
+        step_sizes: η of each step, one step a layer after the first.
+        causal: Attention is causal, or else to the whole sequence.
+        lag: How far back the vector is that layer 0 puts beside the current one.
+        keys: What the layers after the first have as keys, by name of the subspace.
+        values: What layer 1 has as values, by name of the subspace.
+    """
+
+    task: AutoregressiveTask
+    step_sizes: tuple[float, ...]
+    causal: bool = True
+    lag: int = 1
+    keys: str = "previous"
+    values: str = "residual"
+
+
+def construct_autoregressive(
+    task: Any,
+    step_sizes: Any = None,
+    *,
+    n_steps: Any = 1,
+    causal: bool = True,
+    dtype: Any = torch.float32,
+) -> Any:
+    """A HookedTransformer of linear attention that does gradient descent on the context.
+
+    Layer 0 puts the vector before beside each vector by one-hot positions, and every layer after it
+    does one step (Sander et al. 2024, section 3; von Oswald et al. 2023). One step is exact at
+    every query position. Several steps are exact at the last one with attention to the whole
+    sequence, where each query predicts with the estimate from all of it; with causal attention the
+    residuals at a position are those of the context up to there, the prefix variant
+    (``residual_steps`` of the estimators is either).
+
+    Args:
+        task: Whose vectors and context length the weights are for.
+        step_sizes: η of each step, one number or a list; None fits a common one to the task.
+        n_steps: How many steps, 1 to 8, where ``step_sizes`` is None.
+        causal: Attention to earlier positions and the own one alone.
+        dtype: Of the parameters.
+
+    Returns:
+        A HookedTransformer on the CPU, in evaluation mode, that reads ``[batch, position,
+        component]`` and gives the predicted next vectors, at positions ``t >= 1``.
+
+    Raises:
+        ArgumentError: No AutoregressiveTask, step sizes or a number of steps out of range, or a
+            dtype that is not floating.
+
+    Examples:
+        >>> import mtd_lens
+        >>> task = mtd_lens.AutoregressiveTask(dim=3, seq_len=8)
+        >>> model = mtd_lens.construct_autoregressive(task, step_sizes=0.4)
+        >>> model(task.sample(2, seed=0).tokens).shape
+        torch.Size([2, 8, 3])
+    """
+    if not isinstance(task, AutoregressiveTask):
+        raise ArgumentError(
+            f"construct_autoregressive needs an AutoregressiveTask; got {type(task).__name__}. Use "
+            "load_task(name) or AutoregressiveTask(dim, seq_len)."
+        )
+    if step_sizes is None:
+        n_steps = checks.integer(n_steps, "n_steps", 1, ArgumentError, MAX_STEPS)
+        one = n_steps == 1
+        common = best_step_size(task) if one else best_common_step_size(task, n_steps)
+        step_sizes = [common] * n_steps
+    sizes = tuple(check_step_size(size) for size in checked_step_sizes(step_sizes))
+    checks.integer(len(sizes), "the number of step_sizes", 1, ArgumentError, MAX_STEPS)
+    return _build(Plan(task, sizes, bool(causal)), dtype)
+
+
+def ablate_autoregressive(model: Any, part: Any) -> Any:
+    """A new construction like ``model`` with one part broken: what a scorecard must notice.
+
+    Args:
+        model: A model from ``construct_autoregressive`` or ``load_model(".../constructed-…")``.
+        part: ``"previous"``, ``"keys"`` or ``"values"``; see ``PARTS`` of the constructions.
+
+    Raises:
+        ArgumentError: An unknown part.
+        ModelError: The model is no construction of this family.
+    """
+    from mtd_lens.hooked import info_of
+
+    checks.choice(part, "part", PARTS, ArgumentError)
+    info = info_of(model)
+    if info is None or not isinstance(info.blueprint, Plan):
+        raise ModelError(
+            "only an analytic construction can be ablated by part; this model is none. Build one "
+            "with construct_autoregressive(task)."
+        )
+    changes: dict[str, Mapping[str, Any]] = {
+        "previous": {"lag": 2},
+        "keys": {"keys": "current"},
+        "values": {"values": "previous"},
+    }
+    weight = next(model.parameters())
+    broken = _build(
+        replace(info.blueprint, **changes[part]), weight.dtype, f"{info.name} without its {part}"
+    )
+    return broken.to(str(weight.device), print_details=False)
+
+
+def lay_out(plan: Plan) -> Layout:
+    """The residual stream: vector and position, the augmented token, residuals, and the output."""
+    dim = plan.task.dim
+    return Layout(
+        {
+            "token": dim,
+            "position": plan.task.seq_len,
+            "current": dim,
+            "previous": dim,
+            "residual": dim,
+            "output": dim,
+        }
+    )
+
+
+def embed(plan: Plan, layout: Layout) -> dict[str, Tensor]:
+    """The vector as it is, and one-hot positions."""
+    task = plan.task
+    W_E, W_pos = _zeros(task.dim, layout.size), _zeros(task.seq_len, layout.size)
+    W_E[:, layout["token"]] = _eye(task.dim)
+    W_pos[:, layout["position"]] = _eye(task.seq_len)
+    return {"embed.W_E": W_E, "pos_embed.W_pos": W_pos}
+
+
+def augment(plan: Plan, layout: Layout) -> dict[str, Tensor]:
+    """Layer 0: head 0 copies the vector itself, head 1 the one before, 0 at the first position."""
+    length, dim = plan.task.seq_len, plan.task.dim
+    W_Q, W_K, W_V, W_O = _attention(plan, layout)
+    for head, (lag, written) in enumerate(
+        ((0, ("current", "residual")), (plan.lag, ("previous",)))
+    ):
+        query, key = torch.arange(length)[:, None], torch.arange(length)
+        W_Q[head, layout["position"], :length] = (query - key == lag).to(torch.float64)
+        W_K[head, layout["position"], :length] = _eye(length)
+        W_V[head, layout["token"], :dim] = _eye(dim)
+        for name in written:
+            W_O[head, :dim, layout[name]] = _eye(dim)
+    return _for_layer(0, W_Q=W_Q, W_K=W_K, W_V=W_V, W_O=W_O)
+
+
+def step(plan: Plan, layout: Layout, layer: int) -> dict[str, Tensor]:
+    """Head 0 adds a step to the prediction; head 1 takes it from the residuals of later layers."""
+    dim = plan.task.dim
+    W_Q, W_K, W_V, W_O = _attention(plan, layout)
+    values = plan.values if layer == 1 else "residual"
+    heads = [("current", "output", 1.0), ("previous", "residual", -1.0)]
+    for head, (query, written, sign) in enumerate(heads):
+        if head == 1 and layer == len(plan.step_sizes):
+            break  # no later layer reads them
+        W_Q[head, layout[query], :dim] = plan.step_sizes[layer - 1] * _eye(dim)
+        W_K[head, layout[plan.keys], :dim] = _eye(dim)
+        W_V[head, layout[values], :dim] = _eye(dim)
+        W_O[head, :dim, layout[written]] = sign * _eye(dim)
+    return _for_layer(layer, W_Q=W_Q, W_K=W_K, W_V=W_V, W_O=W_O)
+
+
+def _build(plan: Plan, dtype: Any, name: str | None = None) -> Any:
+    from mtd_lens.hooked import ModelInfo, assemble, check_dtype
+
+    task, layout, n_steps = plan.task, lay_out(plan), len(plan.step_sizes)
+    weights = embed(plan, layout) | augment(plan, layout)
+    for layer in range(1, n_steps + 1):
+        weights |= step(plan, layout, layer)
+    W_U = _zeros(layout.size, task.dim)
+    W_U[layout["output"]] = _eye(task.dim)
+    weights["unembed.W_U"] = W_U
+    architecture = Architecture(
+        form="linear",
+        read_out="logits",
+        n_layers=1 + n_steps,
+        n_heads=2,
+        d_model=layout.size,
+        d_head=max(task.seq_len, task.dim),
+        n_ctx=task.seq_len,
+        n_tokens=task.dim,
+        reads_vectors=True,
+        causal=plan.causal,
+    )
+    info = ModelInfo(task, name or f"{task.name or task.family}/{variant(n_steps)}", blueprint=plan)
+    return assemble(architecture, weights, info, check_dtype(dtype))
+
+
+def variant(n_steps: int) -> str:
+    """Name of the construction of so many steps."""
+    return "constructed-one-step" if n_steps == 1 else f"constructed-{n_steps}-steps"
+
+
+def _attention(plan: Plan, layout: Layout) -> Sequence[Tensor]:
+    d_head = max(plan.task.seq_len, plan.task.dim)
+    inward = [_zeros(2, layout.size, d_head) for _ in range(3)]
+    return (*inward, _zeros(2, d_head, layout.size))
+
+
+def _for_layer(layer: int, **weights: Tensor) -> dict[str, Tensor]:
+    return {f"blocks.{layer}.attn.{name}": value for name, value in weights.items()}
+
+
+def _zeros(*shape: int) -> Tensor:
+    return torch.zeros(*shape, dtype=torch.float64)
+
+
+def _eye(size: int) -> Tensor:
+    return torch.eye(size, dtype=torch.float64)

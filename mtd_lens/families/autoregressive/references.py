@@ -1,0 +1,214 @@
+"""The reference estimators that a model's predictions are held against, fitted to follow a target.
+
+==================  ==============================================================================
+zero                no estimate: the zero vector
+last vector         the last vector again
+one step            gradient descent from 0
+k steps             k steps of the same size, k = 2, 3, 4
+k steps, free       k steps, each of its own size
+k steps, prefix     k steps of the same size, as causal layers can take them
+least squares       the minimiser, of least norm
+trigonometric rule  ``2 cos θ s_t - s_{t-1}`` (unitary ensemble alone)
+==================  ==============================================================================
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy import optimize
+from torch import Tensor
+
+import probes
+from mtd_lens.contracts import Estimate, Trial
+from mtd_lens.families.autoregressive import estimators
+from mtd_lens.families.autoregressive.causal_model import FIT_SEED, N_FIT_SEQUENCES
+from mtd_lens.families.autoregressive.claims import predicted_vectors
+from mtd_lens.families.autoregressive.task import AutoregressiveTask, Vectors, check_tokens
+
+MAX_STEPS = 4
+
+STEP_SPAN = (1e-2, 1e1)
+"""Common step sizes are sought between these multiples of the inverse mean eigenvalue."""
+
+N_GRID = 40
+"""Step sizes tried before the search, since the error has several minima in it."""
+
+TIE = 1e-9
+"""Free steps are better than fewer if their squared error is less by this share of the target."""
+
+_AT_BOUND = 1e-3
+"""A log step size this close to an end of its range counts as being there."""
+
+Fitted = dict[str, float]
+Reference = dict[str, tuple[Float[Tensor, "sequence component"], Fitted]]
+Predictor = Callable[[Vectors, Tensor], Tensor]
+
+
+def reference_predictions(
+    task: AutoregressiveTask,
+    fit_tokens: Vectors,
+    fit_target: Float[Tensor, "fit component"],
+    tokens: Vectors,
+) -> Reference:
+    """Every reference estimator's prediction after ``tokens``, with what was fitted.
+
+    Step sizes are fitted on the fit split, to follow ``fit_target``. Free steps that follow it no
+    better than fewer are those.
+
+    Args:
+        task: The task.
+        fit_tokens: ``[fit, position, component]``: for fitting.
+        fit_target: ``[fit, component]``: vectors to follow, a model's or the truth.
+        tokens: ``[sequence, position, component]``.
+
+    Returns:
+        By name, predictions and fitted parameters: ``step_size``, or ``step_size_1``, … where steps
+        are free and real.
+    """
+    last = tokens[:, -1]
+    found: Reference = {"zero": (torch.zeros_like(last), {}), "last vector": (last, {})}
+    for n_steps in range(1, MAX_STEPS + 1):
+        name = "one step" if n_steps == 1 else f"{n_steps} steps"
+        fitted = fit_common(fit_tokens, fit_target, descend, n_steps)
+        found[name] = (descend(tokens, _sizes(fitted, n_steps)), fitted)
+        if n_steps == 1:
+            free = found[name]
+            least = _relative_error(descend(fit_tokens, _sizes(fitted, 1)), fit_target)
+            continue
+        coefficients = fit_polynomial(fit_tokens, fit_target, n_steps)
+        error = _relative_error(krylov(fit_tokens, n_steps) @ coefficients, fit_target)
+        if error < least - TIE:
+            least = error
+            free = (krylov(tokens, n_steps) @ coefficients, free_step_sizes(coefficients))
+        found[f"{name}, free"] = free
+        prefix = fit_common(fit_tokens, fit_target, descend_prefix, n_steps)
+        found[f"{name}, prefix"] = (descend_prefix(tokens, _sizes(prefix, n_steps)), prefix)
+    squares = estimators.least_squares(tokens, last_only=True)
+    found["least squares"] = (estimators.predict_next(tokens, squares)[:, 0], {})
+    if task.ensemble == "unitary":
+        found["trigonometric rule"] = (estimators.trigonometric(task, tokens)[:, -1], {})
+    return found
+
+
+def descend(tokens: Vectors, step_sizes: Tensor) -> Float[Tensor, "sequence component"]:
+    """What gradient descent predicts after the last vector."""
+    estimate = estimators.gradient_descent(tokens, step_sizes, last_only=True)
+    return estimators.predict_next(tokens, estimate)[:, 0]
+
+
+def descend_prefix(tokens: Vectors, step_sizes: Tensor) -> Float[Tensor, "sequence component"]:
+    """What causal layers of gradient descent predict after the last vector."""
+    return estimators.residual_steps(tokens, step_sizes, causal=True)[:, -1]
+
+
+def krylov(tokens: Vectors, n_steps: int) -> Float[Tensor, "sequence component step"]:
+    """``C Gᵏ s`` for k = 0 … n_steps - 1, C the cross moments and G the Gram matrix.
+
+    Predictions of ``n_steps`` steps of gradient descent are linear in these, whatever the sizes.
+    """
+    cross, gram = (moment[:, 0] for moment in estimators.moments(tokens, last_only=True))
+    vector, powers = tokens[:, -1:].transpose(1, 2), []
+    for _ in range(n_steps):
+        powers.append(cross @ vector)
+        vector = gram @ vector
+    return torch.cat(powers, -1)
+
+
+def fit_polynomial(
+    tokens: Vectors, target: Float[Tensor, "sequence component"], n_steps: int
+) -> Float[Tensor, " step"]:
+    """The coefficients of :func:`krylov` that follow a target best, by least squares.
+
+    They stand for the best free step sizes, which are the inverse roots of
+    ``1 - x Σ_k coefficient_k xᵏ`` (conjugate pairs of them count too).
+    """
+    basis = krylov(tokens, n_steps).flatten(0, 1)
+    norms = basis.norm(dim=0)
+    solution = torch.linalg.lstsq(basis / norms, target.to(basis).flatten()[:, None]).solution
+    return solution[:, 0] / norms
+
+
+def free_step_sizes(coefficients: Float[Tensor, " step"]) -> Fitted:
+    """The step sizes that coefficients stand for, smallest first; none where some are complex."""
+    polynomial = [*(-coefficients.flip(0)).tolist(), 1.0]
+    roots = np.roots(polynomial)
+    if len(roots) < len(coefficients) or np.abs(roots.imag).max() > 1e-9 * np.abs(roots).max():
+        return {}
+    sizes = sorted((1 / roots.real).tolist())
+    return {f"step_size_{index}": size for index, size in enumerate(sizes, start=1)}
+
+
+def fit_common(
+    tokens: Vectors,
+    target: Float[Tensor, "*row component"],
+    predictor: Predictor,
+    n_steps: int,
+) -> Fitted:
+    """The common step size with which so many steps follow a target best, with a flag at a bound.
+
+    The least squared error is sought on a grid of logarithms and then by bounded scalar search.
+    """
+    mean_eigenvalue = float(tokens[:, :-1].square().sum((1, 2)).mean()) / tokens.shape[2]
+    low, high = (math.log(factor / mean_eigenvalue) for factor in STEP_SPAN)
+
+    def error(log_step: float) -> float:
+        sizes = _sizes({"step_size": math.exp(log_step)}, n_steps)
+        return float(probes.squared_error(target, predictor(tokens, sizes)).mean())
+
+    grid = np.linspace(low, high, N_GRID)
+    best = int(np.argmin([error(point) for point in grid]))
+    around = (grid[max(best - 1, 0)], grid[min(best + 1, N_GRID - 1)])
+    result = optimize.minimize_scalar(
+        error, bounds=around, method="bounded", options={"xatol": 1e-7}
+    )
+    fitted = {"step_size": math.exp(result.x)}
+    if min(result.x - low, high - result.x) < _AT_BOUND:
+        fitted["step_size_at_bound"] = 1.0
+    return fitted
+
+
+def best_common_step_size(task: AutoregressiveTask, n_steps: int) -> float:
+    """The step size with which so many steps predict best on the task itself."""
+    batch = task.sample(N_FIT_SEQUENCES, seed=FIT_SEED)
+    return fit_common(batch.tokens, batch.truth, descend, n_steps)["step_size"]
+
+
+def estimates(trial: Trial) -> Sequence[Estimate]:
+    """Squared error of every reference estimator from the model, its parameters fitted to it."""
+    fit_tokens, tokens = (check_tokens(trial.task, t) for t in (trial.fit_tokens, trial.tokens))
+    fit_target = predicted_vectors(trial.model, fit_tokens, trial.task)
+    predicted = predicted_vectors(trial.model, tokens, trial.task)
+    reference = reference_predictions(trial.task, fit_tokens, fit_target, tokens)
+    return [
+        Estimate(name, probes.squared_error(vectors, predicted), fitted)
+        for name, (vectors, fitted) in reference.items()
+    ]
+
+
+def contenders(
+    task: AutoregressiveTask, model: object, length: int, n_sequences: int, seed: int
+) -> Sequence[Estimate]:
+    """Squared error of every estimator and of the model from the truth, after ``length``."""
+    device = next(model.parameters()).device  # type: ignore[attr-defined]
+    shorter = AutoregressiveTask(task.dim, length, task.ensemble, task.noise)
+    batch = shorter.sample(2 * n_sequences, seed)
+    tokens, truth = batch.tokens.to(device), batch.truth.to(device)
+    fit, test = slice(0, n_sequences), slice(n_sequences, None)
+    reference = reference_predictions(task, tokens[fit], truth[fit], tokens[test])
+    rows = [
+        Estimate(name, probes.squared_error(truth[test], vectors), fitted)
+        for name, (vectors, fitted) in reference.items()
+    ]
+    predicted = predicted_vectors(model, tokens[test], task)
+    return [*rows, Estimate("model", probes.squared_error(truth[test], predicted), {})]
+
+
+def _relative_error(prediction: Tensor, target: Tensor) -> float:
+    return float(probes.squared_error(target, prediction).mean() / target.square().sum(-1).mean())
+
+
+def _sizes(fitted: Fitted, n_steps: int) -> Float[Tensor, " step"]:
+    return torch.full((n_steps,), fitted["step_size"], dtype=torch.float64)

@@ -1,0 +1,241 @@
+"""In-context autoregression (Sander et al. 2024, arXiv 2402.05787): the task and its sampler."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mtd_lens.errors import ArgumentError, ModelError, TaskError, TokensError
+from probes import checks
+from probes.capture import vector_size
+
+ENSEMBLES = ("orthogonal", "unitary")
+
+MAX_NOISE = 1e3
+
+Vectors = Float[Tensor, "sequence position component"]
+Matrices = Float[Tensor, "sequence component component"]
+
+
+@dataclass(frozen=True)
+class AutoregressiveBatch:
+    """Sequences of vectors with the matrices that made them.
+
+    Attributes:
+        tokens: ``[sequence, position, component]``, float64: the vectors s_0 … s_{T-1}.
+        matrices: ``[sequence, component, component]``, float64: each sequence's W.
+    """
+
+    tokens: Vectors
+    matrices: Matrices
+
+    @property
+    def truth(self) -> Float[Tensor, "sequence component"]:
+        """``W s_{T-1}``, ``[sequence, component]``: the mean of the vector after the last one."""
+        return torch.einsum("nij,nj->ni", self.matrices, self.tokens[:, -1])
+
+
+@dataclass(frozen=True)
+class AutoregressiveTask:
+    """Vectors that follow a hidden matrix: ``s_{t+1} = W s_t``, with a fresh W for each sequence.
+
+    Args:
+        dim: Components of a vector; even for the unitary ensemble.
+        seq_len: Vectors a sequence, at least 2.
+        ensemble: ``"orthogonal"``: W is Haar-distributed on the orthogonal group, s_0 uniform on
+            the unit sphere. ``"unitary"``: W is a diagonal unitary matrix of ``dim / 2`` uniform
+            phases, written as rotations of pairs of components, so that all W commute; s_0 is the
+            complex vector of ones, (1, 0) in each pair.
+        noise: Standard deviation of what is added to each component at each step, at least 0.
+        name: Registry name, if it has one.
+
+    Raises:
+        TaskError: Any of these out of its range.
+
+    Examples:
+        >>> import mtd_lens
+        >>> task = mtd_lens.AutoregressiveTask(dim=3, seq_len=8)
+        >>> batch = task.sample(4, seed=0)
+        >>> batch.tokens.shape, batch.matrices.shape
+        (torch.Size([4, 8, 3]), torch.Size([4, 3, 3]))
+    """
+
+    dim: Any
+    seq_len: Any
+    ensemble: Any = "orthogonal"
+    noise: Any = 0.0
+    name: str | None = None
+
+    family = "autoregressive"
+
+    def __post_init__(self) -> None:
+        checks.choice(self.ensemble, "ensemble", ENSEMBLES, TaskError)
+        checks.integer(self.dim, "dim", 1, TaskError)
+        if self.ensemble == "unitary" and self.dim % 2:
+            raise TaskError(
+                f"dim must be even for the unitary ensemble, which rotates pairs of components; "
+                f"got {self.dim}. Use {self.dim + 1}, or the orthogonal ensemble."
+            )
+        checks.integer(self.seq_len, "seq_len", 2, TaskError)
+        advice = "It is a standard deviation; 0 makes the sequences exact."
+        checks.number(self.noise, "noise", 0, MAX_NOISE, TaskError, advice, low_included=True)
+        if self.name is not None and (not isinstance(self.name, str) or "/" in self.name):
+            raise TaskError(f"a task's name must be a string without a slash; got {self.name!r}.")
+
+    @property
+    def n_tokens(self) -> int:
+        """Components of a vector, ``dim``."""
+        return self.dim
+
+    def sample(self, n: Any, seed: Any = 0) -> AutoregressiveBatch:
+        """Draw ``n`` sequences, vectorised over sequences; the same seed draws the same ones.
+
+        Args:
+            n: How many.
+            seed: At least 0.
+
+        Returns:
+            Vectors ``[sequence, position, component]``, and their matrices.
+
+        Raises:
+            ArgumentError: ``n`` is not a positive integer, or ``seed`` is negative.
+        """
+        n = checks.integer(n, "the number of sequences", 1, ArgumentError)
+        rng = np.random.default_rng(checks.seed(seed, ArgumentError))
+        if self.ensemble == "orthogonal":
+            matrices = _haar(rng, n, self.dim)
+            first = rng.normal(size=(n, self.dim))
+            first /= np.linalg.norm(first, axis=1, keepdims=True)
+        else:
+            matrices = _rotations(rng.uniform(0, 2 * np.pi, (n, self.dim // 2)))
+            first = np.tile([1.0, 0.0], (n, self.dim // 2))
+        tokens = np.empty((n, self.seq_len, self.dim))
+        tokens[:, 0] = first
+        for t in range(1, self.seq_len):
+            tokens[:, t] = np.einsum("nij,nj->ni", matrices, tokens[:, t - 1])
+            if self.noise:
+                tokens[:, t] += self.noise * rng.normal(size=(n, self.dim))
+        return AutoregressiveBatch(torch.from_numpy(tokens), torch.from_numpy(matrices))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; ``AutoregressiveTask.from_json`` makes an equal task of it."""
+        return {"family": self.family, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, data: Any) -> "AutoregressiveTask":
+        """The task that ``to_json`` described.
+
+        Args:
+            data: What ``to_json`` returned.
+
+        Raises:
+            TaskError: A field is missing or out of its range.
+        """
+        if not isinstance(data, Mapping) or data.get("family", cls.family) != cls.family:
+            raise TaskError(f"expected what AutoregressiveTask.to_json returns; got {data!r}.")
+        missing = {"dim", "seq_len"} - set(data)
+        if missing:
+            raise TaskError(f"a task in JSON needs dim and seq_len; missing: {sorted(missing)}.")
+        return cls(
+            data["dim"],
+            data["seq_len"],
+            data.get("ensemble", "orthogonal"),
+            data.get("noise", 0.0),
+            data.get("name"),
+        )
+
+
+def _haar(rng: np.random.Generator, n: int, dim: int) -> np.ndarray:
+    """Haar-distributed orthogonal matrices: QR of Gaussian ones, with R's diagonal positive."""
+    q, r = np.linalg.qr(rng.normal(size=(n, dim, dim)))
+    return q * np.sign(np.diagonal(r, axis1=1, axis2=2))[:, None, :]
+
+
+def _rotations(angles: np.ndarray) -> np.ndarray:
+    """Block-diagonal rotations of pairs of components, ``[sequence, component, component]``."""
+    n, n_pairs = angles.shape
+    matrices = np.zeros((n, 2 * n_pairs, 2 * n_pairs))
+    for pair in range(n_pairs):
+        real, imaginary = 2 * pair, 2 * pair + 1
+        cosine, sine = np.cos(angles[:, pair]), np.sin(angles[:, pair])
+        matrices[:, real, real] = matrices[:, imaginary, imaginary] = cosine
+        matrices[:, imaginary, real], matrices[:, real, imaginary] = sine, -sine
+    return matrices
+
+
+def check_tokens(task: AutoregressiveTask, tokens: Any, max_length: int | None = None) -> Vectors:
+    """``tokens`` as float64, after every check that concerns a single sequence's form.
+
+    Args:
+        task: Whose vectors they must be.
+        tokens: ``[sequence, position, component]``, floating-point.
+        max_length: A model's context, if one is involved.
+
+    Raises:
+        TokensError: Not a floating-point tensor of rank 3, of another size, too short or too long,
+            or not finite.
+    """
+    if not isinstance(tokens, Tensor) or not tokens.is_floating_point():
+        kind = tokens.dtype if isinstance(tokens, Tensor) else type(tokens).__name__
+        raise TokensError(
+            f"this task's tokens are vectors: a floating-point tensor, [sequence, position, "
+            f"component]; got {kind}."
+        )
+    if tokens.ndim != 3 or tokens.shape[2] != task.dim:
+        raise TokensError(
+            f"tokens must have the axes [sequence, position, component], with {task.dim} "
+            f"components; got shape {tuple(tokens.shape)}. Use tokens[None] for a single sequence."
+        )
+    if tokens.shape[1] < 2 or tokens.shape[0] < 1:
+        raise TokensError(
+            "tokens must hold at least one sequence of at least 2 positions; got shape "
+            f"{tuple(tokens.shape)}."
+        )
+    if max_length is not None and tokens.shape[1] > max_length:
+        raise TokensError(
+            f"sequences of {tokens.shape[1]} vectors are longer than the model's context of "
+            f"{max_length}. Cut them, or build the model on a task with a larger seq_len."
+        )
+    if not tokens.isfinite().all():
+        row, position = (~tokens.isfinite()).nonzero()[0, :2].tolist()
+        raise TokensError(f"tokens must be finite; sequence {row}, position {position} is not.")
+    return tokens.to(torch.float64)
+
+
+def check_model(model: Any, task: Any) -> None:
+    """Raise an error if a HookedTransformer cannot be run on an autoregressive task.
+
+    Raises:
+        ArgumentError: The task is none.
+        ModelError: The model is none, reads tokens or vectors of another size, or has too short a
+            context.
+    """
+    cfg: Any = getattr(model, "cfg", None)
+    if not isinstance(task, AutoregressiveTask):
+        raise ArgumentError(f"expected an AutoregressiveTask; got {task!r}.")
+    if not hasattr(cfg, "d_vocab_out") or not hasattr(model, "hook_dict"):
+        raise ModelError(
+            f"a model under test must be a HookedTransformer; got {type(model).__name__}."
+        )
+    size = vector_size(model)
+    if size is None:
+        raise ModelError(
+            f"the task's tokens are vectors of {task.dim} components, but this model reads token "
+            "numbers. Use a model whose embedding maps vectors linearly (with the attribute d_in)."
+        )
+    if size != task.dim or cfg.d_vocab_out != task.dim:
+        raise ModelError(
+            f"the task's vectors have {task.dim} components, but the model reads {size} and "
+            f"predicts {cfg.d_vocab_out}. Use the task it was made for."
+        )
+    if cfg.n_ctx < task.seq_len:
+        raise ModelError(
+            f"the task's sequences have {task.seq_len} vectors, but the model's context is "
+            f"{cfg.n_ctx}. Use a task with a shorter seq_len, or a longer context."
+        )
+    if cfg.n_layers < 1:
+        raise ModelError("the model has no layers, so there is nothing to test.")

@@ -1,0 +1,128 @@
+"""The analytic two-layer models, whole and with one part broken."""
+
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+
+from mtd_lens.errors import ArgumentError, ModelError
+from mtd_lens.families.ngram.absolute import construct_absolute
+from mtd_lens.families.ngram.causal_model import best_sharpness
+from mtd_lens.families.ngram.estimators import check_sharpness
+from mtd_lens.families.ngram.plan import Plan, copy_of
+from mtd_lens.families.ngram.relative import construct_relative
+from mtd_lens.families.ngram.task import NGramTask
+from mtd_lens.layout import ReadOut
+from probes import checks
+
+FORMS = {"relative": construct_relative, "absolute": construct_absolute}
+READ_OUTS = ("log_probs", "probs")
+
+NGRAM_PARTS = {
+    "copier": "layer 0's heads attend to all positions so far alike",
+    "selector": "layer 0's MLP takes the parents of the current token for those of the next",
+    "sharpness": "layer 1 multiplies the match by 0: it averages all evidence",
+    "values": "layer 1 averages the tokens before those that matched",
+}
+"""What ``ablate_ngram`` can break, and how."""
+
+
+def construct_ngram(
+    task: Any,
+    sharpness: float | int | None = None,
+    form: Any = "absolute",
+    read_out: Any = "log_probs",
+    dtype: Any = torch.float32,
+) -> Any:
+    """A HookedTransformer that is a generalized induction head, exactly, at every query position.
+
+    Layer 0's heads copy the tokens at lags 1 to ``window``, its ReLU MLP selects the tuple of
+    parents, and layer 1 attends with ``softmax(a · match)`` and averages the tokens there (Chen,
+    Sheen, Wang & Yang 2024, arXiv 2409.10559: copier, selector, classifier).
+
+    Args:
+        task: Whose parents, window and context length the weights hold.
+        sharpness: The inverse temperature a, from 0 to 100; None fits it to the task.
+        form: ``"absolute"`` uses stock modules and one-hot positions; ``"relative"`` uses relative
+            key tables, so that heads copy by offset.
+        read_out: ``"log_probs"``: the output is log-probabilities, so that its softmax is the
+            prediction and TransformerLens's loss is right; ``"probs"``: a linear read-out, the
+            probabilities themselves.
+        dtype: Of the parameters.
+
+    Returns:
+        A HookedTransformer on the CPU, in evaluation mode. It predicts at positions
+        ``t >= window``; before, there is no evidence.
+
+    Raises:
+        ArgumentError: An unknown form or read-out, a sharpness out of range, a dtype that is not
+            floating.
+
+    Examples:
+        >>> import mtd_lens
+        >>> task = mtd_lens.NGramTask(3, parents=(1, 2), window=2, seq_len=16)
+        >>> model = mtd_lens.construct_ngram(task, sharpness=5.0)
+        >>> model(task.sample(4, seed=0).tokens).shape
+        torch.Size([4, 16, 3])
+    """
+    checks.choice(form, "form", FORMS, ArgumentError)
+    checks.choice(read_out, "read_out", READ_OUTS, ArgumentError)
+    if not isinstance(task, NGramTask):
+        raise ArgumentError(
+            f"construct_ngram needs an NGramTask; got {type(task).__name__}. Use load_task(name) "
+            "or NGramTask(n_tokens, parents, window, seq_len)."
+        )
+    a = best_sharpness(task) if sharpness is None else check_sharpness(sharpness)
+    return _build(Plan(task, a, cast(ReadOut, read_out)), form, dtype)
+
+
+def ablate_ngram(model: Any, part: Any) -> Any:
+    """A new construction like ``model`` with one part broken: what a scorecard must notice.
+
+    Args:
+        model: A model from ``construct_ngram`` or ``load_model(".../constructed-…")``.
+        part: ``"copier"``, ``"selector"``, ``"sharpness"`` or ``"values"``; see ``NGRAM_PARTS``.
+
+    Raises:
+        ArgumentError: An unknown part, or one that is broken already.
+        ModelError: The model is not a construction of this family.
+    """
+    from mtd_lens.hooked import info_of
+
+    checks.choice(part, "part", NGRAM_PARTS, ArgumentError)
+    info = info_of(model)
+    if (
+        info is None
+        or not isinstance(info.blueprint, tuple)
+        or not isinstance(info.blueprint[0], Plan)
+    ):
+        raise ModelError(
+            "only an analytic n-gram construction can be ablated by part; this model is none. "
+            "Build one with construct_ngram(task)."
+        )
+    plan, form = info.blueprint
+    changes: dict[str, dict[str, Any]] = {
+        "copier": {"copies": False},
+        "selector": {"looks_ahead": False},
+        "sharpness": {"sharpness": 0.0},
+        "values": {"votes": copy_of(1)},
+    }
+    broken_plan = replace(plan, **changes[part])
+    if broken_plan == plan:
+        raise ArgumentError(f"the model's {part} is broken already. Start from a whole one.")
+    weight = next(model.parameters())
+    broken = _build(broken_plan, form, weight.dtype, f"{info.name} without its {part}")
+    return broken.to(str(weight.device), print_details=False)
+
+
+def _build(plan: Plan, form: str, dtype: Any, name: str | None = None) -> Any:
+    from mtd_lens.hooked import ModelInfo, assemble, check_dtype
+
+    architecture, weights = FORMS[form](plan)
+    info = ModelInfo(
+        task=plan.task,
+        name=name or f"{plan.task.name or 'ngram'}/constructed-{form}",
+        probabilities=plan.read_out == "probs",
+        blueprint=(plan, form),
+    )
+    return assemble(architecture, weights, info, check_dtype(dtype))

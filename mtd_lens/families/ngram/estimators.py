@@ -1,0 +1,216 @@
+"""Predictions of the next token from counts in the context, at every query, in float64.
+
+Evidence positions are ``k = window … T-1``, and so are queries ``t``: after position t,
+``n(b | a)`` is how often token b followed the parents ``a`` of the token to be predicted, among
+evidence positions up to t; ``n(a) = Σ_b n(b | a)``, and ``n(b)`` counts b among all of them.
+
+Common errors: :class:`~mtd_lens.errors.TokensError` for tokens that do not fit the task;
+:class:`~mtd_lens.errors.TaskError` for parents that cannot be the task's.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from mtd_lens.errors import ArgumentError
+from mtd_lens.families.ngram.task import NGramTask, check_tokens
+from mtd_lens.shapes import PredictionsPerQuery
+from probes import checks
+
+MAX_SHARPNESS = 100.0
+"""``exp(100)`` is far beyond where the kernel is maximum likelihood, and still a float32."""
+
+Parents = tuple[int, ...]
+
+
+def ngram_counts(
+    task: NGramTask, tokens: Tensor, parents: Parents | None = None
+) -> Float[Tensor, "sequence query token"]:
+    """Counts ``n(b | a)`` of each token b after the parents a of the token to be predicted.
+
+    They are what the classifier of a generalized induction head sums (Chen et al. 2024,
+    arXiv 2409.10559).
+
+    Args:
+        task: The task.
+        tokens: ``[sequence, position]``.
+        parents: Lags inside the window; the task's if None, and none at all if empty.
+
+    Returns:
+        ``[sequence, query, token]``, whole numbers in float64.
+
+    Raises:
+        TokensError: Tokens that do not fit the task.
+        TaskError: Parents that cannot be the task's.
+
+    Examples:
+        >>> import mtd_lens, torch
+        >>> task = mtd_lens.NGramTask(2, parents=(1,), window=1, seq_len=5)
+        >>> mtd_lens.ngram_counts(task, torch.tensor([[0, 1, 0, 1, 1]]))[0, -1]  # after a 1
+        tensor([1., 1.], dtype=torch.float64)
+    """
+    return matches(task, tokens, parents) @ children(task, tokens)
+
+
+def ngram_maximum_likelihood(
+    task: NGramTask, tokens: Tensor, parents: Parents | None = None
+) -> PredictionsPerQuery:
+    """The maximum likelihood estimate ``n(b | a) / n(a)``; uniform where the parents are new.
+
+    The estimator that a generalized induction head approaches as its match grows sharp (Chen et al.
+    2024, arXiv 2409.10559).
+
+    Args:
+        task: The task.
+        tokens: ``[sequence, position]``.
+        parents: Lags inside the window; the task's if None, and none at all for the unigram
+            ``n(b) / n``.
+
+    Returns:
+        ``[sequence, query, token]``, rows sum to 1.
+
+    Raises:
+        TokensError: Tokens that do not fit the task.
+        TaskError: Parents that cannot be the task's.
+    """
+    counts = ngram_counts(task, tokens, parents)
+    total = counts.sum(-1, keepdim=True)
+    return torch.where(total > 0, counts / total.clamp_min(1), 1 / task.n_tokens)
+
+
+def ngram_bayes(
+    task: NGramTask, tokens: Tensor, parents: Parents | None = None
+) -> PredictionsPerQuery:
+    """The exact posterior mean of the row in use, ``(n(b | a) + α) / (n(a) + q α)``.
+
+    The Dirichlet prior of the task (Chen et al. 2024, arXiv 2409.10559, Section 2) is conjugate to
+    the counts.
+
+    Args:
+        task: The task.
+        tokens: ``[sequence, position]``.
+        parents: Lags inside the window; the task's if None.
+
+    Returns:
+        ``[sequence, query, token]``, rows sum to 1.
+
+    Raises:
+        TokensError: Tokens that do not fit the task.
+        TaskError: Parents that cannot be the task's.
+    """
+    counts = ngram_counts(task, tokens, parents) + task.concentration
+    return counts / counts.sum(-1, keepdim=True)
+
+
+def ngram_kernel(
+    task: NGramTask,
+    tokens: Tensor,
+    sharpness: Any,
+    subsets: Mapping[Parents, Any] | None = None,
+) -> PredictionsPerQuery:
+    """The prediction of a generalized induction head: tokens weighted by how their parents match.
+
+    ``Σ_k w_k e_{y_k}`` with ``w_k ∝ exp(a ⟨φ_query, φ_k⟩)`` and
+    ``⟨φ, φ'⟩ = Σ_S c_S² Π_{h∈S} 1[y_{-h} = y'_{-h}] / Σ_S c_S²`` (Chen et al. 2024, arXiv
+    2409.10559, the generalized induction head). With the task's parents alone, it is
+    ``((e^a - 1) n(b | a) + n(b)) / ((e^a - 1) n(a) + n)``.
+
+    Args:
+        task: The task.
+        tokens: ``[sequence, position]``.
+        sharpness: The inverse temperature a, from 0 (unigram) to 100.
+        subsets: The weight c_S of each set of lags inside the window; by default the task's parents
+            alone.
+
+    Returns:
+        ``[sequence, query, token]``, rows sum to 1.
+
+    Raises:
+        TokensError: Tokens that do not fit the task.
+        TaskError: Parents that cannot be the task's.
+        ArgumentError: A sharpness out of its range, or weights that are all 0 or not numbers.
+    """
+    a = check_sharpness(sharpness)
+    weights = {task.parents: 1.0} if subsets is None else dict(subsets)
+    squares = {
+        lags: checks.number(c, "a subset's weight", -1e6, 1e6, ArgumentError) ** 2
+        for lags, c in weights.items()
+    }
+    if not sum(squares.values()):
+        raise ArgumentError(f"at least one subset needs a weight other than 0; got {subsets!r}.")
+    agreement = [square * matches(task, tokens, lags) for lags, square in squares.items()]
+    similarity = torch.stack(agreement).sum(0) / sum(squares.values())
+    return attend(a * similarity) @ children(task, tokens)
+
+
+def of_counts(
+    matching: Float[Tensor, "*query token"],
+    everything: Float[Tensor, "*query token"],
+    sharpness: float,
+) -> Float[Tensor, "*query token"]:
+    """The kernel in closed form, ``((e^a - 1) n(b | a) + n(b)) / ((e^a - 1) n(a) + n)``."""
+    weighted = math.expm1(sharpness) * matching + everything
+    return weighted / weighted.sum(-1, keepdim=True)
+
+
+def check_sharpness(sharpness: Any) -> float:
+    """``sharpness`` as a float.
+
+    Raises:
+        ArgumentError: Not a finite number from 0 to ``MAX_SHARPNESS``.
+    """
+    advice = "Leave it out to have it fitted."
+    return checks.number(
+        sharpness, "sharpness", 0, MAX_SHARPNESS, ArgumentError, advice, low_included=True
+    )
+
+
+def matches(
+    task: NGramTask, tokens: Tensor, parents: Parents | None = None
+) -> Float[Tensor, "sequence query evidence"]:
+    """1 where an evidence position up to the query has the parents of the token to be predicted."""
+    rows = _rows(task, tokens, parents)
+    return (rows[:, 1:, None] == rows[:, None, :-1]).to(torch.float64).tril()
+
+
+def last_counts(
+    task: NGramTask, tokens: Tensor, parents: Parents | None = None
+) -> Float[Tensor, "sequence token"]:
+    """``ngram_counts`` at the last query alone."""
+    rows = _rows(task, tokens, parents)
+    same = (rows[:, -1:] == rows[:, :-1]).to(torch.float64)
+    return torch.einsum("nk,nkb->nb", same, children(task, tokens))
+
+
+def attend(
+    scores: Float[Tensor, "sequence query evidence"],
+) -> Float[Tensor, "sequence query evidence"]:
+    """Softmax over the evidence positions up to each query."""
+    later = torch.ones(scores.shape[1:], dtype=torch.bool, device=scores.device).triu(1)
+    return scores.masked_fill(later, -torch.inf).softmax(-1)
+
+
+def children(task: NGramTask, tokens: Tensor) -> Float[Tensor, "sequence evidence token"]:
+    """The token at each evidence position, one-hot."""
+    return one_hot(check_tokens(task, tokens)[:, task.window :], task.n_tokens).to(torch.float64)
+
+
+def _rows(task: NGramTask, tokens: Tensor, parents: Parents | None) -> Tensor:
+    """Which tuple the parents form before each position from the window on; one for no parents."""
+    if parents == ():
+        return torch.zeros_like(check_tokens(task, tokens)[:, task.window - 1 :])
+    return task.rows(tokens, parents)
+
+
+def true_rows(
+    task: NGramTask, tokens: Tensor, tables: Float[Tensor, "sequence row token"]
+) -> PredictionsPerQuery:
+    """The row of the sequence's own table that the token after each query is drawn from."""
+    rows = task.rows(tokens)[:, 1:]
+    each = torch.arange(len(rows), device=rows.device)[:, None]
+    return tables.to(rows.device)[each, rows]

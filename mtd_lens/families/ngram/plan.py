@@ -1,0 +1,177 @@
+"""What both analytic constructions share: the plan, its constants, the selector, the classifier.
+
+A softmax cannot give exactly 0, so keys outside a band get a score that is lower by a finite
+margin. Every margin of a construction is at least :data:`MARGIN`, so what leaks out of a band is at
+most :func:`leak_bound`.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mtd_lens.families.ngram.task import NGramTask
+from mtd_lens.layout import Architecture, Form, Layout, ReadOut
+
+MARGIN = 80.0
+"""Nats between the scores inside a band and those outside: exp(-80) is 2e-35."""
+
+N_LAYERS = 2
+
+Weights = dict[str, Tensor]
+
+
+def leak_bound(n_keys: int) -> float:
+    """The most attention that a softmax over ``n_keys`` keys gives outside its band."""
+    return (n_keys - 1) * math.exp(-MARGIN)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a construction computes; anything but the defaults breaks one of its parts.
+
+    Attributes:
+        task: The task.
+        sharpness: Layer 1 attends with ``softmax(sharpness · match)``.
+        read_out: How the output is read.
+        copies: False has block 0's heads attend to all positions so far alike.
+        looks_ahead: False has the selector's query look at the parents of the current token, not of
+            the next.
+        votes: Which subspace layer 1's values copy: the token, or that of the nearest copy.
+    """
+
+    task: NGramTask
+    sharpness: float
+    read_out: ReadOut = "log_probs"
+    copies: bool = True
+    looks_ahead: bool = True
+    votes: str = "token"
+
+    @property
+    def copy_gap(self) -> float:
+        """How far the scores of other keys lie below that of the token which a head copies."""
+        return MARGIN if self.copies else 0.0
+
+    @property
+    def match_gap(self) -> float:
+        """How far keys without evidence lie below others, which are at most the sharpness."""
+        return MARGIN + self.sharpness
+
+
+def lay_out(plan: Plan, place: dict[str, int]) -> Layout:
+    """The residual stream: token, place, a copy for each lag, key and query feature, prediction."""
+    task = plan.task
+    copies = {copy_of(lag): task.n_tokens for lag in range(1, task.window + 1)}
+    computed = {"key": task.n_rows, "query": task.n_rows, "output": task.n_tokens}
+    return Layout({copy_of(0): task.n_tokens} | place | copies | computed)
+
+
+def copy_of(lag: int) -> str:
+    """The subspace of the token ``lag`` positions back."""
+    return "token" if lag == 0 else f"lag {lag}"
+
+
+def architecture(plan: Plan, layout: Layout, form: Form) -> Architecture:
+    """The shape of a construction: two layers, as many heads as the window has lags, ReLU MLPs."""
+    task = plan.task
+    return Architecture(
+        form=form,
+        read_out=plan.read_out,
+        n_layers=N_LAYERS,
+        n_heads=task.window,
+        d_model=layout.size,
+        d_head=d_head(plan, form),
+        n_ctx=task.seq_len,
+        n_tokens=task.n_tokens,
+        d_mlp=2 * task.n_rows,
+        activation="relu",
+    )
+
+
+def d_head(plan: Plan, form: Form) -> int:
+    """Width of heads: a match and a flag, a token, or a position."""
+    task = plan.task
+    return max(task.n_rows + 1, task.n_tokens, task.seq_len if form == "absolute" else 1)
+
+
+def embed_tokens(plan: Plan, layout: Layout) -> Weights:
+    """One-hot tokens."""
+    q = plan.task.n_tokens
+    W_E = zeros(q, layout.size)
+    W_E[:, layout["token"]] = eye(q)
+    return {"embed.W_E": W_E}
+
+
+def move_copies(plan: Plan, layout: Layout, form: Form) -> tuple[Tensor, Tensor]:
+    """``W_V`` and ``W_O`` of the copier: head h writes the token that it reads into lag h."""
+    q, n_heads, width = plan.task.n_tokens, plan.task.window, d_head(plan, form)
+    W_V, W_O = zeros(n_heads, layout.size, width), zeros(n_heads, width, layout.size)
+    for head, lag in enumerate(range(1, n_heads + 1)):
+        W_V[head, layout["token"], :q] = eye(q)
+        W_O[head, :q, layout[copy_of(lag)]] = eye(q)
+    return W_V, W_O
+
+
+def select(plan: Plan, layout: Layout) -> Weights:
+    """Block 0's MLP: a key and a query neuron for each tuple of parents, 1 where it is there.
+
+    A neuron sums the entries that the tuple has in the copies, less all but one of their number.
+    The query's parents are those of the next token: each copy one lag nearer.
+    """
+    task, q, n_rows = plan.task, plan.task.n_tokens, plan.task.n_rows
+    nearer = 1 if plan.looks_ahead else 0
+    W_in, W_out = zeros(layout.size, 2 * n_rows), zeros(2 * n_rows, layout.size)
+    rows = torch.arange(n_rows)
+    for index, lag in enumerate(task.parents):
+        digit = rows // q ** (len(task.parents) - 1 - index) % q
+        W_in[layout[copy_of(lag)].start + digit, rows] = 1.0
+        W_in[layout[copy_of(lag - nearer)].start + digit, n_rows + rows] = 1.0
+    W_out[:n_rows, layout["key"]] = eye(n_rows)
+    W_out[n_rows:, layout["query"]] = eye(n_rows)
+    b_in = torch.full((2 * n_rows,), 1.0 - len(task.parents), dtype=torch.float64)
+    return for_block(0, "mlp", W_in=W_in, b_in=b_in, W_out=W_out)
+
+
+def classify(plan: Plan, layout: Layout, form: Form, preamble: slice) -> Weights:
+    """Block 1's head 0: the pattern is the match over evidence positions; values copy the token.
+
+    Args:
+        plan: What to build.
+        layout: Of the residual stream.
+        form: Of the construction.
+        preamble: The components that are 1 at the first ``window`` positions and 0 at others.
+    """
+    task = plan.task
+    q, n_rows, width = task.n_tokens, task.n_rows, d_head(plan, form)
+    W_Q, W_K, W_V = (zeros(1, layout.size, width) for _ in range(3))
+    W_O, b_Q = zeros(1, width, layout.size), zeros(1, width)
+    W_Q[0, layout["query"], :n_rows] = plan.sharpness * eye(n_rows)
+    W_K[0, layout["key"], :n_rows] = eye(n_rows)
+    b_Q[0, n_rows] = 1.0
+    W_K[0, preamble, n_rows] = -plan.match_gap
+    W_V[0, layout[plan.votes], :q] = eye(q)
+    W_O[0, :q, layout["output"]] = eye(q)
+    return for_block(1, "attn", W_Q=W_Q, b_Q=b_Q, W_K=W_K, W_V=W_V, W_O=W_O)
+
+
+def unembed(plan: Plan, layout: Layout) -> Weights:
+    """The averaged one-hot tokens are the prediction."""
+    W_U = zeros(layout.size, plan.task.n_tokens)
+    W_U[layout["output"]] = eye(plan.task.n_tokens)
+    return {"unembed.W_U": W_U}
+
+
+def zeros(*shape: int) -> Tensor:
+    """A float64 tensor of zeros to write weights into."""
+    return torch.zeros(*shape, dtype=torch.float64)
+
+
+def eye(size: int) -> Tensor:
+    """A float64 identity matrix."""
+    return torch.eye(size, dtype=torch.float64)
+
+
+def for_block(layer: int, part: str, **weights: Tensor) -> Weights:
+    """Weights of a block's ``attn`` or ``mlp`` under their names in a ``state_dict``."""
+    return {f"blocks.{layer}.{part}.{name}": value for name, value in weights.items()}

@@ -1,0 +1,244 @@
+"""In-context n-grams (Chen, Sheen, Wang & Yang 2024): the task and its sampler."""
+
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from mtd_lens import token_tasks
+from mtd_lens.errors import ArgumentError, TaskError
+from mtd_lens.shapes import Tokens
+from mtd_lens.token_tasks import CONCENTRATIONS, check_name, draw
+from probes import checks
+
+MAX_ENTRIES = 2**16
+"""Entries of one sequence's table, ``n_tokens ** (n_parents + 1)``: half a megabyte in float64."""
+
+
+@dataclass(frozen=True)
+class NGramBatch:
+    """Sequences with the tables that they were drawn from.
+
+    Attributes:
+        tokens: ``[sequence, position]``, int64.
+        tables: ``[sequence, row, token]``, float64: the distribution of a token given its parents,
+            one row for each tuple of parents; see ``NGramTask.rows``.
+    """
+
+    tokens: Tokens
+    tables: Float[Tensor, "sequence row token"]
+
+
+@dataclass(frozen=True, init=False)
+class NGramTask:
+    """An n-gram task whose transition table must be inferred in context; immutable.
+
+    Each sequence draws its own table: for every tuple of parents a distribution of the next token,
+    ``~ Dirichlet(concentration, …)``. The first ``window`` tokens are uniform; every later one is
+    drawn from the row of its parents, the tokens at the lags ``parents`` before it (Chen, Sheen,
+    Wang & Yang 2024, arXiv 2409.10559, Section 2).
+
+    Attributes:
+        n_tokens: Number of tokens q, at least 2.
+        parents: The lags h of the parents, distinct, from 1 to ``window``; kept in rising order.
+        window: Number of lags N among which the parents are.
+        seq_len: Length T of a sequence, above ``window``.
+        concentration: Of the symmetric Dirichlet prior on each row, positive.
+        name: Registry name, if it has one.
+
+    Raises:
+        TaskError: Any of these out of its range, or a table too large for memory.
+
+    Examples:
+        >>> import mtd_lens
+        >>> task = mtd_lens.NGramTask(3, parents=(1, 2), window=2, seq_len=16)
+        >>> task.sample(4, seed=0).tables.shape
+        torch.Size([4, 9, 3])
+    """
+
+    n_tokens: int
+    parents: tuple[int, ...]
+    window: int
+    seq_len: int
+    concentration: float
+    name: str | None
+
+    family = "ngram"
+
+    def __init__(
+        self,
+        n_tokens: Any,
+        parents: Any,
+        window: Any,
+        seq_len: Any,
+        concentration: Any = 0.1,
+        name: Any = None,
+    ) -> None:
+        n_tokens = checks.integer(n_tokens, "n_tokens", 2, TaskError)
+        seq_len = checks.integer(seq_len, "seq_len", 2, TaskError)
+        window = checks.integer(window, "window", 1, TaskError)
+        if window >= seq_len:
+            raise TaskError(
+                f"window must be below seq_len; got window {window} and seq_len {seq_len}. Lower "
+                "the window or lengthen the sequences."
+            )
+        parents = _checked_parents(parents, window)
+        _check_table(n_tokens, len(parents))
+        advice = "0.1 makes rows nearly deterministic, 1.0 uniform on the simplex."
+        concentration = checks.number(
+            concentration, "concentration", *CONCENTRATIONS, TaskError, advice, low_included=True
+        )
+        values = (n_tokens, parents, window, seq_len, concentration, check_name(name))
+        for field, value in zip(fields(self), values, strict=True):
+            object.__setattr__(self, field.name, value)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of a table, ``n_tokens ** len(parents)``: one for each tuple of parents."""
+        return self.n_tokens ** len(self.parents)
+
+    def rows(
+        self, tokens: Tensor, parents: tuple[int, ...] | None = None
+    ) -> Int[Tensor, "sequence child"]:
+        """The table row that each token from position ``window`` on, and the next, is drawn from.
+
+        Args:
+            tokens: ``[sequence, position]``.
+            parents: Other lags than the task's, inside the window.
+
+        Returns:
+            ``[sequence, child]``, for children at positions ``window … T``: the tuple of parents
+            read as a number in base q, the nearest parent its first digit.
+
+        Raises:
+            TokensError: Tokens that do not fit the task.
+            TaskError: Parents that cannot be the task's.
+        """
+        tokens = check_tokens(self, tokens)
+        lags = self.parents
+        if parents is not None:
+            lags = _checked_parents(parents, self.window)
+        length = tokens.shape[1]
+        row = torch.zeros_like(tokens[:, self.window - 1 :])
+        for lag in lags:
+            row = row * self.n_tokens + tokens[:, self.window - lag : length + 1 - lag]
+        return row
+
+    def sample(self, n: Any, seed: Any = 0) -> NGramBatch:
+        """Draw ``n`` sequences, vectorised over sequences; the same seed draws the same ones.
+
+        Args:
+            n: How many.
+            seed: At least 0.
+
+        Returns:
+            Tokens ``[sequence, position]`` and tables.
+
+        Raises:
+            ArgumentError: ``n`` is not a positive integer, or ``seed`` is negative.
+        """
+        n = checks.integer(n, "the number of sequences", 1, ArgumentError)
+        rng = np.random.default_rng(checks.seed(seed, ArgumentError))
+        q, window, length = self.n_tokens, self.window, self.seq_len
+        tables = rng.dirichlet(np.full(q, self.concentration), (n, self.n_rows))
+        tokens = np.empty((n, length), dtype=np.int64)
+        tokens[:, :window] = rng.integers(q, size=(n, window))
+        uniforms, each = rng.random((n, length)), np.arange(n)
+        digits = q ** np.arange(len(self.parents))[::-1]
+        lags = np.array(self.parents)
+        for k in range(window, length):
+            tokens[:, k] = draw(tables[each, tokens[:, k - lags] @ digits], uniforms[:, k])
+        return NGramBatch(torch.from_numpy(tokens), torch.from_numpy(tables))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; ``NGramTask.from_json`` makes an equal task of it."""
+        return {"family": self.family, **asdict(self), "parents": list(self.parents)}
+
+    @classmethod
+    def from_json(cls, data: Any) -> "NGramTask":
+        """The task that ``to_json`` described.
+
+        Args:
+            data: What ``to_json`` returned.
+
+        Raises:
+            TaskError: A field is missing, not known or out of its range.
+        """
+        if not isinstance(data, Mapping) or data.get("family", cls.family) != cls.family:
+            raise TaskError(f"expected what NGramTask.to_json returns; got {data!r}.")
+        arguments = {name: value for name, value in data.items() if name != "family"}
+        missing = {"n_tokens", "parents", "window", "seq_len"} - set(arguments)
+        if missing:
+            raise TaskError(
+                "a task in JSON needs n_tokens, parents, window and seq_len; missing: "
+                f"{sorted(missing)}."
+            )
+        unknown = set(arguments) - {field.name for field in fields(cls)}
+        if unknown:
+            raise TaskError(f"a task in JSON has no field {sorted(unknown)[0]!r}.")
+        return cls(**arguments)
+
+    def __repr__(self) -> str:
+        label = f"{self.name!r}, " if self.name else ""
+        return (
+            f"NGramTask({label}n_tokens={self.n_tokens}, parents={self.parents}, "
+            f"window={self.window}, seq_len={self.seq_len}, concentration={self.concentration:g})"
+        )
+
+
+def _checked_parents(parents: Any, window: int) -> tuple[int, ...]:
+    """Parents in rising order."""
+    if not isinstance(parents, Iterable) or isinstance(parents, str) or not (lags := [*parents]):
+        raise TaskError(f"parents must list at least one lag, such as (1, 2); got {parents!r}.")
+    lags = sorted(checks.integer(lag, "a parent's lag", 1, TaskError) for lag in lags)
+    repeated = [lag for lag, following in itertools.pairwise(lags) if lag == following]
+    if repeated:
+        raise TaskError(f"parents must be distinct lags; {repeated[0]} is repeated in {parents!r}.")
+    if lags[-1] > window:
+        raise TaskError(
+            f"parents must lie inside the window of {window} lags; got lag {lags[-1]}. Widen the "
+            "window or choose nearer parents."
+        )
+    return tuple(lags)
+
+
+def _check_table(n_tokens: int, n_parents: int) -> None:
+    n_rows = n_tokens**n_parents
+    if n_rows * n_tokens > MAX_ENTRIES:
+        raise TaskError(
+            f"the table of a sequence would have {n_tokens}^{n_parents} = {n_rows} rows of "
+            f"{n_tokens} tokens, {n_rows * n_tokens} entries; that is too large for memory, at "
+            f"most {MAX_ENTRIES}. Use fewer tokens or parents."
+        )
+
+
+def check_tokens(task: NGramTask, tokens: Any, max_length: int | None = None) -> Tokens:
+    """``tokens`` as int64, after every check that concerns a single sequence's form.
+
+    Args:
+        task: Whose vocabulary and window they must fit.
+        tokens: ``[sequence, position]``, any integer dtype.
+        max_length: A model's context, if one is involved.
+
+    Raises:
+        TokensError: Not an integer tensor of rank 2, out of the vocabulary, too short or too long.
+    """
+    shortest = ("window + 1", task.window + 1)
+    return token_tasks.check_tokens(tokens, task.n_tokens, shortest, max_length)
+
+
+def check_model(model: Any, task: Any) -> None:
+    """Raise an error if a HookedTransformer cannot be run on an n-gram task.
+
+    Raises:
+        ArgumentError: The task is none.
+        ModelError: The model is none, or its vocabulary, context or depth does not do.
+    """
+    if not isinstance(task, NGramTask):
+        raise ArgumentError(f"expected an NGramTask; got {task!r}.")
+    token_tasks.check_model(model, task)

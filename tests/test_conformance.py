@@ -1,0 +1,190 @@
+"""What every registered family must do, whatever its task: one suite for all of them."""
+
+import json
+
+import pytest
+import torch
+
+import mtd_lens
+import probes
+from mtd_lens import contracts, registry
+
+FAMILIES = registry.list_families()
+PROTOCOLS = (
+    contracts.Family,
+    contracts.TrainableFamily,
+    contracts.LocalizableFamily,
+    contracts.InspectableFamily,
+)
+
+
+def smallest(family):
+    """The family's preset of the fewest positions."""
+    return min((load() for load in family.presets().values()), key=lambda task: task.seq_len)
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request):
+    return FAMILIES[request.param]
+
+
+@pytest.fixture(scope="module")
+def task(family):
+    return smallest(family)
+
+
+@pytest.fixture(scope="module")
+def causal_model(family, task):
+    """The algorithm as it is fitted to the construction."""
+    [constructed, *_] = [build for name, build in family.variants().items() if "constr" in name]
+    model = constructed(task, dtype=torch.float64)
+    return family.fit_causal_model(model, task, task.sample(64, seed=1).tokens)
+
+
+@pytest.fixture(scope="module")
+def ceiling(family, task, causal_model):
+    return family.ceiling(task, causal_model)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: protocol.__name__)
+def test_protocols(family, task, protocol):
+    assert isinstance(family, protocol)
+    assert isinstance(task, contracts.Task)
+    assert isinstance(task.sample(2, 0), contracts.Batch)
+
+
+def test_names(family, task):
+    assert task.family == family.name
+    assert set(family.presets()) <= set(mtd_lens.list_tasks())
+    for preset, load in family.presets().items():
+        assert load().name == preset
+        for variant in family.variants():
+            assert f"{preset}/{variant}" in mtd_lens.list_models()
+    assert any(variant.startswith("random-") for variant in family.variants())
+
+
+def test_json_round_trips(family):
+    for load in family.presets().values():
+        task = load()
+        again = family.task_from_json(json.loads(json.dumps(task.to_json())))
+        assert again.to_json() == task.to_json()
+        assert torch.equal(again.sample(3, 5).tokens, task.sample(3, 5).tokens)
+
+
+def test_samples_follow_their_seed(task):
+    tokens = task.sample(6, 3).tokens
+    assert tokens.shape[:2] == (6, task.seq_len)
+    assert torch.equal(tokens, task.sample(6, 3).tokens)
+    assert not torch.equal(tokens, task.sample(6, 4).tokens)
+
+
+def test_targets_follow_the_truth(family, task):
+    """Tokens as often as their true probability says, in standard errors; vectors are next."""
+    with_truth = family.examples(task, 512, 0, with_truth=True)
+    inputs, targets, truth = with_truth.inputs, with_truth.targets, with_truth.truth
+    n_queries = targets.shape[1]
+    assert torch.equal(inputs[:, -n_queries + 1 :], targets[:, :-1])
+    if truth is None:
+        return
+    assert torch.allclose(truth.sum(-1), torch.ones(()).double())
+    n_outcomes = truth.shape[-1]
+    drawn = torch.nn.functional.one_hot(targets, n_outcomes).double()
+    for share in (truth, torch.ones_like(truth)):  # also where the truth is large
+        error = ((drawn - truth) * share).flatten(0, 1)
+        standard_error = error.std(0) / len(error) ** 0.5
+        assert (error.mean(0).abs() < 5 * standard_error + 1e-9).all()
+
+
+def test_variables_in_causal_order(task, causal_model):
+    tokens = task.sample(4, 0).tokens
+    assert isinstance(causal_model, contracts.CausalModel)
+    found = causal_model.run(tokens)
+    assert tuple(found) == tuple(causal_model.variables)
+    n_queries = len(causal_model.query_positions(task.seq_len))
+    assert all(value.shape[:2] == (4, n_queries) for value in found.values())
+    for name, value in found.items():
+        assert value.isfinite().all(), name
+        held = causal_model.do(**{name: value}).run(tokens)
+        left = causal_model.do(**{name: torch.full_like(value, torch.nan)}).run(tokens)
+        for other in found:
+            assert torch.allclose(held[other], found[other], atol=1e-9), (name, other)
+            assert torch.equal(left[other], found[other]), (name, other)
+
+
+def test_interventions_reach_what_follows_and_nothing_before(task, causal_model):
+    tokens = task.sample(4, 0).tokens
+    found = causal_model.run(tokens)
+    names = list(causal_model.variables)
+    for index, name in enumerate(names[:-1]):
+        swapped = causal_model.do(**{name: found[name].roll(1, 0)}).run(tokens)
+        for before in names[:index]:
+            assert torch.equal(swapped[before], found[before])
+        assert not torch.allclose(swapped[names[-1]], found[names[-1]])
+
+
+def test_unknown_variables_are_refused(causal_model):
+    with pytest.raises(mtd_lens.MTDLensError, match="nonsense"):
+        causal_model.do(nonsense=torch.zeros(1))
+
+
+def test_the_ceiling_is_the_causal_model(family, task, causal_model, ceiling):
+    tokens = task.sample(16, 2).tokens
+    output = probes.last_outputs(ceiling, tokens)
+    expected = causal_model.run(tokens)["prediction"][:, -1]
+    divergence = family.divergences(expected, family.predicted(ceiling, output))
+    assert divergence.max() < 1e-6
+    trial = contracts.Trial(ceiling, task, causal_model, tokens, tokens, 0)
+    estimates = family.estimates(trial)
+    assert min(float(estimate.divergence.mean()) for estimate in estimates) < 1e-4
+    assert all((estimate.divergence >= -1e-9).all() for estimate in estimates)
+
+
+@pytest.mark.slow
+def test_scorecards_of_ceiling_and_null(family, task, ceiling):
+    card = mtd_lens.score(ceiling, task, n_sequences=128)
+    for claim in card:
+        assert claim.verdict == "supported", claim
+        assert claim.score > 0.999, claim
+    assert json.loads(card.to_json())["claims"]
+    null = mtd_lens.score(family.null(ceiling, task, 7), task, n_sequences=128)
+    assert all(claim.verdict != "supported" for claim in null), null
+
+
+@pytest.mark.slow
+def test_estimators_against_the_truth(family, task, ceiling):
+    found = mtd_lens.compare(ceiling, task, n_sequences=64)
+    rows = {entry.name: entry.divergence for entry in found.rows[-1]}
+    assert "model" in rows
+    assert all(value >= 0 for value in rows.values())
+    assert min(rows.values()) < max(rows.values())
+
+
+def test_sequences_are_looked_at(task, ceiling, tmp_path):
+    found = mtd_lens.inspect(ceiling, task=task, n_sequences=2)
+    assert found.analysis is not None
+    assert {"model", "truth"} <= set(found.analysis.predictions)
+    for layer, pattern in enumerate(found.analysis.patterns):
+        heads = found.nearest_heads[pattern.name][:, None]
+        assert found.distances(pattern).gather(1, heads)[:, 0].nanmean(-1).min() < 1e-3, layer
+    mtd_lens.dashboard(ceiling, task=task, n_sequences=2).to_html(tmp_path / "page.html")
+
+
+def test_models_of_the_other_kind_are_refused(family, task, ceiling):
+    vectors = task.sample(1, 0).tokens.is_floating_point()
+    for other in map(smallest, FAMILIES.values()):
+        if other.sample(1, 0).tokens.is_floating_point() != vectors:
+            with pytest.raises(mtd_lens.ModelError):
+                mtd_lens.score(ceiling, other, n_sequences=64)
+    with pytest.raises(mtd_lens.ModelError):
+        family.check_model(torch.nn.Identity(), smallest(family))
+
+
+def test_inputs_of_the_other_kind_are_refused(task, ceiling):
+    tokens = task.sample(2, 0).tokens
+    other = tokens.argmax(-1) if tokens.is_floating_point() else tokens.double()
+    with pytest.raises(mtd_lens.MTDLensError, match=r"integer|float|vector"):
+        probes.read_activations(ceiling, other, {"x": probes.Site("blocks.0.hook_attn_out")})
+
+
+def test_every_family_is_tested_here():
+    assert {"mtd", "ngram", "autoregressive"} <= set(FAMILIES)

@@ -1,0 +1,114 @@
+"""Estimators of the next token from counts, against slow oracles and brute-force integration."""
+
+import pytest
+import torch
+from ngram_oracles import counts, integrated_bayes, kernel
+
+import mtd_lens
+from mtd_lens.errors import ArgumentError, TaskError
+from mtd_lens.families.ngram import estimators
+
+SHAPES = [(3, (1, 2), 2, 14), (4, (2,), 3, 12), (2, (1, 3), 3, 16), (3, (1, 2, 4), 4, 20)]
+
+
+@pytest.fixture(scope="module", params=SHAPES, ids=str)
+def sampled(request):
+    task = mtd_lens.NGramTask(*request.param, 0.3)
+    return task, task.sample(5, seed=2).tokens
+
+
+def each_query(task, tokens):
+    for sequence in range(len(tokens)):
+        for index, query in enumerate(range(task.window, tokens.shape[1])):
+            yield sequence, index, query
+
+
+@pytest.mark.parametrize("lags", [None, (1,), (2,), (1, 2), ()], ids=str)
+def test_counts_are_those_of_two_loops(sampled, lags):
+    task, tokens = sampled
+    found = mtd_lens.ngram_counts(task, tokens, lags)
+    likeliest = mtd_lens.ngram_maximum_likelihood(task, tokens, lags)
+    bayes = mtd_lens.ngram_bayes(task, tokens, lags)
+    q, alpha = task.n_tokens, task.concentration
+    for sequence, index, query in each_query(task, tokens):
+        wanted = task.parents if lags is None else lags
+        expected = torch.from_numpy(counts(tokens[sequence], query, wanted, task.window, q))
+        assert torch.equal(found[sequence, index], expected)
+        total = expected.sum()
+        share = expected / total if total else torch.full_like(expected, 1 / q)
+        assert (likeliest[sequence, index] - share).abs().max() < 1e-15
+        posterior = (expected + alpha) / (total + q * alpha)
+        assert (bayes[sequence, index] - posterior).abs().max() < 1e-15
+    assert torch.equal(estimators.last_counts(task, tokens, lags), found[:, -1])
+
+
+@pytest.mark.parametrize("subsets", [None, {(1,): 1.0, (1, 2): -0.5, (2,): 2.0}], ids=["own", "c"])
+def test_the_kernel_is_that_of_two_loops(sampled, subsets):
+    task, tokens = sampled
+    found = mtd_lens.ngram_kernel(task, tokens, 3.0, subsets)
+    for sequence, index, query in each_query(task, tokens):
+        wanted = {task.parents: 1.0} if subsets is None else subsets
+        expected = kernel(tokens[sequence], query, task.window, task.n_tokens, 3.0, wanted)
+        assert (found[sequence, index] - torch.from_numpy(expected)).abs().max() < 1e-14
+
+
+def test_the_kernel_in_closed_form_and_at_its_ends(sampled):
+    task, tokens = sampled
+    matching, everything = (mtd_lens.ngram_counts(task, tokens, lags) for lags in (None, ()))
+    for sharpness in (0.0, 0.7, 5.0, 20.0):
+        closed = estimators.of_counts(matching, everything, sharpness)
+        assert (mtd_lens.ngram_kernel(task, tokens, sharpness) - closed).abs().max() < 1e-14
+    unigram = mtd_lens.ngram_maximum_likelihood(task, tokens, ())
+    assert (mtd_lens.ngram_kernel(task, tokens, 0) - unigram).abs().max() < 1e-15
+    sharp, likeliest = (
+        mtd_lens.ngram_kernel(task, tokens, 100),
+        mtd_lens.ngram_maximum_likelihood(task, tokens),
+    )
+    known = matching.sum(-1) > 0
+    assert (sharp - likeliest)[known].abs().max() < 1e-15
+    assert (sharp - unigram)[~known].abs().max() < 1e-15  # new parents tell nothing
+
+
+@pytest.mark.parametrize(("lags", "concentration"), [((1,), 2.0), ((2,), 3.0), ((1,), 5.0)])
+def test_exact_bayes_is_the_integral_over_all_tables(lags, concentration):
+    task = mtd_lens.NGramTask(2, lags, 2, 9, concentration)
+    tokens = task.sample(3, seed=4).tokens
+    found = mtd_lens.ngram_bayes(task, tokens)
+    for sequence, index, query in each_query(task, tokens):
+        expected = integrated_bayes(tokens[sequence], query, lags, task.window, concentration)
+        assert abs(float(found[sequence, index, 0]) - expected) < 1e-8
+
+
+def test_exact_bayes_is_the_best_predictor_of_all():
+    task = mtd_lens.NGramTask(3, (1, 2), 2, 30, 0.5)
+    batch = task.sample(4000, seed=0)
+    truth = estimators.true_rows(task, batch.tokens, batch.tables)[:, -1]
+
+    def loss(prediction):
+        return -(truth * prediction[:, -1].clamp_min(1e-6).log()).sum(-1).mean()
+
+    bayes = loss(mtd_lens.ngram_bayes(task, batch.tokens))
+    others = [
+        mtd_lens.ngram_bayes(task, batch.tokens, (1,)),
+        mtd_lens.ngram_bayes(task, batch.tokens, (2,)),
+        mtd_lens.ngram_maximum_likelihood(task, batch.tokens),
+        mtd_lens.ngram_maximum_likelihood(task, batch.tokens, ()),
+        mtd_lens.ngram_kernel(task, batch.tokens, 4.0),
+    ]
+    assert all(bayes < loss(other) - 0.01 for other in others)
+
+
+def test_bad_arguments():
+    task = mtd_lens.NGramTask(3, (1, 2), 2, 8)
+    tokens = task.sample(2, seed=0).tokens
+    for wrong in (-1, 101, float("nan"), "much"):
+        with pytest.raises(ArgumentError, match="sharpness must be a number of at least 0"):
+            mtd_lens.ngram_kernel(task, tokens, wrong)
+    with pytest.raises(ArgumentError, match="at least one subset needs a weight"):
+        mtd_lens.ngram_kernel(task, tokens, 1.0, {(1,): 0.0})
+    with pytest.raises(ArgumentError, match="at least one subset needs a weight"):
+        mtd_lens.ngram_kernel(task, tokens, 1.0, {})
+    with pytest.raises(ArgumentError, match="a subset's weight"):
+        mtd_lens.ngram_kernel(task, tokens, 1.0, {(1,): "big"})
+    with pytest.raises(TaskError, match="inside the window of 2 lags; got lag 3"):
+        mtd_lens.ngram_bayes(task, tokens, (1, 3))

@@ -1,0 +1,163 @@
+"""Scorecards of n-gram constructions, nulls and broken models."""
+
+import pytest
+import torch
+
+import mtd_lens
+from mtd_lens.families.ngram import claims
+from mtd_lens.families.ngram.references import wrong_parents
+
+LAYERS = {
+    "copied_parents.interchange": 0,
+    "copied_parents.probe": 0,
+    "copied_parents.attention": 0,
+    "selected_feature.interchange": 0,
+    "selected_feature.probe": 0,
+    "match_weights.interchange": 1,
+    "match_weights.attention": 1,
+    "prediction.estimator": None,
+}
+
+# What each ablation must leave: claims about earlier parts. Everything downstream of the broken
+# part is lost, and so is every interchange claim, since its effect passes through all parts. So is
+# the match of the model whose values are broken: the sharpness that it is held against is read from
+# its predictions, which follow none.
+KEPT = {
+    "copier": set(),
+    "selector": {"copied_parents.probe", "copied_parents.attention"},
+    "sharpness": {"copied_parents.probe", "copied_parents.attention", "selected_feature.probe"},
+    "values": {
+        "copied_parents.probe",
+        "copied_parents.attention",
+        "selected_feature.probe",
+    },
+}
+
+
+def supported(card):
+    return {claim.id for claim in card.claims if claim.verdict == "supported"}
+
+
+def check_construction(card):
+    assert [claim.id for claim in card.claims] == list(LAYERS)
+    for claim in card.claims:
+        assert claim.verdict == "supported", claim
+        assert claim.score >= 0.999, claim
+        assert claim.low > 0.999, claim
+        assert claim.layer == LAYERS[claim.id], claim
+
+
+def check_null(card):
+    assert not supported(card)
+    for claim in card.claims:
+        assert claim.verdict in ("refuted", "inconclusive"), claim
+
+
+@pytest.fixture(scope="module")
+def task():
+    return mtd_lens.NGramTask(3, (1, 2), 2, 24)
+
+
+@pytest.mark.parametrize("form", ["absolute", "relative"])
+def test_a_construction_supports_every_claim_in_its_own_layer(form):
+    model = mtd_lens.load_model(f"ngram-q3-s12-t32/constructed-{form}")
+    card = mtd_lens.score(model, n_sequences=64)
+    check_construction(card)
+    assert [e.name for e in card.estimators if e.closest] == ["kernel"]
+    kernel = next(e for e in card.estimators if e.name == "kernel")
+    assert kernel.parameters["sharpness"] == pytest.approx(card.parameters["sharpness"], rel=1e-3)
+    assert set(card.parameters) == {"sharpness"}
+
+
+@pytest.mark.parametrize("form", ["absolute", "relative"])
+def test_a_random_model_supports_nothing(form):
+    model = mtd_lens.load_model(f"ngram-q3-s12-t32/random-{form}")
+    check_null(mtd_lens.score(model, n_sequences=64))
+
+
+@pytest.mark.parametrize("part", list(mtd_lens.NGRAM_PARTS))
+def test_a_broken_part_loses_its_claims_and_keeps_the_others(task, part):
+    whole = mtd_lens.construct_ngram(task, 4.0, "relative")
+    card = mtd_lens.score(mtd_lens.ablate_ngram(whole, part), n_sequences=64)
+    assert supported(card) == KEPT[part]
+    assert part in card.model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", list(mtd_lens.NGRAM_PARTS))
+@pytest.mark.parametrize("parents", [(1,), (1, 3), (2,)], ids=str)
+def test_broken_parts_of_other_shapes(parents, part):
+    task = mtd_lens.NGramTask(3, parents, 3, 40)
+    whole = mtd_lens.construct_ngram(task, 4.0, "absolute")
+    card = mtd_lens.score(mtd_lens.ablate_ngram(whole, part), n_sequences=256)
+    trivial = {"selected_feature.probe"} if len(parents) == 1 and part == "selector" else set()
+    assert supported(card) == KEPT[part] | trivial  # a single parent's feature is its copy
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in mtd_lens.list_tasks() if n.startswith("ngram")])
+@pytest.mark.parametrize("form", ["absolute", "relative"])
+def test_constructions_and_nulls_of_every_preset(name, form):
+    check_construction(mtd_lens.score(mtd_lens.load_model(f"{name}/constructed-{form}")))
+    check_null(mtd_lens.score(mtd_lens.load_model(f"{name}/random-{form}")))
+
+
+@pytest.fixture(scope="module")
+def wide():
+    """Lag 4 is copied, and selected by neither key nor query."""
+    return mtd_lens.NGramTask(3, (1, 3), 4, 24, 1.0)
+
+
+def test_the_selector_drops_the_lags_that_are_no_parents(wide):
+    """On uniform tokens, which say nothing of each other, an unselected lag cannot be read."""
+    assert claims.unselected(wide) == [4]
+    assert claims.unselected(mtd_lens.NGramTask(3, (1,), 3, 24)) == [2, 3]
+    assert claims.unselected(mtd_lens.NGramTask(3, (1, 3), 3, 24)) == []
+    generator = torch.Generator().manual_seed(0)
+    uniform = torch.randint(3, (400, 24), generator=generator)
+    causal = mtd_lens.NGramCausalModel(wide, 4.0)
+    trials = [
+        mtd_lens.Trial(model, wide, causal, uniform[:200], uniform[200:], 0)
+        for whole in [mtd_lens.construct_ngram(wide, 4.0)]
+        for model in (whole, mtd_lens.ablate_ngram(whole, "copier"))
+    ]
+    selected, _ = claims.measure_selection(trials[0])
+    assert abs(selected.details["unselected_lags"]) < 0.02
+    assert abs(selected.details["unselected_lags_in_feature"]) < 0.02
+    copied = claims.measure_probe(trials[0], "copied_parents", "hook_attn_out")[0]
+    assert (
+        float(copied.numerator.mean() / copied.denominator.mean()) < 1e-6
+    )  # until then it is there
+    lost = claims.measure_probe(trials[1], "copied_parents", "hook_attn_out")[0]
+    assert float(lost.numerator.mean() / lost.denominator.mean()) > 0.9
+
+
+def test_the_probe_of_unselected_lags_can_succeed(wide):
+    """A block that writes its copies last, without a selector, holds every lag."""
+    tokens = wide.sample(200, seed=0).tokens
+    model = mtd_lens.construct_ngram(wide, 4.0)
+    copies = model.blocks[0].attn.W_O.data
+    model.blocks[0].mlp.W_in.data.zero_()
+    model.blocks[0].mlp.b_in.data.zero_()
+    lag_4 = slice(copies[3, :3].abs().sum(0).argmax().item(), None)
+    model.blocks[0].mlp.W_in.data[lag_4][:3, :3] = torch.eye(3)
+    causal = mtd_lens.NGramCausalModel(wide, 4.0)
+    trial = mtd_lens.Trial(model, wide, causal, tokens[:100], tokens[100:], 0)
+    found, _ = claims.measure_selection(trial)
+    assert found.details["unselected_lags"] > 0.99
+    assert found.details["unselected_lags_in_feature"] < 0.5
+
+
+def test_wrong_parents_differ_by_one_lag(wide, task):
+    assert wrong_parents(task) == [(1,), (2,)]
+    assert wrong_parents(wide) == [(1,), (1, 2, 3), (1, 3, 4), (3,)]
+
+
+def test_attention_alone_is_tested_at_what_it_writes(task):
+    from conftest import stock
+
+    model = stock(task, "attn-only", d_model=16, n_heads=2)
+    card = mtd_lens.score(model, task, n_sequences=64)
+    assert not supported(card)
+    assert "hook_attn_out" in card["selected_feature.interchange"].site
+    assert card.parameters["sharpness_at_bound"]

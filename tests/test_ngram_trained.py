@@ -1,0 +1,60 @@
+"""The trained n-gram models that the package ships: how near they come to exact Bayes."""
+
+import pytest
+import torch
+
+import mtd_lens
+import probes
+from mtd_lens.families.ngram import estimators
+from mtd_lens.hooked import probabilities
+from mtd_lens.registry import shipped_checkpoints
+
+GPT = "ngram-q3-s12-t32/trained-gpt-2l-s0"
+REACHED = [GPT, "ngram-q3-s12-t100/trained-gpt-2l-s0"]
+
+
+def excess(name):
+    """KL from the truth at every query, of the model and of exact Bayes."""
+    model = mtd_lens.load_model(name)
+    task = mtd_lens.task_of(model)
+    batch = task.sample(4096, seed=7)
+    truth = estimators.true_rows(task, batch.tokens, batch.tables)
+    with torch.no_grad():
+        output = torch.cat([model(part) for part in batch.tokens.split(256)])[:, task.window :]
+    bayes = mtd_lens.ngram_bayes(task, batch.tokens)
+    return (probes.kl_divergence(truth, p) for p in (probabilities(model, output), bayes))
+
+
+def test_all_that_should_be_there_is():
+    assert set(REACHED) <= set(shipped_checkpoints())
+
+
+@pytest.mark.parametrize("name", REACHED)
+def test_excess_losses_are_within_a_tenth_of_exact_bayes(name):
+    model, bayes = excess(name)
+    assert model.mean() <= 1.1 * bayes.mean()
+    assert model[:, -1].mean() <= 1.1 * bayes[:, -1].mean()
+
+
+def test_one_layer_does_not_come_near():
+    model, bayes = excess("ngram-q3-s12-t32/trained-gpt-1l-s0")
+    assert model[:, -1].mean() > 3 * bayes[:, -1].mean()
+
+
+@pytest.mark.slow
+def test_two_layers_with_mlps_learn_the_generalized_induction_head():
+    """Heads that copy one lag each, a feature of both parents, and a match that is attended with.
+
+    The feature is not the MLP's alone, so that swapping the MLP's output is not enough.
+    """
+    card = mtd_lens.score(mtd_lens.load_model(GPT), seed=7)
+    found = {claim.id: claim.layer for claim in card.claims if claim.verdict == "supported"}
+    assert found == {
+        "copied_parents.interchange": 0,
+        "copied_parents.probe": 0,
+        "copied_parents.attention": 0,
+        "selected_feature.probe": 0,
+        "match_weights.interchange": 1,
+        "prediction.estimator": None,
+    }
+    assert card["selected_feature.interchange"].score > 0.3
