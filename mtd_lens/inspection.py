@@ -202,15 +202,7 @@ def _attention(model: Any, tokens: Tensor) -> Float[Tensor, "layer head sequence
     hooks = [f"blocks.{layer}.attn.hook_pattern" for layer in range(model.cfg.n_layers)]
     found = probes.read_activations(model, tokens, {hook: probes.Site(hook) for hook in hooks})
     attention = torch.stack([found[hook].transpose(0, 1) for hook in hooks]).float().cpu()
-    shares = [magnitude_shares(layer) if _is_linear(layer) else layer for layer in attention]
-    return torch.stack(shares)
-
-
-def _is_linear(pattern: Tensor) -> bool:
-    """Whether a pattern was made without a softmax: a query's weights are no distribution."""
-    return bool((pattern < 0).any()) or not torch.allclose(
-        pattern.sum(-1), torch.ones(1), atol=1e-2
-    )
+    return magnitude_shares(attention)
 
 
 def _nearest_heads(

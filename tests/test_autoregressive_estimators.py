@@ -120,12 +120,12 @@ def test_residual_steps_of_the_whole_sequence_are_gradient_descent(case):
 def test_the_trigonometric_rule_is_exact_for_rotations():
     task = AutoregressiveTask(6, 8, "unitary")
     batch = task.sample(50, seed=1)
-    found = estimators.trigonometric(task, batch.tokens)
+    found = estimators.trigonometric_rule(task, batch.tokens)
     truth = batch.tokens[:, 1:] @ batch.matrices.transpose(1, 2)
     assert torch.allclose(found[:, 1:], truth[:, 1:], atol=1e-10)
     assert torch.allclose(found[:, 0], -batch.tokens[:, 0])
     with pytest.raises(TaskError, match="rule is one of rotations"):
-        estimators.trigonometric(TASKS[0], batch.tokens)
+        estimators.trigonometric_rule(TASKS[0], batch.tokens)
 
 
 def test_free_steps_are_the_best_of_all_step_sizes():

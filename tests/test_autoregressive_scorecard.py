@@ -71,6 +71,20 @@ def test_a_random_model_supports_nothing():
     assert {claim.verdict for claim in card.claims} <= {"refuted", "inconclusive"}
 
 
+@pytest.mark.parametrize("depth", [1, 4])
+def test_random_models_of_any_depth_support_nothing(depth):
+    """Untrained linear attention is of a degree that triples with every layer."""
+    model = mtd_lens.load_model(f"ar-d5-t32/trained-linear-augmented-{depth}l-s0")
+    task = mtd_lens.task_of(model)
+    family = family_of(task)
+    for seed in range(3):
+        card = mtd_lens.score(family.null(model, task, seed), task, n_sequences=64)
+        assert not supported(card)
+        for claim in card:
+            if claim.id.endswith(".interchange"):
+                assert claim.score < 0.2, claim
+
+
 @pytest.mark.parametrize("part", KEPT)
 def test_a_broken_part_loses_its_claims_and_keeps_the_others(part):
     broken = mtd_lens.ablate_autoregressive(mtd_lens.load_model(NAME), part)

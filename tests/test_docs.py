@@ -36,6 +36,7 @@ NAMES_A_RESULT = re.compile(r"((The|A|An|What|Whether|Where|Plain)\b|``\[)")
 NEVER = {
     ("probes.last_outputs", "SiteError"): "it reads no site that could be missing or silent",
     ("mtd_lens.best_beta", "ArgumentError"): "the targets and bounds that it passes on are sound",
+    ("mtd_lens.best_sharpness", "ArgumentError"): "the targets that it passes on are sound",
     ("mtd_lens.best_step_size", "ArgumentError"): "the targets that it passes on are sound",
 }
 """Errors of a helper that a function cannot meet, each with the reason."""

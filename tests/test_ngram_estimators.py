@@ -82,7 +82,7 @@ def test_exact_bayes_is_the_integral_over_all_tables(lags, concentration):
 def test_exact_bayes_is_the_best_predictor_of_all():
     task = mtd_lens.NGramTask(3, (1, 2), 2, 30, 0.5)
     batch = task.sample(4000, seed=0)
-    truth = estimators.true_rows(task, batch.tokens, batch.tables)[:, -1]
+    truth = estimators.ngram_truth(task, batch.tokens, batch.tables)[:, -1]
 
     def loss(prediction):
         return -(truth * prediction[:, -1].clamp_min(1e-6).log()).sum(-1).mean()

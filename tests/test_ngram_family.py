@@ -114,7 +114,7 @@ def test_inspect(model, task):
         assert distances[:2].isnan().all()
         assert distances[2:].max() < 1e-5
     batch = task.sample(2, 0)
-    truth = estimators.true_rows(task, batch.tokens, batch.tables)
+    truth = estimators.ngram_truth(task, batch.tokens, batch.tables)
     assert torch.equal(analysis.predictions["truth"][:, 2:], truth)
     model_row = probabilities(model, model(batch.tokens))[:, 2:]
     assert (analysis.predictions["model"][:, 2:] - model_row).abs().max() < 1e-6

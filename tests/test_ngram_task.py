@@ -68,7 +68,7 @@ def test_rows_are_those_of_the_parents(task):
         for index, position in enumerate(range(4, 41)):
             expected = feature(tokens[sequence], position, (1, 3), 3).argmax()
             assert rows[sequence, index] == expected
-    true = estimators.true_rows(task, tokens, torch.rand(6, 9, 3, generator=_generator()))
+    true = estimators.ngram_truth(task, tokens, torch.rand(6, 9, 3, generator=_generator()))
     table = torch.rand(6, 9, 3, generator=_generator())
     assert torch.equal(true[2, -1], table[2, rows[2, -1]])
 

@@ -18,7 +18,7 @@ def excess(name):
     model = mtd_lens.load_model(name)
     task = mtd_lens.task_of(model)
     batch = task.sample(4096, seed=7)
-    truth = estimators.true_rows(task, batch.tokens, batch.tables)
+    truth = estimators.ngram_truth(task, batch.tokens, batch.tables)
     with torch.no_grad():
         output = torch.cat([model(part) for part in batch.tokens.split(256)])[:, task.window :]
     bayes = mtd_lens.ngram_bayes(task, batch.tokens)

@@ -36,7 +36,7 @@ def analyse(
         "least squares": estimators.predict_next(vectors, estimators.least_squares(vectors)),
     }
     if task.ensemble == "unitary":
-        found["trigonometric rule"] = estimators.trigonometric(task, vectors)
+        found["trigonometric rule"] = estimators.trigonometric_rule(task, vectors)
     if matrices is not None:
         found["truth"] = vectors[:, 1:] @ matrices.to(vectors).transpose(1, 2)
     predictions = _at_every_position(found)

@@ -4,7 +4,9 @@ At query t the evidence is the pairs ``(s_{j-1}, s_j)``, j = 1 … t, and the lo
 ``½ Σ_j ‖s_j - W s_{j-1}‖²``. Queries are the positions 1 … T-1.
 """
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mtd_lens.errors import ArgumentError, TaskError
-from mtd_lens.families.autoregressive.task import AutoregressiveTask, Vectors
+from mtd_lens.families.autoregressive.task import AutoregressiveTask, Vectors, check_tokens
 
 RANK_TOLERANCE = 1e-10
 """Directions of the evidence below this share of its largest singular value count as not there."""
@@ -126,7 +128,53 @@ def predict_next(tokens: Vectors, estimates: Estimates) -> PredictedVectors:
     return torch.einsum("nqij,nqj->nqi", estimates, tokens[:, -estimates.shape[1] :])
 
 
-def trigonometric(task: AutoregressiveTask, tokens: Vectors) -> PredictedVectors:
+def autoregressive_gradient_descent(
+    task: AutoregressiveTask, tokens: Tensor, step_sizes: Any, *, prefix: bool = False
+) -> PredictedVectors:
+    """What gradient descent from 0 on the squared error predicts at every query.
+
+    One layer of linear attention on augmented tokens does one step (Sander et al. 2024, arXiv
+    2402.05787, section 3; von Oswald et al. 2023).
+
+    Args:
+        task: The task.
+        tokens: ``[sequence, position, component]``.
+        step_sizes: One step size, or one for each step.
+        prefix: Steps as causal layers take them: from the second on, residuals at earlier positions
+            are those of shorter contexts.
+
+    Returns:
+        ``[sequence, query, component]``, for the queries 1 … T-1.
+
+    Raises:
+        TokensError: Tokens that do not fit the task.
+        ArgumentError: No step sizes, or one that is no finite number.
+    """
+    vectors = check_tokens(task, tokens)
+    sizes = vectors.new_tensor(checked_step_sizes(step_sizes))
+    if prefix:
+        return residual_steps(vectors, sizes, causal=True)
+    return predict_next(vectors, gradient_descent(vectors, sizes))
+
+
+def autoregressive_least_squares(task: AutoregressiveTask, tokens: Tensor) -> PredictedVectors:
+    """What the least-squares estimate of least norm predicts at every query.
+
+    Args:
+        task: The task.
+        tokens: ``[sequence, position, component]``.
+
+    Returns:
+        ``[sequence, query, component]``, for the queries 1 … T-1.
+
+    Raises:
+        TokensError: Tokens that do not fit the task.
+    """
+    vectors = check_tokens(task, tokens)
+    return predict_next(vectors, least_squares(vectors))
+
+
+def trigonometric_rule(task: AutoregressiveTask, tokens: Tensor) -> PredictedVectors:
     """The two-term rule of rotations, ``s_{t+1} = 2 cos θ s_t - s_{t-1}``, pair by pair.
 
     ``2 cos θ`` of a pair is fitted by least squares to the same rule over the context. It is the
@@ -142,13 +190,14 @@ def trigonometric(task: AutoregressiveTask, tokens: Vectors) -> PredictedVectors
 
     Raises:
         TaskError: The ensemble is another one.
+        TokensError: Tokens that do not fit the task.
     """
     if task.ensemble != "unitary":
         raise TaskError(
             "the trigonometric rule is one of rotations of pairs of components; the task's "
             f"ensemble is {task.ensemble!r}. Use an AutoregressiveTask of the unitary ensemble."
         )
-    pairs = tokens.unflatten(-1, (-1, 2))
+    pairs = check_tokens(task, tokens).unflatten(-1, (-1, 2))
     middle = pairs[:, 1:-1]
     products = ((pairs[:, 2:] + pairs[:, :-2]) * middle).sum(-1).cumsum(1)
     squares = middle.square().sum(-1).cumsum(1)
@@ -156,15 +205,18 @@ def trigonometric(task: AutoregressiveTask, tokens: Vectors) -> PredictedVectors
     return (twice_cosine[..., None] * pairs[:, 1:] - pairs[:, :-1]).flatten(2)
 
 
-def checked_step_sizes(step_sizes: Sequence[float | int] | float | int) -> list[float]:
+def checked_step_sizes(step_sizes: Any) -> list[float]:
     """Step sizes as a list; a single number is one step.
 
     Raises:
         ArgumentError: None, or one that is no finite number.
     """
-    listed = [step_sizes] if isinstance(step_sizes, int | float) else list(step_sizes)
-    values = torch.tensor([float(value) for value in listed])
-    if not listed or not values.isfinite().all():
+    if isinstance(step_sizes, Tensor):
+        step_sizes = step_sizes.flatten().tolist()
+    listed = step_sizes if isinstance(step_sizes, Sequence) else [step_sizes]
+    if not listed or not all(
+        isinstance(value, int | float) and math.isfinite(value) for value in listed
+    ):
         raise ArgumentError(
             f"step_sizes must be one finite number or more, one for each step; got {step_sizes!r}."
         )

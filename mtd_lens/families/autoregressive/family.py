@@ -19,7 +19,7 @@ from mtd_lens.families.autoregressive.causal_model import (
 )
 from mtd_lens.families.autoregressive.task import AutoregressiveTask, check_model, check_tokens
 
-STEP_SPAN = 8.0
+STEP_SPAN = 2.0
 """A model's step size is sought within this factor of the task's best one, on either side.
 
 A model whose predictions ignore the context follows 0 best, under which no intervention has an
@@ -199,16 +199,27 @@ def _random(task: AutoregressiveTask, dtype: torch.dtype) -> Any:
 
 
 def _randomized(model: Any, task: AutoregressiveTask, seed: int, name: str) -> Any:
-    """Random weights, read out so that outputs are shorter than the task's vectors.
+    """Random weights, scaled on the task layer by layer, as in LSUV (Mishkin & Matas 2016).
 
-    Swapping an activation makes a random model's outputs shorter on average, and where they are
-    long that alone brings them nearer to any counterfactual.
+    What untrained linear attention writes is of three times the degree of what it reads, so that
+    after a few layers single sequences decide every mean. Here no layer adds more than what it
+    reads is long, on any position of the sequences that it is scaled on. Outputs are shorter than
+    the task's vectors: swapping an activation makes a random model's outputs shorter on average,
+    and where they are long that alone brings them nearer to any counterfactual.
     """
     from mtd_lens.hooked import randomized
 
     null = randomized(model, seed, name)
     tokens = task.sample(N_SCALING, SCALING_SEED).tokens.to(null.unembed.W_U)
     with torch.no_grad():
+        for layer, block in enumerate(null.blocks):
+            sites = {
+                "read": probes.Site(f"blocks.{layer}.hook_resid_pre"),
+                "written": probes.Site(f"blocks.{layer}.hook_attn_out"),
+            }
+            found = probes.read_activations(null, tokens, sites)
+            lengths = found["written"].norm(dim=-1) / found["read"].norm(dim=-1)
+            block.attn.W_O.div_(lengths.max())
         output = null(tokens)[:, -1]
         ratio = (tokens[:, -1].square().mean() / output.square().mean()).sqrt()
         null.unembed.W_U.mul_(OUTPUT_SHARE * ratio)

@@ -89,7 +89,7 @@ def reference_predictions(
     squares = estimators.least_squares(tokens, last_only=True)
     found["least squares"] = (estimators.predict_next(tokens, squares)[:, 0], {})
     if task.ensemble == "unitary":
-        found["trigonometric rule"] = (estimators.trigonometric(task, tokens)[:, -1], {})
+        found["trigonometric rule"] = (estimators.trigonometric_rule(task, tokens)[:, -1], {})
     return found
 
 

@@ -37,7 +37,7 @@ def analyse(
         "exact Bayes": estimators.ngram_bayes(task, tokens),
     }
     if tables is not None:
-        found["truth"] = estimators.true_rows(task, tokens, tables)
+        found["truth"] = estimators.ngram_truth(task, tokens, tables)
     predictions = _at_every_position(task, found)
     return Analysis(
         patterns=patterns(causal_model, tokens),

@@ -212,7 +212,7 @@ def best_sharpness(task: NGramTask) -> float:
         task: The task.
     """
     batch = task.sample(N_FIT_SEQUENCES, seed=FIT_SEED)
-    truth = estimators.true_rows(task, batch.tokens, batch.tables)[:, -1]
+    truth = estimators.ngram_truth(task, batch.tokens, batch.tables)[:, -1]
     return fit_sharpness(task, batch.tokens, truth)
 
 

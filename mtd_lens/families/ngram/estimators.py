@@ -148,6 +148,34 @@ def ngram_kernel(
     return attend(a * similarity) @ children(task, tokens)
 
 
+def ngram_truth(
+    task: NGramTask, tokens: Tensor, tables: Float[Tensor, "sequence row token"]
+) -> PredictionsPerQuery:
+    """The row of the sequence's own table that the token after each query is drawn from.
+
+    Args:
+        task: The task.
+        tokens: ``[sequence, position]``.
+        tables: ``[sequence, row, token]``, as the batch that the tokens were sampled in has them.
+
+    Returns:
+        ``[sequence, query, token]``, rows sum to 1.
+
+    Raises:
+        TokensError: Tokens that do not fit the task.
+        ArgumentError: Tables of other sequences or of another task.
+    """
+    rows = task.rows(tokens)[:, 1:]
+    expected = (len(rows), task.n_tokens ** len(task.parents), task.n_tokens)
+    if tuple(tables.shape) != expected:
+        raise ArgumentError(
+            f"tables must be one for each sequence, {expected}; got {tuple(tables.shape)}. Give "
+            "those of the batch that the tokens are from."
+        )
+    each = torch.arange(len(rows), device=rows.device)[:, None]
+    return tables.to(rows.device)[each, rows]
+
+
 def of_counts(
     matching: Float[Tensor, "*query token"],
     everything: Float[Tensor, "*query token"],
@@ -205,12 +233,3 @@ def _rows(task: NGramTask, tokens: Tensor, parents: Parents | None) -> Tensor:
     if parents == ():
         return torch.zeros_like(check_tokens(task, tokens)[:, task.window - 1 :])
     return task.rows(tokens, parents)
-
-
-def true_rows(
-    task: NGramTask, tokens: Tensor, tables: Float[Tensor, "sequence row token"]
-) -> PredictionsPerQuery:
-    """The row of the sequence's own table that the token after each query is drawn from."""
-    rows = task.rows(tokens)[:, 1:]
-    each = torch.arange(len(rows), device=rows.device)[:, None]
-    return tables.to(rows.device)[each, rows]

@@ -109,7 +109,7 @@ class NGramFamily:
         """Sequences of one token more than the context, so that every query has a target."""
         batch = replace(task, seq_len=task.seq_len + 1).sample(n, seed)
         inputs = batch.tokens[:, :-1]
-        truth = estimators.true_rows(task, inputs, batch.tables) if with_truth else None
+        truth = estimators.ngram_truth(task, inputs, batch.tables) if with_truth else None
         return Examples(inputs, batch.tokens[:, task.window + 1 :], truth)
 
     def yardsticks(self, task: NGramTask, n: int, seed: int) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -117,7 +117,7 @@ class NGramFamily:
         batch = task.sample(n, seed)
         tokens = batch.tokens
         references = {
-            "KL from truth": estimators.true_rows(task, tokens, batch.tables),
+            "KL from truth": estimators.ngram_truth(task, tokens, batch.tables),
             "KL from kernel": estimators.ngram_kernel(task, tokens, best_sharpness(task)),
             "KL from exact Bayes": estimators.ngram_bayes(task, tokens),
         }

@@ -55,7 +55,7 @@ def contenders(
     device = next(model.parameters()).device
     batch = replace(task, seq_len=length).sample(2 * n_sequences, seed)
     tokens = batch.tokens.to(device)
-    truth = estimators.true_rows(task, tokens, batch.tables)[:, -1]
+    truth = estimators.ngram_truth(task, tokens, batch.tables)[:, -1]
     fit, test = slice(0, n_sequences), slice(n_sequences, None)
     sharpness = fit_sharpness(task, tokens[fit], truth[fit])
     rows = [

@@ -1,9 +1,4 @@
-"""Three results of Sander et al. (2024, arXiv 2402.05787), measured anew: data and figures.
-
-    python tutorials/make_autoregression.py [depth] [heads] [order] [cards]
-
-writes ``tutorials/autoregression/NAME.json``, ``.csv`` and ``.png`` for each name; by default all.
-``cards`` writes ``card.md`` beside each trained model's checkpoint.
+"""Three results of Sander et al. (2024, arXiv 2402.05787), measured anew.
 
 ``depth``
     The error of trained models of linear attention, 1 to 4 layers on augmented tokens, against as
@@ -16,32 +11,29 @@ writes ``tutorials/autoregression/NAME.json``, ``.csv`` and ``.png`` for each na
 """
 
 import json
-import shlex
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+from model_pages import DATA, SEED
 from torch import Tensor
 
 import mtd_lens
 import probes
-from mtd_lens import AutoregressiveTask
-from mtd_lens.checkpoints import read_manifest
+from mtd_lens import AutoregressiveTask, render
 from mtd_lens.families.autoregressive import estimators, references
 from mtd_lens.families.autoregressive.claims import predicted_vectors
 from mtd_lens.plots import style
-from mtd_lens.registry import shipped_checkpoints
-from mtd_lens.run_folder import read_metrics
-from mtd_lens.training_config import TrainingConfig
-
-FOLDER = Path(__file__).parent / "autoregression"
+from probes import files
 
 TASK = "ar-d5-t32"
 DEPTHS = (1, 2, 3, 4)
+TRAINED = (
+    *(f"trained-linear-augmented-{depth}l-s0" for depth in DEPTHS),
+    "trained-softmax-augmented-2l-s0",
+)
 N_SEQUENCES = 4096
-SEED = 7
 
 DIM, LENGTH = 10, 20
 HEADS = (1, 2, 4, 6, 8, 10)
@@ -68,10 +60,12 @@ def measure_depth(n_sequences: int = N_SEQUENCES, seed: int = SEED) -> list[dict
         row = {"source": source, "depth": depth, "error": interval.score}
         rows.append(row | {"low": interval.low, "high": interval.high, "fitted": fitted or {}})
 
+    for name in TRAINED:
+        model = mtd_lens.load_model(f"{TASK}/{name}")
+        kind = name.split("-")[1]
+        add(f"{kind} attention", model.cfg.n_layers, predicted_vectors(model, batch.tokens, task))
     for depth in DEPTHS:
         name = "one step" if depth == 1 else f"{depth} steps"
-        model = mtd_lens.load_model(f"{TASK}/trained-linear-augmented-{depth}l-s0")
-        add("linear attention", depth, predicted_vectors(model, batch.tokens, task))
         for kind in ("", ", free"):
             add(f"gradient descent{kind}", depth, *found[name if depth == 1 else f"{name}{kind}"])
         fitted = references.fit_common(fit.tokens, truths, prefix_steps, depth)
@@ -86,85 +80,27 @@ def prefix_steps(tokens: Tensor, step_sizes: Tensor) -> Tensor:
     return estimators.residual_steps(tokens, step_sizes, causal=True)
 
 
-CARD = """# {name}
-
-A {architecture} transformer of {n_layers} layer{s} on vectors, trained from scratch on `{task}`,
-seed {seed}. Its embedding reads the last two vectors at every position: augmented tokens.
-
-## How it was trained
-
-```
-{command}
-```
-
-{steps:,} steps of {batch} fresh sequences; squared error of the next vector at every query;
-torch {torch}, {dtype}, on a CPU with 1 thread. The run's first losses, each a mean over 50 steps:
-
-| steps up to | loss |
-|---|---|
-{losses}
-
-At the end of training: loss {loss:.4f}; squared error from the truth at the last query {error:.4f}.
-
-## Scorecard
-
-```
-{scorecard}
-```
-
-## Oddities
-
-Augmented tokens are made by the embedding, not by a layer, so swapping a layer's output does not
-swap them: `augmented_token.interchange` cannot be supported.
-"""
-
-
-def write_cards() -> None:
-    """A card beside every trained model on an autoregressive task."""
-    for name, folder in shipped_checkpoints().items():
-        manifest = read_manifest(folder)
-        if manifest["task"]["family"] != "autoregressive":
-            continue
-        config = TrainingConfig(**manifest["config"])
-        task = manifest["task"]["name"]
-        first = [row for row in read_metrics(folder) if row["step"] <= 200]
-        card = CARD.format(
-            name=name,
-            architecture=config.architecture,
-            n_layers=config.n_layers,
-            s="s" * (config.n_layers > 1),
-            task=task,
-            seed=config.seed,
-            command=shlex.join(config.command(task, "DIR")),
-            steps=config.steps,
-            batch=config.batch_size,
-            torch=manifest["versions"]["torch"],
-            dtype=config.dtype,
-            losses="\n".join(f"| {row['step']} | {row['loss']:.6f} |" for row in first),
-            loss=manifest["metrics"]["loss"],
-            error=manifest["metrics"]["error from truth"],
-            scorecard=str(mtd_lens.score(mtd_lens.load_model(name))),
-        )
-        (folder / "card.md").write_text(card, encoding="utf-8")
-
-
 def draw_depth(rows: list[dict[str, Any]]) -> Any:
     """Error against depth, with 95% intervals."""
     figure, [[axes]] = style.new_figure((6.4, 4.2))
     handles = {}
     names = {
-        "linear attention": "trained linear attention, as many layers",
+        "linear attention": "trained linear attention",
+        "softmax attention": "trained softmax attention",
         "gradient descent": "gradient descent, one step size",
-        "gradient descent, free": "gradient descent, each its own",
-        "gradient descent, prefix": "gradient descent in causal layers, for all queries",
+        "gradient descent, free": "gradient descent, free step sizes",
+        "gradient descent, prefix": "gradient descent, prefix variant",
     }
     for index, (source, label) in enumerate(names.items()):
-        look = style.model_style(0) if index == 0 else style.estimator_style(index)
+        look = style.model_style(index) if index < 2 else style.estimator_style(index)
         mine = [row for row in rows if row["source"] == source]
         errors = np.array([[r["error"] - r["low"], r["high"] - r["error"]] for r in mine]).T
         depths, values = [r["depth"] for r in mine], [r["error"] for r in mine]
         handles[label] = axes.errorbar(depths, values, errors, capsize=3, **look)
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.set_xticks(DEPTHS)
     axes.set_xlabel("layers, or steps")
     axes.set_ylabel("squared error of the next vector")
@@ -266,11 +202,13 @@ def draw_heads(rows: list[dict[str, Any]]) -> Any:
         look = style.model_style(0) | {"linewidth": 1.0, "markersize": 3}
         positions.plot(range(1, LENGTH + 1), squared, **look)
     positions.set_xlabel("key position")
-    positions.set_ylabel("share of the squared position weights")
+    positions.set_ylabel("share of p²")
     style.plain(positions)
     last = np.array(rows[-1]["matrix"])
     shown = matrix.imshow(last, cmap="RdBu_r", vmin=-1, vmax=1)
     figure.colorbar(shown, ax=matrix, shrink=0.8)
+    matrix.set_xlabel("component")
+    matrix.set_ylabel("component")
     matrix.set_title(f"p_T BᵀA, {rows[-1]['n_heads']} heads", fontsize="medium")
     style.add_title(
         figure,
@@ -339,32 +277,27 @@ def draw_order(rows: list[dict[str, Any]]) -> Any:
     return figure
 
 
-PARTS = {
+STUDIES = {
     "depth": (measure_depth, draw_depth),
     "heads": (measure_heads, draw_heads),
     "order": (measure_order, draw_order),
 }
 
 
-def write(name: str, folder: Path = FOLDER) -> None:
-    """Measure one part; write its data as JSON and CSV, and its figure."""
-    import pandas as pd
-
-    from probes import files
-
-    measure, draw = PARTS[name]
-    rows = measure()
-    folder.mkdir(exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    flat = [{k: v for k, v in row.items() if not isinstance(v, list | dict)} for row in rows]
-    (folder / f"{name}.csv").write_text(pd.DataFrame(flat).to_csv(index=False), encoding="utf-8")
-    with style.applied():
-        files.write_figure(draw(rows), folder / f"{name}.png")
+def data_of(study: str) -> Any:
+    """What was measured of a study."""
+    return json.loads((DATA / f"autoregression-{study}.json").read_text(encoding="utf-8"))
 
 
-if __name__ == "__main__":
-    for part in sys.argv[1:] or (*PARTS, "cards"):
-        if part == "cards":
-            write_cards()
-        else:
-            write(part)
+def measure_studies() -> None:
+    """Measure every study, and keep what was found."""
+    for study, (measure, _) in STUDIES.items():
+        render.json_text(measure(), DATA / f"autoregression-{study}.json")
+        print(f"measured {study}", flush=True)
+
+
+def draw_studies() -> None:
+    """Every study's figure."""
+    for study, (_, draw) in STUDIES.items():
+        with style.applied():
+            files.write_figure(draw(data_of(study)), DATA / f"autoregression-{study}.png")

@@ -1,33 +1,25 @@
-"""What the results page says of a trained model, measured and kept as JSON."""
+"""What the results page of MTD models says of one, measured."""
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
+from model_pages import N_HELD_OUT, SEED, compared, interval, ratio
 
 import mtd_lens
 import probes
-from mtd_lens import render
 from mtd_lens.hooked import randomized
 
-DATA = Path(__file__).parent / "results"
-
-N_HELD_OUT = 4096
-N_COMPARED = 1024
 N_PATTERNS = 1024
 N_NULLS = 20
 """Random models of the same architecture that figures stand beside."""
 
-SEED = 7
-"""Of all evaluation sequences; training draws others."""
 
-
-def measure(name: str) -> str:
-    """Everything that the page says of one model, into its JSON file."""
+def measure(name: str) -> dict[str, Any]:
+    """Everything that the page says of one model."""
     torch.set_num_threads(1)
     model = mtd_lens.load_model(name)
-    found = {"name": name, "scorecard": mtd_lens.score(model, seed=SEED).to_dict()}
+    found: dict[str, Any] = {"scorecard": mtd_lens.score(model, seed=SEED).to_dict()}
     if "@" not in name:
         found |= {
             "held_out": held_out(model),
@@ -38,16 +30,9 @@ def measure(name: str) -> str:
                 spread(layer)
                 for layer in zip(*map(content_correlations, nulls(model)), strict=True)
             ],
-            "comparison": compared(name).to_dict(),
+            "comparison": compared(name),
         }
-    render.json_text(found, data_file(name))
-    return name
-
-
-def compared(name: str) -> Any:
-    """KL from the truth at several context lengths."""
-    model = mtd_lens.load_model(name)
-    return mtd_lens.compare(model, n_sequences=N_COMPARED, seed=SEED, name=name)
+    return found
 
 
 def held_out(model: Any) -> dict[str, Any]:
@@ -62,17 +47,17 @@ def held_out(model: Any) -> dict[str, Any]:
     uniform = mtd_lens.predict(task, tokens, torch.full_like(batch.weights, 1 / task.order))
     bayes = mtd_lens.predict(task, tokens, mtd_lens.posterior_mean(task, tokens))
     kl = probes.kl_divergence
-    from_truth = {"model": prediction, "one step": one_step, "exact Bayes": bayes}
-    ratio = probes.one_minus_ratio(kl(truth, prediction), kl(truth, one_step), seed=SEED)
-    share = probes.one_minus_ratio(kl(one_step, prediction), kl(one_step, uniform), seed=SEED)
+    predictions = {
+        "model": prediction,
+        "one step": one_step,
+        "exact Bayes": bayes,
+        "uniform": uniform,
+    }
     return {
         "n_sequences": N_HELD_OUT,
-        "kl_from_truth": {
-            who: vars(probes.mean_interval(kl(truth, values), seed=SEED))
-            for who, values in (from_truth | {"uniform": uniform}).items()
-        },
-        "over_one_step": [1 - ratio.score, 1 - ratio.high, 1 - ratio.low],
-        "share_of_uniform": [1 - share.score, 1 - share.high, 1 - share.low],
+        "from_truth": {who: interval(kl(truth, value)) for who, value in predictions.items()},
+        "over_one_step": ratio(kl(truth, prediction), kl(truth, one_step)),
+        "share_of_uniform": ratio(kl(one_step, prediction), kl(one_step, uniform)),
     }
 
 
@@ -164,8 +149,3 @@ def content_correlations(model: Any) -> list[float]:
             heads.append(float((scores * target).sum() / (scores.norm() * target.norm())))
         found.append(max(heads, key=abs))
     return found
-
-
-def data_file(name: str) -> Path:
-    """Where the figures of a model are kept."""
-    return DATA / f"{name.replace('/', '--')}.json"
