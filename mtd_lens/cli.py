@@ -59,8 +59,9 @@ def tasks() -> None:
     from mtd_lens.registry import list_tasks, load_task
     from mtd_lens.render import text_table
 
-    rows = [[name, repr(load_task(name))] for name in list_tasks()]
-    print(text_table(["task", "what it is"], rows, left=(0, 1)))
+    loaded = {name: load_task(name) for name in list_tasks()}
+    rows = [[name, task.family, repr(task)] for name, task in loaded.items()]
+    print(text_table(["task", "family", "what it is"], rows, left=(0, 1, 2)))
 
 
 @app.command()
@@ -234,7 +235,11 @@ def train(
     ] = None,
     arch: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--arch", help="disentangled, attn-only or gpt."),
+        typer.Option(
+            "--arch",
+            help="disentangled, attn-only or gpt; on vectors linear or softmax, or either with "
+            "-augmented.",
+        ),
     ] = None,
     layers: Annotated[Optional[int], typer.Option("--layers", help="Depth, 1 to 6.")] = None,  # noqa: UP045
     steps: Annotated[Optional[int], typer.Option("--steps", help="Optimiser steps.")] = None,  # noqa: UP045
@@ -250,7 +255,10 @@ def train(
     ] = None,
     loss: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--loss", help="next-token, distribution or last-squared-error."),
+        typer.Option(
+            "--loss",
+            help="next-token, distribution or last-squared-error; on vectors squared-error.",
+        ),
     ] = None,
     batch_size: Annotated[
         Optional[int],  # noqa: UP045
