@@ -17,7 +17,7 @@ import probes
 from mtd_lens import render
 from mtd_lens.contracts import Carrier, CausalModel
 from mtd_lens.errors import ArgumentError, SiteError
-from mtd_lens.measures import draw_pairs, prediction_with
+from mtd_lens.pairs import draw_pairs, prediction_with
 from mtd_lens.registry import localizable_family_of
 from mtd_lens.scoring import NULL_SEED, check_sampling, name_of, task_for, versions
 from probes import checks

@@ -350,7 +350,8 @@ class Analysis:
         patterns: The algorithm's own attention, in causal order.
         latent: What is inferred in context, in words: ``"mixture weights"``.
         components: Name of each component of the latent: ``"lag 1"``, ….
-        latents: By source, ``[sequence, position, component]``; NaN where it is not defined.
+        latents: By source, ``[sequence, position, component]``; NaN where it is not defined. Where
+            what is inferred is the prediction itself, ``predictions``.
         predictions: By source, ``[sequence, position, outcome]``: of what follows each position;
             NaN where it is not defined.
     """
@@ -360,6 +361,11 @@ class Analysis:
     components: tuple[str, ...]
     latents: Mapping[str, Float[Tensor, "sequence position component"]]
     predictions: Mapping[str, Float[Tensor, "sequence position outcome"]]
+
+    @property
+    def predicts_latent(self) -> bool:
+        """Whether what is inferred is the prediction itself."""
+        return self.latents is self.predictions
 
 
 @runtime_checkable

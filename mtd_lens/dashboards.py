@@ -165,6 +165,8 @@ def _page(inspection: Inspection, card: Scorecard | None) -> str:
         max_outcomes=inspecting.MAX_OUTCOMES,
         patterns=analysis.patterns if analysis else (),
         latent=analysis.latent if analysis else "",
+        predicts_latent=analysis is not None and analysis.predicts_latent,
+        vectors=inspection.tokens.is_floating_point(),
         figures=[Markup(svg) for svg in _figures(inspection)],
         scorecard=card,
         card=Markup(card._repr_html_()) if card else "",
@@ -217,8 +219,11 @@ def _data(inspection: Inspection) -> dict[str, Any]:
         ],
         "defaults": _nearest_patterns(inspection),
         "sources": list(analysis.predictions),
+        "vectors": inspection.tokens.is_floating_point(),
         "components": analysis.components,
-        "latents": {source: _rounded(value) for source, value in analysis.latents.items()},
+        "latents": None
+        if analysis.predicts_latent
+        else {source: _rounded(value) for source, value in analysis.latents.items()},
         "outcomes": [inspection.token_names[token] for token in shown],
         "predictions": {
             source: _rounded(value[..., shown]) for source, value in analysis.predictions.items()

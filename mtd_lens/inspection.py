@@ -225,11 +225,13 @@ def _distances(
 
 
 def _on_cpu(analysis: Analysis) -> Analysis:
+    predictions = {source: value.cpu() for source, value in analysis.predictions.items()}
+    latents = {source: value.cpu() for source, value in analysis.latents.items()}
     return replace(
         analysis,
         patterns=tuple(replace(p, values=p.values.cpu()) for p in analysis.patterns),
-        latents={source: value.cpu() for source, value in analysis.latents.items()},
-        predictions={source: value.cpu() for source, value in analysis.predictions.items()},
+        latents=predictions if analysis.predicts_latent else latents,
+        predictions=predictions,
     )
 
 

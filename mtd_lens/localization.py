@@ -25,7 +25,8 @@ from mtd_lens.localization_result import (
     ProbeScore,
     SiteScore,
 )
-from mtd_lens.measures import N_SELECTION_PAIRS, Pairs, draw_pairs, prediction_with
+from mtd_lens.measures import N_SELECTION_PAIRS
+from mtd_lens.pairs import Pairs, draw_pairs, prediction_with
 from mtd_lens.registry import localizable_family_of
 from mtd_lens.scoring import THRESHOLD, check_sampling, name_of, task_for, versions
 from probes import checks

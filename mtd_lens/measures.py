@@ -5,96 +5,19 @@ Each function makes one kind of test at every layer, for any family whose causal
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 import probes
-from mtd_lens.contracts import CausalModel, Measurement, Trial
+from mtd_lens.contracts import Measurement, Trial
+from mtd_lens.pairs import Divergence, draw_pairs
 from probes.statistics import NEGLIGIBLE
-
-N_CANDIDATES = 8
-"""Sources tried for each base; the one whose counterfactual differs most is used."""
 
 N_SELECTION_PAIRS = 128  # of the fit split, by which the layer of an interchange claim is chosen
 
 Prediction = Callable[[object, Tensor], Tensor]
-Divergence = Callable[[Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Base and source sequences with what the algorithm predicts for each pair.
-
-    Attributes:
-        source: Row of the source of each base.
-        counterfactual: Prediction at the last query with the variable at its source value.
-        effect: Divergence of the counterfactual from the causal model's base prediction.
-    """
-
-    source: Int[Tensor, " sequence"]
-    counterfactual: Float[Tensor, "sequence outcome"]
-    effect: Float[Tensor, " sequence"]
-
-
-def prediction_with(
-    causal_model: CausalModel, tokens: Tensor, variable: str, values: Tensor, queries: slice
-) -> Float[Tensor, "sequence outcome"]:
-    """The algorithm's prediction at the last query with a variable held at values.
-
-    Args:
-        causal_model: The algorithm.
-        tokens: ``[sequence, position]``.
-        variable: What is held.
-        values: At what, ``[sequence, query, …]``.
-        queries: At which query positions (index into the variable's query axis).
-    """
-    held = torch.full_like(values, torch.nan)
-    held[:, queries] = values[:, queries]
-    return causal_model.do(**{variable: held}).run(tokens)["prediction"][:, -1]
-
-
-def draw_pairs(
-    causal_model: CausalModel,
-    tokens: Tensor,
-    variable: str,
-    queries: slice,
-    divergence: Divergence,
-    seed: int,
-) -> Pairs:
-    """Pair every sequence with the one of eight random others that would change it most.
-
-    Args:
-        causal_model: The algorithm.
-        tokens: ``[sequence, position]``.
-        variable: What is put at its source value.
-        queries: At which query positions (index into the variable's query axis).
-        divergence: Between predictions.
-        seed: Of the candidates.
-    """
-    natural = causal_model.run(tokens)
-    base, values = natural["prediction"][:, -1], natural[variable]
-    rows = torch.arange(len(tokens), device=tokens.device)
-    shifts = 1 + np.random.default_rng(seed).permutation(len(tokens) - 1)[:N_CANDIDATES]
-    best: Pairs | None = None
-    for shift in shifts:
-        source = (rows + int(shift)) % len(tokens)
-        outcome = prediction_with(causal_model, tokens, variable, values[source], queries)
-        effect = divergence(outcome, base)
-        if best is None:
-            best = Pairs(source, outcome, effect)
-            continue
-        better = effect > best.effect
-        best = Pairs(
-            torch.where(better, source, best.source),
-            torch.where(better[:, None], outcome, best.counterfactual),
-            torch.where(better, effect, best.effect),
-        )
-    assert best is not None
-    return best
 
 
 def measure_interchange(

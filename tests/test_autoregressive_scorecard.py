@@ -97,10 +97,12 @@ def test_a_broken_part_loses_its_claims_and_keeps_the_others(part):
 @pytest.mark.parametrize("name", PRESETS)
 def test_constructions_nulls_and_broken_models_of_every_preset(name):
     built = mtd_lens.load_model(f"{name}/constructed-one-step")
-    check_construction(mtd_lens.score(built))
-    assert not supported(mtd_lens.score(mtd_lens.load_model(f"{name}/random-one-step")))
+    check_construction(mtd_lens.score(built, n_sequences=256))
+    null = mtd_lens.load_model(f"{name}/random-one-step")
+    assert not supported(mtd_lens.score(null, n_sequences=256))
     for part, kept in KEPT.items():
-        assert supported(mtd_lens.score(mtd_lens.ablate_autoregressive(built, part))) == kept
+        broken = mtd_lens.ablate_autoregressive(built, part)
+        assert supported(mtd_lens.score(broken, n_sequences=256)) == kept
 
 
 def test_several_steps_are_told_from_one():

@@ -41,6 +41,11 @@ def pages(tmp_path_factory, task):
     mtd_lens.dashboard(
         construction, scorecard=mtd_lens.score(construction, n_sequences=64)
     ).to_html(folder / "construction.html")
+    for file, name in (
+        ("ngram.html", "ngram-q3-s12-t32/constructed-absolute"),
+        ("vectors.html", "ar-d3-t16/constructed-one-step"),
+    ):
+        mtd_lens.dashboard(mtd_lens.load_model(name), n_sequences=2).to_html(folder / file)
     long = mtd_lens.MTDTask(transition(4, seed=5), order=3, seq_len=260)
     long_model = stock(long, "attn-only", d_model=8, n_heads=2)
     mtd_lens.dashboard(long_model, n_sequences=1).to_html(folder / "long.html")
@@ -113,6 +118,43 @@ def test_every_canvas_is_drawn(open_page, name):
     assert len(drawn) == heads + len(CHARTS)
     assert min(drawn) > 1
     assert heads == {"stock.html": 15, "construction.html": 12, "long.html": 9}[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "heads", "rows"),
+    [
+        (
+            "ngram.html",
+            "Prediction of the next token",
+            6,
+            {"model", "kernel", "maximum likelihood", "exact Bayes", "truth"},
+        ),
+        (
+            "vectors.html",
+            "Prediction of the next vector",
+            6,
+            {"model", "one step", "least squares", "truth"},
+        ),
+    ],
+)
+def test_pages_of_other_families(open_page, name, what, heads, rows):
+    """What is inferred is the prediction: one table. Vectors are no shares to be shaded."""
+    page = open_page(name)
+    wait_for_charts(page)
+    assert page.locator("#heads button").count() == heads
+    assert min(colours(page, "#model-map canvas")) > 1
+    assert page.locator("#latent-table").count() == 0
+    assert page.locator(f"h3:has-text('{what}')").count() == 1
+    table = page.locator("#prediction-table")
+    assert set(table.locator("tbody th").all_inner_texts()) == rows
+    shaded = table.locator("td").evaluate_all(
+        "(cells) => cells.filter((cell) => cell.style.getPropertyValue('--share')).length"
+    )
+    assert (shaded > 0) == (name == "ngram.html")
+    assert ("shares of its magnitude" in page.inner_text("body")) == (name == "vectors.html")
+    before = table.inner_text()
+    page.select_option("#sequence", "1")
+    assert table.inner_text() != before
 
 
 def test_another_sequence_changes_everything(open_page):

@@ -32,7 +32,7 @@ FLOORS = [
     ["probes"],
     ["mtd_lens.errors", "mtd_lens.shapes", "mtd_lens.layout", "mtd_lens.vectors"],
     ["mtd_lens.contracts", "mtd_lens.hooked.modules", "mtd_lens.architectures.models"],
-    ["mtd_lens.architectures.vectors"],
+    ["mtd_lens.architectures.vectors", "mtd_lens.pairs"],
     [
         "mtd_lens.hooked",
         "mtd_lens.measures",

@@ -250,12 +250,12 @@ function drawQuery() {
     else find(id).textContent = "The algorithm starts once every lag has a token.";
   }
   if (DATA.sources) {
-    drawTable("latent-table", DATA.components, DATA.latents);
+    if (DATA.latents) drawTable("latent-table", DATA.components, DATA.latents);
     drawTable("prediction-table", DATA.outcomes.map(readable), DATA.predictions);
   }
 }
 
-/** A row for each source, a column for each entry, shaded by value. */
+/** A row for each source, a column for each entry; probabilities are shaded. */
 function drawTable(id, columns, values) {
   const table = document.createElement("table");
   const head = table.createTHead().insertRow();
@@ -276,7 +276,7 @@ function drawTable(id, columns, values) {
     for (const value of values[source][state.sequence][state.query]) {
       const cell = row.insertCell();
       cell.textContent = value === null ? "–" : value.toFixed(3);
-      cell.style.setProperty("--share", `${100 * (value ?? 0)}%`);
+      if (!DATA.vectors) cell.style.setProperty("--share", `${100 * (value ?? 0)}%`);
     }
   }
   find(id).replaceChildren(table);
