@@ -12,7 +12,7 @@ from torch import Tensor
 
 import probes
 from mtd_lens.contracts import Measurement, Trial
-from mtd_lens.pairs import Divergence, draw_pairs
+from mtd_lens.pairs import Divergence, Pairs, draw_pairs
 from probes.statistics import NEGLIGIBLE
 
 N_SELECTION_PAIRS = 128  # of the fit split, by which the layer of an interchange claim is chosen

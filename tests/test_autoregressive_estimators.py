@@ -250,3 +250,51 @@ def test_bad_input_is_refused(call, error, message):
     task = TASKS[0]
     with pytest.raises(error, match=message):
         call(AutoregressiveCausalModel(task, 1.0), task.sample(6, seed=3).tokens)
+
+
+# What users call: predictions at every query, of checked input.
+
+
+def test_public_estimators_are_the_matrices_predictions(case):
+    task, batch = case
+    tokens = batch.tokens
+    for sizes in (STEPS, STEPS.tolist(), tuple(STEPS.tolist())):
+        found = mtd_lens.autoregressive_gradient_descent(task, tokens, sizes)
+        matrices = estimators.gradient_descent(tokens, STEPS)
+        assert torch.allclose(found, estimators.predict_next(tokens, matrices), atol=1e-12)
+    single = mtd_lens.autoregressive_gradient_descent(task, tokens, 0.3)
+    step = tokens.new_tensor([0.3])
+    assert torch.equal(
+        single, estimators.predict_next(tokens, estimators.gradient_descent(tokens, step))
+    )
+    prefix = mtd_lens.autoregressive_gradient_descent(task, tokens, STEPS, prefix=True)
+    assert torch.equal(prefix, estimators.residual_steps(tokens, STEPS, causal=True))
+    squares = mtd_lens.autoregressive_least_squares(task, tokens)
+    expected = estimators.predict_next(tokens, estimators.least_squares(tokens))
+    assert torch.equal(squares, expected)
+
+
+@pytest.mark.parametrize("sizes", [[], None, "0.1", [0.1, float("nan")], float("inf"), [[0.1]]])
+def test_step_sizes_that_are_none_are_refused(sizes):
+    task = AutoregressiveTask(2, 5)
+    tokens = task.sample(1, seed=0).tokens
+    with pytest.raises(ArgumentError, match="step_sizes must be one finite number or more"):
+        mtd_lens.autoregressive_gradient_descent(task, tokens, sizes)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        lambda task, tokens: mtd_lens.autoregressive_gradient_descent(task, tokens, 0.1),
+        mtd_lens.autoregressive_least_squares,
+        mtd_lens.trigonometric_rule,
+    ],
+    ids=["gradient descent", "least squares", "trigonometric rule"],
+)
+def test_tokens_that_are_no_vectors_are_refused(estimator):
+    task = AutoregressiveTask(4, 5, "unitary")
+    for tokens in (torch.zeros(1, 5, dtype=torch.long), torch.zeros(1, 5, 3), torch.zeros(1, 1, 4)):
+        with pytest.raises(
+            TokensError, match=r"vectors: a floating-point|got shape|tokens must hold|components"
+        ):
+            estimator(task, tokens)

@@ -112,3 +112,17 @@ def test_bad_arguments():
         mtd_lens.ngram_kernel(task, tokens, 1.0, {(1,): "big"})
     with pytest.raises(TaskError, match="inside the window of 2 lags; got lag 3"):
         mtd_lens.ngram_bayes(task, tokens, (1, 3))
+
+
+def test_the_truth_is_the_row_that_the_next_token_is_drawn_from():
+    task = mtd_lens.NGramTask(3, (1, 3), 4, 12)
+    batch = task.sample(5, seed=2)
+    found = mtd_lens.ngram_truth(task, batch.tokens, batch.tables)
+    for n, tokens in enumerate(batch.tokens.tolist()):
+        for t in range(task.window, task.seq_len):
+            row = 0
+            for lag in task.parents:
+                row = row * task.n_tokens + tokens[t + 1 - lag]
+            assert torch.equal(found[n, t - task.window], batch.tables[n, row])
+    with pytest.raises(ArgumentError, match="tables must be one for each sequence"):
+        mtd_lens.ngram_truth(task, batch.tokens, batch.tables[:2])
