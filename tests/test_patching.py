@@ -88,9 +88,16 @@ def _quiet(monkeypatch):
     monkeypatch.setattr(patching, "tqdm", lambda rows: rows)
 
 
-@pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("logits", ["last", "all"])
+@pytest.mark.parametrize(
+    ("logits", "padded"),
+    [
+        pytest.param("last", False, id="last-whole"),
+        pytest.param("last", True, id="last-padded"),
+        pytest.param("all", False, id="all-whole"),
+        pytest.param("all", True, id="all-padded", marks=pytest.mark.slow),
+    ],
+)
 def test_every_grid_equals_the_library(name, padded, logits):
     model = build(name)
     if padded:
