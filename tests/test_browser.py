@@ -214,7 +214,7 @@ def test_tables_hold_the_query_that_is_chosen(open_page):
     expected = page.evaluate("DATA.latents['one step'][0][9].map((value) => value.toFixed(3))")
     assert cells == expected
     page.fill("#query", "1")
-    assert "starts once every lag has a token" in page.inner_text("#analytic-row")
+    assert "it has no evidence yet" in page.inner_text("#analytic-row")
     assert set(page.inner_text("#latent-table tbody").split()) >= {"–"}
 
 

@@ -178,6 +178,19 @@ def test_before_the_first_query_nothing_is_predicted(found):
 # --- the simplex
 
 
+def test_vectors_are_no_points_of_the_simplex():
+    """Three components that are no shares of 1."""
+    model = mtd_lens.load_model("ar-d3-t16/constructed-one-step")
+    inspection = mtd_lens.inspect(model, n_sequences=1)
+    with pytest.raises(
+        mtd_lens.ArgumentError, match="drawn for shares of 1; the next vector of 'ar-d3"
+    ):
+        mtd_lens.plot_simplex(inspection)
+    tokens = mtd_lens.load_model("ngram-q3-s12-t32/constructed-absolute")
+    [axes] = mtd_lens.plot_simplex(mtd_lens.inspect(tokens, n_sequences=1)).axes
+    assert axes.lines
+
+
 def test_corners_map_to_corners():
     assert torch.equal(
         in_plane(torch.eye(3, dtype=torch.float64)), torch.tensor(CORNERS, dtype=torch.float64)

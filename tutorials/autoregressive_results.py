@@ -12,7 +12,7 @@ from model_pages import N_HELD_OUT, SEED, Model, Results, compared, interval, ra
 import mtd_lens
 import probes
 from mtd_lens.families.autoregressive.claims import predicted_vectors
-from mtd_lens.families.autoregressive.references import reference_predictions
+from mtd_lens.families.autoregressive.references import MAX_STEPS, reference_predictions
 
 
 def measure(name: str) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def held_out(model: Any) -> dict[str, Any]:
     task = mtd_lens.task_of(model)
     batch, fit = task.sample(N_HELD_OUT, SEED), task.sample(N_HELD_OUT, SEED + 1)
     found = reference_predictions(task, fit.tokens, fit.truth, batch.tokens)
-    n_steps = model.cfg.n_layers
+    n_steps = min(model.cfg.n_layers, MAX_STEPS)
     steps = "one step" if n_steps == 1 else f"{n_steps} steps, free"
     predictions = {"model": predicted_vectors(model, batch.tokens, task)} | {
         name: found[name][0] for name in dict.fromkeys(("one step", steps, "zero"))
@@ -48,7 +48,7 @@ def held_out(model: Any) -> dict[str, Any]:
 def at_end(model: Model) -> str:
     """How the model's error stands to that of gradient descent."""
     found, low, high = model["held_out"]["over_as_many_steps"]
-    n_steps = model["config"].n_layers
+    n_steps = min(model["config"].n_layers, MAX_STEPS)
     steps = "one step" if n_steps == 1 else f"{n_steps} steps, each of its own best size,"
     return (
         f"This model's is {found:.3f} [{low:.3f}, {high:.3f}] times that of {steps}\n"

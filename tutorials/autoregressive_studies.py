@@ -11,6 +11,7 @@
 """
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -171,7 +172,6 @@ def measure_heads() -> list[dict[str, Any]]:
             C = position[-1] * B.T @ A  # the scale is shared between the two
             unit_A, unit_B = (torch.nn.functional.normalize(x, dim=1) for x in (A, B))
             cosines = (unit_A @ unit_B.T).abs() - (unit_A * unit_B).sum(1).abs().diag()
-            values = torch.linalg.svdvals(C)
             rows.append(
                 {
                     "n_heads": n_heads,
@@ -181,7 +181,6 @@ def measure_heads() -> list[dict[str, Any]]:
                     "weight_on_last": float(position[-1].square() / position.square().sum()),
                     "position": (position / position.norm()).tolist(),
                     "largest_cosine_between_heads": float(cosines.max()),
-                    "singular_values": values[:n_heads].tolist(),
                     "matrix": C.tolist(),
                 }
             )
@@ -284,16 +283,22 @@ STUDIES = {
 }
 
 
+def data_file(study: str) -> Path:
+    """Where what was measured of a study is kept."""
+    return DATA / f"autoregression-{study}.json"
+
+
 def data_of(study: str) -> Any:
     """What was measured of a study."""
-    return json.loads((DATA / f"autoregression-{study}.json").read_text(encoding="utf-8"))
+    return json.loads(data_file(study).read_text(encoding="utf-8"))
 
 
-def measure_studies() -> None:
-    """Measure every study, and keep what was found."""
+def measure_studies(*, missing: bool) -> None:
+    """Measure every study, or those that were not yet, and keep what was found."""
     for study, (measure, _) in STUDIES.items():
-        render.json_text(measure(), DATA / f"autoregression-{study}.json")
-        print(f"measured {study}", flush=True)
+        if not (missing and data_file(study).exists()):
+            render.json_text(measure(), data_file(study))
+            print(f"measured {study}", flush=True)
 
 
 def draw_studies() -> None:

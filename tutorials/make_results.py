@@ -34,8 +34,7 @@ def main() -> None:
     for name in arguments.family or RESULTS:
         results = RESULTS[name]
         if not arguments.page:
-            if not arguments.missing:
-                results.studies()
+            results.studies(missing=arguments.missing)
             wanted = [
                 n for n in results.names() if not (arguments.missing and data_file(n).exists())
             ]

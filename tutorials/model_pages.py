@@ -45,7 +45,8 @@ class Results:
         context: What the page's template is given beside what all pages are.
         at_end: What a model's card says below its divergence from the truth.
         oddities: What a user of a model should know, for its card.
-        studies: Further measurements, made once, not for each model.
+        studies: Makes further measurements, once, not for each model; with ``missing``, those that
+            were not made yet.
     """
 
     family: str
@@ -55,7 +56,7 @@ class Results:
     context: Callable[[list[Model]], dict[str, Any]]
     at_end: Callable[[Model], str]
     oddities: Callable[[Model], list[str]]
-    studies: Callable[[], None] = lambda: None
+    studies: Callable[..., None] = lambda *, missing: None
 
     def names(self) -> list[str]:
         """The family's trained models, checkpoints of their training among them."""

@@ -22,6 +22,9 @@ from mtd_lens.plots.inspected import (
 )
 from mtd_lens.plots.outputs import check_outputs
 
+ROUNDING = 1e-3
+"""By which shares may be negative, and their sum another than 1."""
+
 CORNERS = ((0.0, 0.0), (1.0, 0.0), (0.5, math.sqrt(3) / 2))
 """In the plane, of the first, the second and the third component."""
 
@@ -52,9 +55,9 @@ def plot_simplex(
         A ``matplotlib.figure.Figure``. Lines are broken at positions where a source is not defined.
 
     Raises:
-        ArgumentError: Something else than an inspection, one without an analysis, a latent without
-            exactly three components, no such sequence, nothing that is defined on it, a path that
-            ends in neither ``.png`` nor ``.svg``, or data that do not end in ``.csv``.
+        ArgumentError: Something else than an inspection, one without an analysis, a latent that
+            is not of exactly three shares of 1, no such sequence, nothing that is defined on it, a
+            path that ends in neither ``.png`` nor ``.svg``, or data that do not end in ``.csv``.
         OutputPathError: A path cannot be written to.
     """
     analysis = checked_analysis(inspection)
@@ -66,6 +69,11 @@ def plot_simplex(
     sequence = checked_sequence(inspection, sequence)
     outputs = check_outputs(path, data)
     found = estimates(analysis, sequence)
+    if not all(_are_shares(values) for values in found.values()):
+        raise ArgumentError(
+            f"the simplex is drawn for shares of 1; the {analysis.latent} of {inspection.model!r} "
+            "has components of other sums or signs. Use plot_latents."
+        )
     points = {source: in_plane(values) for source, values in found.items()}
     with style.applied():
         figure = _draw(analysis.components, points)
@@ -81,6 +89,12 @@ def plot_simplex(
         for position in defined(values)
     ]
     return outputs.write(figure, table)
+
+
+def _are_shares(values: Float[Tensor, "position component"]) -> bool:
+    known = values[values.isfinite().all(-1)]
+    sums = known.sum(-1)
+    return bool((known >= -ROUNDING).all()) and bool(((sums - 1).abs() < ROUNDING).all())
 
 
 def in_plane(weights: Float[Tensor, "*axes 3"]) -> Float[Tensor, "*axes 2"]:

@@ -247,7 +247,7 @@ function drawQuery() {
   const limit = Math.max(1e-3, ...rows.flatMap(([, row]) => row.filter(Number.isFinite)));
   for (const [id, row] of rows) {
     if (finite(row)) drawTokens(id, row, limit);
-    else find(id).textContent = "The algorithm starts once every lag has a token.";
+    else find(id).textContent = "The algorithm says nothing here: it has no evidence yet.";
   }
   if (DATA.sources) {
     if (DATA.latents) drawTable("latent-table", DATA.components, DATA.latents);
