@@ -30,8 +30,19 @@ FLOORS = [
     ["probes.patching"],
     ["probes.paths"],
     ["probes"],
-    ["mtd_lens.errors", "mtd_lens.shapes", "mtd_lens.layout", "mtd_lens.vectors"],
-    ["mtd_lens.contracts", "mtd_lens.hooked.modules", "mtd_lens.architectures.models"],
+    [
+        "mtd_lens.errors",
+        "mtd_lens.layout",
+        "mtd_lens.shapes",
+        "mtd_lens.vectors",
+        "mtd_lens.writing",
+    ],
+    [
+        "mtd_lens.architectures.models",
+        "mtd_lens.contracts",
+        "mtd_lens.hooked.modules",
+        "mtd_lens.interventions",
+    ],
     ["mtd_lens.architectures.vectors", "mtd_lens.pairs"],
     [
         "mtd_lens.hooked",

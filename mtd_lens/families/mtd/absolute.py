@@ -9,8 +9,9 @@ classes that layer 2's keys carry. Heads rest on one fixed key at all other quer
 import torch
 from torch import Tensor
 
-from mtd_lens.families.mtd.plan import Plan, eye, for_layer, unembed, zeros
+from mtd_lens.families.mtd.plan import Plan, unembed
 from mtd_lens.layout import Architecture, Layout
+from mtd_lens.writing import eye, for_block, zeros
 
 
 def construct_absolute(plan: Plan) -> tuple[Architecture, dict[str, Tensor]]:
@@ -77,7 +78,7 @@ def responsibilities(plan: Plan, layout: Layout) -> dict[str, Tensor]:
     # Resting heads write every lag but the last, at every position: the bias takes it off.
     b_O = zeros(layout.size)
     b_O[layout["lag"]][: m - 1] = -1.0
-    return for_layer(0, W_Q=W_Q, W_K=W_K, W_V=W_V, W_O=W_O, b_O=b_O)
+    return for_block(0, "attn", W_Q=W_Q, W_K=W_K, W_V=W_V, W_O=W_O, b_O=b_O)
 
 
 def average(plan: Plan, layout: Layout) -> dict[str, Tensor]:
@@ -101,7 +102,7 @@ def average(plan: Plan, layout: Layout) -> dict[str, Tensor]:
         W_V[c, layout["lag"], :m] = eye(m)
         W_V[c, layout["position"].start, m - 1] = -1.0
         W_O[c, :m, layout["class"]] = _permutation([(c - g) % m for g in range(m)])
-    return for_layer(1, W_Q=W_Q, W_K=W_K, W_V=W_V, W_O=W_O)
+    return for_block(1, "attn", W_Q=W_Q, W_K=W_K, W_V=W_V, W_O=W_O)
 
 
 def read_out(plan: Plan, layout: Layout) -> dict[str, Tensor]:
@@ -118,7 +119,7 @@ def read_out(plan: Plan, layout: Layout) -> dict[str, Tensor]:
     W_K[0, layout["position"], m : m + length] = eye(length)
     W_V[0, layout["token"], :q] = eye(q)
     W_O[0, :q, layout["output"]] = eye(q)
-    return for_layer(2, W_Q=W_Q, W_K=W_K, W_V=W_V, W_O=W_O)
+    return for_block(2, "attn", W_Q=W_Q, W_K=W_K, W_V=W_V, W_O=W_O)
 
 
 def _attention(plan: Plan, layout: Layout) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -14,6 +14,7 @@ import torch
 from scipy import optimize
 from torch import Tensor
 
+from mtd_lens import interventions
 from mtd_lens.errors import ArgumentError
 from mtd_lens.families.mtd import estimators
 from mtd_lens.families.mtd.task import MTDTask
@@ -90,14 +91,8 @@ class MTDCausalModel:
         Raises:
             ArgumentError: An unknown variable, or mixture weights or a prediction off the simplex.
         """
-        for name, value in values.items():
-            checks.choice(name, "variable", VARIABLES, ArgumentError)
-            if not isinstance(value, Tensor) or not value.is_floating_point():
-                raise ArgumentError(f"{name} must be held at a floating-point tensor.")
-            if name in PROBABILITIES:
-                held = value[~value.isnan().any(-1)]
-                estimators.on_simplex(held, tuple(held.shape))
-        return replace(self, interventions={**self.interventions, **values})
+        new = interventions.checked(values, VARIABLES, PROBABILITIES)
+        return replace(self, interventions={**self.interventions, **new})
 
     def run(self, tokens: Tensor) -> dict[str, Tensor]:
         """All variables at every query position, in float64.
@@ -123,17 +118,7 @@ class MTDCausalModel:
         return dict(zip(VARIABLES, values, strict=True))
 
     def _held(self, name: str, natural: Tensor) -> Tensor:
-        if name not in self.interventions:
-            return natural
-        value = self.interventions[name].to(natural)
-        try:
-            value = value.expand_as(natural)
-        except RuntimeError as error:
-            raise ArgumentError(
-                f"the intervention on {name} has shape {tuple(value.shape)}; expected one that "
-                f"broadcasts to {tuple(natural.shape)}."
-            ) from error
-        return torch.where(value.isnan(), natural, value)
+        return interventions.held(self.interventions, name, natural)
 
 
 def check_beta(beta: Any) -> float:

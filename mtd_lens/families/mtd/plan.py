@@ -1,27 +1,17 @@
-"""What both analytic constructions are built from: the plan, and the constants of their softmaxes.
+"""What both analytic constructions are built from: the plan, and the gaps of their softmaxes.
 
-A softmax cannot give exactly 0, so keys outside a band get a score that is lower by a finite
-margin. Every margin of a construction is at least :data:`MARGIN`, so what leaks out of a band is at
-most :func:`leak_bound`. Scores inside a band are never shifted, so they keep full precision.
+Every gap leaves at least the margin of :mod:`mtd_lens.writing`. Scores inside a band are never
+shifted, so they keep full precision.
 """
 
-import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from mtd_lens.families.mtd.task import MTDTask
 from mtd_lens.layout import Layout, ReadOut
 from mtd_lens.shapes import Transition
-
-MARGIN = 80.0
-"""Nats between the scores inside a band and those outside: exp(-80) is 2e-35."""
-
-
-def leak_bound(n_keys: int) -> float:
-    """The most attention that a softmax over ``n_keys`` keys gives outside its band."""
-    return (n_keys - 1) * math.exp(-MARGIN)
+from mtd_lens.writing import MARGIN, zeros
 
 
 @dataclass(frozen=True)
@@ -77,18 +67,3 @@ def unembed(plan: Plan, layout: Layout) -> dict[str, Tensor]:
     W_U = zeros(layout.size, plan.task.n_tokens)
     W_U[layout["output"]] = plan.task.transition
     return {"unembed.W_U": W_U}
-
-
-def zeros(*shape: int) -> Tensor:
-    """A float64 tensor of zeros to write weights into."""
-    return torch.zeros(*shape, dtype=torch.float64)
-
-
-def eye(size: int) -> Tensor:
-    """A float64 identity matrix."""
-    return torch.eye(size, dtype=torch.float64)
-
-
-def for_layer(layer: int, **weights: Tensor) -> dict[str, Tensor]:
-    """Attention weights of a block under their names in a ``state_dict``."""
-    return {f"blocks.{layer}.attn.{name}": value for name, value in weights.items()}

@@ -6,8 +6,9 @@ It differs from the paper in one respect: a flag that the positional embedding w
 
 from torch import Tensor
 
-from mtd_lens.families.mtd.plan import Plan, eye, for_layer, unembed, zeros
+from mtd_lens.families.mtd.plan import Plan, unembed
 from mtd_lens.layout import Architecture, Layout
+from mtd_lens.writing import eye, for_block, zeros
 
 
 def construct_relative(plan: Plan) -> tuple[Architecture, dict[str, Tensor]]:
@@ -73,7 +74,7 @@ def responsibilities(plan: Plan, layout: Layout) -> dict[str, Tensor]:
     RK[0, 0, q + 1] = 2 * plan.responsibility_gap
     RV[0, 1 : m + 1, :m] = eye(m)
     W_O[0, :m, layout["lag"]] = eye(m)
-    return for_layer(0, W_Q=W_Q, W_K=W_K, W_O=W_O, RK=RK, RV=RV)
+    return for_block(0, "attn", W_Q=W_Q, W_K=W_K, W_O=W_O, RK=RK, RV=RV)
 
 
 def average(plan: Plan, layout: Layout) -> dict[str, Tensor]:
@@ -86,7 +87,7 @@ def average(plan: Plan, layout: Layout) -> dict[str, Tensor]:
         RK[0, plan.window :, 0] = -plan.average_gap
     W_V[0, layout["lag"], :m] = eye(m)
     W_O[0, :m, layout["mean"]] = eye(m)
-    return for_layer(1, W_Q=W_Q, W_K=W_K, W_V=W_V, W_O=W_O, RK=RK)
+    return for_block(1, "attn", W_Q=W_Q, W_K=W_K, W_V=W_V, W_O=W_O, RK=RK)
 
 
 def read_out(plan: Plan, layout: Layout) -> dict[str, Tensor]:
@@ -100,7 +101,7 @@ def read_out(plan: Plan, layout: Layout) -> dict[str, Tensor]:
     RK[0, m:, m] = -plan.weights_gap
     W_V[0, layout["token"], :q] = eye(q)
     W_O[0, :q, layout["output"]] = eye(q)
-    return for_layer(2, W_Q=W_Q, W_V=W_V, W_O=W_O, RK=RK)
+    return for_block(2, "attn", W_Q=W_Q, W_V=W_V, W_O=W_O, RK=RK)
 
 
 def _d_head(plan: Plan) -> int:
