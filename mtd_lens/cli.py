@@ -219,7 +219,10 @@ def weights(name: Model, seed: Seed = 0, json: Json = None, device: Device = Non
     task = task_for(model, None)
     family = family_of(task)
     if not isinstance(family, ReadableFamily):
-        raise ModelError(f"the family {family.name!r} says nothing of what parameters should be.")
+        raise ModelError(
+            f"the family {family.name!r} says nothing of what parameters should be. "
+            "Choose a model on a task of another, such as mtd-q5-m3-t32/trained-disentangled-3l-s0."
+        )
     reading = family.read_weights(model, task, seed=seed)
     print(reading)
     if json:

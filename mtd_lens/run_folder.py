@@ -230,8 +230,10 @@ def export_checkpoint(path: Any, out: Any) -> Path:
     manifest = checkpoints.read_manifest(source)
     weights = checkpoints.read_tensors(source, manifest, checkpoints.MODEL)
     if target.exists() or not target.absolute().parent.is_dir():
-        problem = "it is there already" if target.exists() else f"there is no {target.parent}"
-        raise OutputPathError(f"cannot write {target}: {problem}. Give a new folder.")
+        problem = "it is there already. Give a new folder."
+        if not target.exists():
+            problem = f"there is no folder {target.parent}. Make it first."
+        raise OutputPathError(f"cannot write {target}: {problem}")
     kept = {key: value for key, value in manifest.items() if key not in ("format", "sha256")}
     folder = source if (source / METRICS).exists() else source.parent
     rows = [row for row in read_metrics(folder) if row["step"] <= manifest["step"]]

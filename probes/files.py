@@ -37,8 +37,8 @@ def check_output_path(path: Any) -> Path:
         if isinstance(error, OutputPathError):
             raise
         raise OutputPathError(
-            f"cannot write {path!r}: {getattr(error, 'strerror', None) or error}. Choose another "
-            "path, or change the folder's permissions."
+            f"cannot write {str(path)!r}: {getattr(error, 'strerror', None) or error}. Choose "
+            "another path, or change the folder's permissions."
         ) from error
     return target
 

@@ -242,6 +242,22 @@ ARGUMENTS = {
         ),
         r"only an analytic construction",
     ),
+    "a construction of another family": (
+        lambda task, t: mtd_lens.ablate_construction(
+            mtd_lens.load_model("ngram-q3-s12-t32/constructed-absolute"), "beta"
+        ),
+        r"only an analytic construction on an MTD task",
+    ),
+    "a task of another family": (
+        lambda task, t: mtd_lens.best_beta(mtd_lens.load_task("ngram-q3-s12-t32")),
+        r"expected an MTDTask; got NGramTask",
+    ),
+    "too many vectors": (
+        lambda task, t: mtd_lens.load_model("ar-d3-t16/constructed-one-step")(
+            torch.zeros(1, 17, 3)
+        ),
+        r"sequences of 17 vectors are longer than the model's context of 16",
+    ),
     "one lag": (
         lambda task, t: mtd_lens.ablate_construction(
             mtd_lens.construct(mtd_lens.MTDTask(GOOD, 1, 5), 1.0), "lag"

@@ -100,9 +100,15 @@ def against_descent(depth: Mapping[tuple[str, int], dict[str, float]]) -> str:
             better.append(d)
         elif model["low"] > steps["high"]:
             worse.append(d)
+    one, prefix = depth["linear attention", 1], depth["gradient descent, prefix", 1]
+    trained_on_all = (
+        "\nOne layer, trained on all queries, leaves less than one step fitted to them all (prefix)."
+        if one["high"] < prefix["low"]
+        else ""
+    )
     return (
         "Where intervals do not overlap, linear attention leaves less error than as many free\n"
-        f"steps at depth {listed(better)}, and more at depth {listed(worse)}."
+        f"steps at depth {listed(better)}, and more at depth {listed(worse)}.{trained_on_all}"
     )
 
 

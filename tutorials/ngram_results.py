@@ -25,8 +25,8 @@ from mtd_lens.hooked import probabilities
 NEAR = 1.1
 """A model whose excess loss is within this factor of exact Bayes' is said to reach it."""
 
-DRAWN = ("uniform", "kernel", "exact Bayes, lags {1}", "exact Bayes, lags {2}", "exact Bayes")
-"""Of the estimators, in figures; maximum likelihood gives 0 to tokens that come."""
+DRAWN = ("uniform", "exact Bayes, lags {1}", "exact Bayes, lags {2}", "exact Bayes")
+"""Of the estimators, in figures: those that give no token a probability of 0."""
 
 
 def measure(name: str) -> dict[str, Any]:

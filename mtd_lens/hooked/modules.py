@@ -106,6 +106,11 @@ class VectorEmbed(Embed):
                 f"this model reads vectors, floating-point [batch, position, {self.d_in}]; got "
                 f"{vectors.dtype} {tuple(vectors.shape)}."
             )
+        if vectors.shape[1] > self.cfg.n_ctx:
+            raise TokensError(
+                f"sequences of {vectors.shape[1]} vectors are longer than the model's context of "
+                f"{self.cfg.n_ctx}. Cut them."
+            )
         return last_vectors(vectors.to(self.W_E), self.lags) @ self.W_E
 
 

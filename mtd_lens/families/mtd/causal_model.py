@@ -174,13 +174,18 @@ def fit_beta(
     return math.exp(result.x)
 
 
-def best_beta(task: MTDTask) -> float:
+def best_beta(task: Any) -> float:
     """The β that predicts best on the task itself, fitted to the true predictive distribution.
 
     Uses 2048 sequences with a fixed seed, so equal tasks get equal values.
 
     Args:
         task: The task.
+
+    Raises:
+        ArgumentError: Something else than an MTDTask.
     """
+    if not isinstance(task, MTDTask):
+        raise ArgumentError(f"expected an MTDTask; got {task!r}.")
     batch = task.sample(N_FIT_SEQUENCES, seed=FIT_SEED)
     return fit_beta(task, batch.tokens, estimators.predict(task, batch.tokens, batch.weights))

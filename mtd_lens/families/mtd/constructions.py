@@ -90,12 +90,12 @@ def ablate_construction(model: Any, part: Any) -> Any:
 
     checks.choice(part, "part", PARTS, ArgumentError)
     info = info_of(model)
-    if info is None or not isinstance(info.blueprint, tuple):
+    plan, form = info.blueprint if info and isinstance(info.blueprint, tuple) else (None, "")
+    if info is None or not isinstance(plan, Plan):
         raise ModelError(
-            "only an analytic construction can be ablated by part; this model is none. Build one "
-            "with construct(task)."
+            "only an analytic construction on an MTD task can be ablated by part; this model is "
+            "none. Build one with construct(task)."
         )
-    plan, form = info.blueprint
     changes: dict[str, Any] = {
         "transition": {"content": plan.task.transition.roll(1, 0)},
         "average": {"window": WINDOW},
