@@ -102,7 +102,7 @@ def against_descent(depth: Mapping[tuple[str, int], dict[str, float]]) -> str:
             worse.append(d)
     one, prefix = depth["linear attention", 1], depth["gradient descent, prefix", 1]
     trained_on_all = (
-        "\nOne layer, trained on all queries, leaves less than one step fitted to them all (prefix)."
+        "\nOne layer, trained on all queries, leaves less than one step fitted to all (prefix)."
         if one["high"] < prefix["low"]
         else ""
     )
