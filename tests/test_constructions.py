@@ -52,7 +52,7 @@ def test_equal_to_one_step_at_every_query(q, m, kind):
 @pytest.mark.parametrize("q", [2, 3, 5, 12])
 def test_the_whole_grid(q, m, length):
     for kind in KINDS:
-        check(q, m, m + 1 if length == "m+1" else length, kind, 256)
+        check(q, m, m + 1 if length == "m+1" else length, kind, 64)
 
 
 @pytest.mark.parametrize("form", FORMS)
