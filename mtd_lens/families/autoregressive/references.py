@@ -49,7 +49,7 @@ Predictor = Callable[[Vectors, Tensor], Tensor]
 
 def reference_predictions(
     task: AutoregressiveTask,
-    fit_tokens: Vectors,
+    fit_tokens: Float[Tensor, "fit position component"],
     fit_target: Float[Tensor, "fit component"],
     tokens: Vectors,
 ) -> Reference:
@@ -70,38 +70,30 @@ def reference_predictions(
     """
     last = tokens[:, -1]
     found: Reference = {"zero": (torch.zeros_like(last), {}), "last vector": (last, {})}
+    least = math.inf
     for n_steps in range(1, MAX_STEPS + 1):
         name = "one step" if n_steps == 1 else f"{n_steps} steps"
-        fitted = fit_common(fit_tokens, fit_target, descend, n_steps)
-        found[name] = (descend(tokens, _sizes(fitted, n_steps)), fitted)
+        fit_basis, basis = krylov(fit_tokens, n_steps), krylov(tokens, n_steps)
+        fitted, coefficients = fit_tied(fit_tokens, fit_target, fit_basis)
+        found[name] = (basis @ coefficients, fitted)
         if n_steps == 1:
             free = found[name]
-            least = _relative_error(descend(fit_tokens, _sizes(fitted, 1)), fit_target)
+            least = _relative_error(fit_basis @ coefficients, fit_target)
             continue
         coefficients = fit_polynomial(fit_tokens, fit_target, n_steps)
-        error = _relative_error(krylov(fit_tokens, n_steps) @ coefficients, fit_target)
+        error = _relative_error(fit_basis @ coefficients, fit_target)
         if error < least - TIE:
             least = error
-            free = (krylov(tokens, n_steps) @ coefficients, free_step_sizes(coefficients))
+            free = (basis @ coefficients, free_step_sizes(coefficients))
         found[f"{name}, free"] = free
-        prefix = fit_common(fit_tokens, fit_target, descend_prefix, n_steps)
-        found[f"{name}, prefix"] = (descend_prefix(tokens, _sizes(prefix, n_steps)), prefix)
+        fit_basis, basis = krylov_prefix(fit_tokens, n_steps), krylov_prefix(tokens, n_steps)
+        fitted, coefficients = fit_tied(fit_tokens, fit_target, fit_basis)
+        found[f"{name}, prefix"] = (basis @ coefficients, fitted)
     squares = estimators.least_squares(tokens, last_only=True)
     found["least squares"] = (estimators.predict_next(tokens, squares)[:, 0], {})
     if task.ensemble == "unitary":
         found["trigonometric rule"] = (estimators.trigonometric_rule(task, tokens)[:, -1], {})
     return found
-
-
-def descend(tokens: Vectors, step_sizes: Tensor) -> Float[Tensor, "sequence component"]:
-    """What gradient descent predicts after the last vector."""
-    estimate = estimators.gradient_descent(tokens, step_sizes, last_only=True)
-    return estimators.predict_next(tokens, estimate)[:, 0]
-
-
-def descend_prefix(tokens: Vectors, step_sizes: Tensor) -> Float[Tensor, "sequence component"]:
-    """What causal layers of gradient descent predict after the last vector."""
-    return estimators.residual_steps(tokens, step_sizes, causal=True)[:, -1]
 
 
 def krylov(tokens: Vectors, n_steps: int) -> Float[Tensor, "sequence component step"]:
@@ -115,6 +107,32 @@ def krylov(tokens: Vectors, n_steps: int) -> Float[Tensor, "sequence component s
         powers.append(cross @ vector)
         vector = gram @ vector
     return torch.cat(powers, -1)
+
+
+def krylov_prefix(tokens: Vectors, n_steps: int) -> Float[Tensor, "sequence component step"]:
+    """``q Lᵏ r`` for k = 0 … n_steps - 1: what :func:`krylov` is to steps of causal layers.
+
+    q holds the products of the last vector with the keys ``s_0 … s_{T-2}``, L is the lower triangle
+    of the keys' products with each other, r the values ``s_1 … s_{T-1}``.
+    """
+    keys, values, powers = tokens[:, :-1], tokens[:, 1:], []
+    query = torch.einsum("nc,nic->ni", tokens[:, -1], keys)
+    lower = torch.einsum("njc,nic->nji", keys, keys).tril()
+    for _ in range(n_steps):
+        powers.append(torch.einsum("ni,nic->nc", query, values))
+        values = lower @ values
+    return torch.stack(powers, -1)
+
+
+def step_coefficients(step_sizes: Sequence[float]) -> Float[Tensor, " step"]:
+    """What steps of these sizes multiply :func:`krylov` by, and causal ones its prefix variant.
+
+    They are those of p in ``1 - x p(x) = Π_i (1 - η_i x)``.
+    """
+    product = np.ones(1)
+    for step_size in step_sizes:
+        product = np.convolve(product, [1.0, -step_size])
+    return torch.from_numpy(-product[1:])
 
 
 def fit_polynomial(
@@ -149,14 +167,42 @@ def fit_common(
 ) -> Fitted:
     """The common step size with which so many steps follow a target best, with a flag at a bound.
 
-    The least squared error is sought on a grid of logarithms and then by bounded scalar search.
+    ``predictor`` is asked for every size tried; :func:`fit_tied` is faster at the last query.
+    """
+
+    def predict(step_size: float) -> Tensor:
+        return predictor(tokens, torch.full((n_steps,), step_size, dtype=torch.float64))
+
+    return _search(tokens, target, predict)
+
+
+def fit_tied(
+    tokens: Vectors,
+    target: Float[Tensor, "sequence component"],
+    basis: Float[Tensor, "sequence component step"],
+) -> tuple[Fitted, Float[Tensor, " step"]]:
+    """The common step size for :func:`krylov` or its prefix variant, and its coefficients."""
+    n_steps = basis.shape[-1]
+
+    def coefficients(step_size: float) -> Tensor:
+        return step_coefficients([step_size] * n_steps).to(basis)
+
+    fitted = _search(tokens, target, lambda step_size: basis @ coefficients(step_size))
+    return fitted, coefficients(fitted["step_size"])
+
+
+def _search(
+    tokens: Vectors, target: Float[Tensor, "*row component"], predict: Callable[[float], Tensor]
+) -> Fitted:
+    """The step size whose prediction has the least squared error, with a flag at a bound.
+
+    It is sought on a grid of logarithms and then by bounded scalar search.
     """
     mean_eigenvalue = float(tokens[:, :-1].square().sum((1, 2)).mean()) / tokens.shape[2]
     low, high = (math.log(factor / mean_eigenvalue) for factor in STEP_SPAN)
 
     def error(log_step: float) -> float:
-        sizes = _sizes({"step_size": math.exp(log_step)}, n_steps)
-        return float(probes.squared_error(target, predictor(tokens, sizes)).mean())
+        return float(probes.squared_error(target, predict(math.exp(log_step))).mean())
 
     grid = np.linspace(low, high, N_GRID)
     best = int(np.argmin([error(point) for point in grid]))
@@ -173,7 +219,8 @@ def fit_common(
 def best_common_step_size(task: AutoregressiveTask, n_steps: int) -> float:
     """The step size with which so many steps predict best on the task itself."""
     batch = task.sample(N_FIT_SEQUENCES, seed=FIT_SEED)
-    return fit_common(batch.tokens, batch.truth, descend, n_steps)["step_size"]
+    fitted, _ = fit_tied(batch.tokens, batch.truth, krylov(batch.tokens, n_steps))
+    return fitted["step_size"]
 
 
 def estimates(trial: Trial) -> Sequence[Estimate]:
@@ -208,7 +255,3 @@ def contenders(
 
 def _relative_error(prediction: Tensor, target: Tensor) -> float:
     return float(probes.squared_error(target, prediction).mean() / target.square().sum(-1).mean())
-
-
-def _sizes(fitted: Fitted, n_steps: int) -> Float[Tensor, " step"]:
-    return torch.full((n_steps,), fitted["step_size"], dtype=torch.float64)
