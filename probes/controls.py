@@ -6,6 +6,7 @@ asks how much of the variable is linear in the raw tokens already.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional
 
+from probes import checks
 from probes.errors import DataError
 
 WAVES = 4.0
@@ -94,7 +96,7 @@ def raw_features(
 
 
 def random_wave_map(
-    windows: Float[Tensor, "sequence window *component"], n_outputs: int, seed: int
+    windows: Float[Tensor, "sequence window *component"], n_outputs: int, seed: int, size: Any
 ) -> Float[Tensor, "sequence window output"]:
     """A control variable of windows of vectors: cosines along random directions.
 
@@ -106,16 +108,28 @@ def random_wave_map(
         windows: ``[sequence, window, …]``.
         n_outputs: Entries of the variable.
         seed: Of directions and phases.
+        size: Typical norm of a window, such as the root mean square, above 0: the unit in which
+            windows are measured. It is an argument and not taken from the windows, so that equal
+            windows get equal values in every call.
 
     Returns:
         ``[sequence, window, output]``, float64.
+
+    Raises:
+        DataError: A size that is not positive and finite.
+
+    Examples:
+        >>> import probes, torch
+        >>> windows = torch.zeros(1, 4, 2, 3)  # 4 windows of 2 vectors of 3 components
+        >>> probes.random_wave_map(windows, n_outputs=6, seed=0, size=2**0.5).shape
+        torch.Size([1, 4, 6])
     """
+    size = checks.number(size, "size", 0, math.inf, DataError)
     flat = windows.flatten(2).to(torch.float64)
     rng = np.random.default_rng(seed)
     directions = torch.from_numpy(rng.normal(size=(flat.shape[-1], n_outputs))).to(flat)
     phases = torch.from_numpy(rng.uniform(0, 2 * np.pi, n_outputs)).to(flat)
-    scale = WAVES / flat.square().sum(-1).mean().sqrt()
-    return math.sqrt(2) * torch.cos(scale * flat @ directions + phases)
+    return math.sqrt(2) * torch.cos(WAVES / size * flat @ directions + phases)
 
 
 def random_simplex_map(

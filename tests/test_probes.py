@@ -273,6 +273,39 @@ def test_a_control_task_is_a_fixed_random_function_of_the_window(sequences):
     assert not torch.equal(control, probes.random_simplex_map(windows, 3, seed=1))
 
 
+def test_waves_are_a_fixed_function_of_the_window():
+    windows = torch.from_numpy(np.random.default_rng(3).normal(size=(400, 5, 2, 3)))
+    size = 6**0.5
+    waves = probes.random_wave_map(windows, 4, 0, size)
+    assert waves.shape == (400, 5, 4)
+    alone = probes.random_wave_map(windows[7:8, 2:3], 4, 0, size)  # in another batch
+    assert torch.allclose(alone[0, 0], waves[7, 2], atol=1e-12)
+    assert not torch.allclose(waves, probes.random_wave_map(windows, 4, 1, size))
+    assert torch.allclose(waves, probes.random_wave_map(2 * windows, 4, 0, 2 * size))
+    for n, window in ((0, 0), (399, 4)):  # one by one
+        rng = np.random.default_rng(0)
+        directions, phases = rng.normal(size=(6, 4)), rng.uniform(0, 2 * np.pi, 4)
+        flat = windows[n, window].reshape(6).numpy()
+        for output in range(4):
+            angle = 4.0 * flat @ directions[:, output] / size + phases[output]
+            assert float(waves[n, window, output]) == pytest.approx(2**0.5 * np.cos(angle))
+    assert abs(float(waves.mean())) < 0.1  # mean 0 and variance 1 over phases
+    assert abs(float(waves.var()) - 1) < 0.1
+    probe = probes.fit_ridge(windows.flatten(2)[:300], waves[:300])
+    error, deviation = probe.errors(windows.flatten(2)[300:], waves[300:])
+    assert 1 - float(error.mean() / deviation.mean()) < 0.1
+
+
+def test_waves_of_zeros_are_finite_and_their_size_is_checked():
+    zeros = torch.zeros(2, 3, 2, 3)
+    waves = probes.random_wave_map(zeros, 4, 0, 1.0)
+    assert waves.isfinite().all()
+    assert torch.equal(waves[0, 0], waves[1, 2])
+    for size in (0, -1.0, float("nan"), "1", torch.tensor(1.0)):
+        with pytest.raises(probes.DataError, match="size must be a number above 0 and finite; got"):
+            probes.random_wave_map(zeros, 4, 0, size)
+
+
 # Weights
 
 

@@ -1,5 +1,6 @@
 """What a scorecard tests of a model on an autoregressive task."""
 
+import math
 from functools import partial
 from typing import Any
 
@@ -79,8 +80,21 @@ def control_task(
     product is a product of controls.
     """
     windows = probes.token_windows(tokens, tuple(range(1, tokens.shape[1])), WINDOW)
-    decoys = probes.random_wave_map(windows, WINDOW * tokens.shape[2], seed)
+    decoys = probes.random_wave_map(
+        windows, WINDOW * tokens.shape[2], seed, window_size(causal_model.task)
+    )
     return causal_model.do(augmented_token=decoys).run(tokens)[variable]
+
+
+def window_size(task: AutoregressiveTask) -> float:
+    """Root mean square of the norm of two vectors in a row, over a sequence's queries.
+
+    W keeps norms, and every step adds ``dim · noise²`` to the mean square: over windows ``t = 1 …
+    T-1`` two vectors have seen ``T - 1`` steps on average.
+    """
+    first = 1.0 if task.ensemble == "orthogonal" else task.dim / 2
+    steps = task.seq_len - 1
+    return math.sqrt(WINDOW * first + steps * task.dim * task.noise**2)
 
 
 def prediction(
