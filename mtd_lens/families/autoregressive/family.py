@@ -27,8 +27,6 @@ effect to test; the bound keeps the algorithm that it is held against one that h
 """
 
 NULL_SEED = 0
-OUTPUT_SHARE = 0.1
-"""Length of a random model's outputs as a share of that of the task's vectors."""
 
 N_SCALING, SCALING_SEED = 64, 0
 """Sequences on which a random model's outputs are measured."""
@@ -84,7 +82,7 @@ class AutoregressiveFamily:
         return AutoregressiveCausalModel(task, found, step_size_at_bound=at_bound)
 
     def null(self, model: Any, task: AutoregressiveTask, seed: int) -> Any:
-        """A model of the same architecture with random weights and short outputs."""
+        """A model of the same architecture with random weights and outputs of the task's length."""
         return _randomized(model, task, seed, "null")
 
     def ceiling(self, task: AutoregressiveTask, causal_model: AutoregressiveCausalModel) -> Any:
@@ -203,9 +201,9 @@ def _randomized(model: Any, task: AutoregressiveTask, seed: int, name: str) -> A
 
     What untrained linear attention writes is of three times the degree of what it reads, so that
     after a few layers single sequences decide every mean. Here no layer adds more than what it
-    reads is long, on any position of the sequences that it is scaled on. Outputs are shorter than
-    the task's vectors: swapping an activation makes a random model's outputs shorter on average,
-    and where they are long that alone brings them nearer to any counterfactual.
+    reads is long, on any position of the sequences that it is scaled on. Outputs are as long as the
+    task's vectors. Swapping an activation makes a random model's outputs shorter on average, which
+    alone brings them nearer to any counterfactual: interchange scores of these models reach 0.43.
     """
     from mtd_lens.hooked import randomized
 
@@ -222,5 +220,5 @@ def _randomized(model: Any, task: AutoregressiveTask, seed: int, name: str) -> A
             block.attn.W_O.div_(lengths.max())
         output = null(tokens)[:, -1]
         ratio = (tokens[:, -1].square().mean() / output.square().mean()).sqrt()
-        null.unembed.W_U.mul_(OUTPUT_SHARE * ratio)
+        null.unembed.W_U.mul_(ratio)
     return null
