@@ -193,17 +193,61 @@ def test_weights_may_not_be_processed():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"task": "ar-d3-t16"}, "needs an AutoregressiveTask; got str"),
+        ({"task": "ar-d3-t16"}, "expected an AutoregressiveTask; got 'ar-d3-t16'. Use load_task"),
         ({"step_sizes": -0.1}, "step_size must be a number of at least 0"),
         ({"step_sizes": [0.1] * 9}, "number of step_sizes must be an integer from 1 to 8; got 9"),
         ({"step_sizes": []}, "one finite number or more"),
         ({"n_steps": 0}, "n_steps must be an integer from 1 to 8; got 0"),
+        ({"step_sizes": 0.1, "n_steps": 9}, "n_steps must be an integer from 1 to 8; got 9"),
+        (
+            {"step_sizes": [0.1, 0.2], "n_steps": 3},
+            r"n_steps must be the number of step_sizes, 2; got 3\. Leave it out, or give one size",
+        ),
+        ({"step_sizes": [0.1, 0.2], "n_steps": 1}, "the number of step_sizes, 2; got 1"),
+        ({"causal": "no"}, "causal must be True or False; got 'no'"),
+        ({"causal": 1}, "causal must be True or False; got 1"),
         ({"dtype": torch.int64}, "dtype must be a floating-point"),
     ],
 )
 def test_bad_constructions_are_refused(arguments, message):
     with pytest.raises(ArgumentError, match=message):
         mtd_lens.construct_autoregressive(**{"task": TASKS[0], **arguments})
+
+
+def test_one_size_is_that_of_every_step():
+    tokens = TASKS[0].sample(4, seed=0).tokens
+    build = mtd_lens.construct_autoregressive
+    for size in (0.2, [0.2]):
+        found = build(TASKS[0], size, n_steps=3)
+        assert info_of(found).blueprint.step_sizes == (0.2, 0.2, 0.2)
+        assert torch.equal(found(tokens), build(TASKS[0], [0.2, 0.2, 0.2])(tokens))
+    assert info_of(build(TASKS[0], [0.1, 0.2], n_steps=2)).blueprint.step_sizes == (0.1, 0.2)
+
+
+def test_models_bear_the_name_that_the_registry_has_for_them():
+    task = mtd_lens.load_task("ar-d3-t16")
+    for n_steps, causal, variant in (
+        (1, True, "constructed-one-step"),
+        (4, True, "constructed-4-steps"),
+        (4, False, "constructed-4-steps-bidirectional"),
+    ):
+        built = mtd_lens.construct_autoregressive(task, n_steps=n_steps, causal=causal)
+        loaded = mtd_lens.load_model(f"ar-d3-t16/{variant}")
+        assert info_of(built).name == info_of(loaded).name == f"ar-d3-t16/{variant}"
+        tokens = task.sample(2, seed=0).tokens
+        assert torch.equal(built(tokens), loaded(tokens))
+
+
+def test_a_part_is_broken_once():
+    whole = mtd_lens.construct_autoregressive(TASKS[0], [0.1, 0.2])
+    for part in PARTS:
+        broken = mtd_lens.ablate_autoregressive(whole, part)
+        with pytest.raises(ArgumentError, match=f"the model's {part} is broken already. Start"):
+            mtd_lens.ablate_autoregressive(broken, part)
+    several = mtd_lens.ablate_autoregressive(
+        mtd_lens.ablate_autoregressive(whole, "keys"), "values"
+    )
+    assert info_of(several).name.endswith("without its keys without its values")
 
 
 def test_only_constructions_have_parts():

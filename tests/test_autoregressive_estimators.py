@@ -10,7 +10,7 @@ import mtd_lens
 from mtd_lens import AutoregressiveCausalModel, AutoregressiveTask
 from mtd_lens.contracts import CausalModel
 from mtd_lens.errors import ArgumentError, TaskError, TokensError
-from mtd_lens.families.autoregressive import estimators, references
+from mtd_lens.families.autoregressive import estimators
 
 TASKS = [
     AutoregressiveTask(3, 7),
@@ -111,8 +111,9 @@ def test_residual_steps_against_loops(case, causal):
 
 def test_residual_steps_of_the_whole_sequence_are_gradient_descent(case):
     _, batch = case
+    exact = estimators.gradient_descent(batch.tokens, STEPS, last_only=True)
     steps = estimators.residual_steps(batch.tokens, STEPS, causal=False)[:, -1]
-    assert torch.allclose(steps, references.descend(batch.tokens, STEPS), atol=1e-12)
+    assert torch.allclose(steps, estimators.predict_next(batch.tokens, exact)[:, 0], atol=1e-12)
     prefix = estimators.residual_steps(batch.tokens, STEPS, causal=True)[:, -1]
     assert not torch.allclose(prefix, steps, atol=1e-3)
 
@@ -128,28 +129,18 @@ def test_the_trigonometric_rule_is_exact_for_rotations():
         estimators.trigonometric_rule(TASKS[0], batch.tokens)
 
 
-def test_free_steps_are_the_best_of_all_step_sizes():
-    batch = AutoregressiveTask(3, 9).sample(300, seed=0)
-    coefficients = references.fit_polynomial(batch.tokens, batch.truth, 3)
-    predicted = references.krylov(batch.tokens, 3) @ coefficients
-    sizes = references.free_step_sizes(coefficients)
-    stepped = references.descend(batch.tokens, torch.tensor(list(sizes.values())))
-    assert torch.allclose(predicted, stepped, atol=1e-9)
-    best = float((predicted - batch.truth).square().sum(-1).mean())
-    tied = references.fit_common(batch.tokens, batch.truth, references.descend, 3)
-    rng = np.random.default_rng(0)
-    for tried in [[tied["step_size"]] * 3, *(rng.uniform(0.05, 0.6, (20, 3)))]:
-        other = references.descend(batch.tokens, torch.tensor(tried, dtype=torch.float64))
-        assert float((other - batch.truth).square().sum(-1).mean()) >= best - 1e-12
-
-
-@pytest.mark.parametrize("n_steps", [1, 3])
-def test_a_common_step_size_is_recovered(n_steps):
-    tokens = AutoregressiveTask(3, 9).sample(100, seed=0).tokens
-    for size in (0.02, 0.2):
-        target = references.descend(tokens, torch.full((n_steps,), size, dtype=torch.float64))
-        found = references.fit_common(tokens, target, references.descend, n_steps)
-        assert found == {"step_size": pytest.approx(size, rel=1e-4)}
+def test_the_trigonometric_rule_of_a_pair_of_zeros_has_the_cosine_0():
+    task = AutoregressiveTask(4, 6, "unitary")
+    tokens = task.sample(3, seed=1).tokens
+    expected = estimators.trigonometric_rule(task, tokens)
+    tokens[:, :, :2] = 0.0
+    found = estimators.trigonometric_rule(task, tokens)
+    assert torch.equal(found[..., :2], torch.zeros_like(found[..., :2]))
+    assert torch.equal(found[..., 2:], expected[..., 2:])
+    tokens[:, 4:, 0] = 1.0  # evidence of this pair comes with query 5 alone
+    found = estimators.trigonometric_rule(task, tokens)
+    assert torch.equal(found[:, 3, :2], -tokens[:, 3, :2])
+    assert torch.allclose(found[:, 4, :2], tokens[:, 5, :2] - tokens[:, 4, :2])
 
 
 # The causal model.
@@ -240,6 +231,21 @@ def test_the_step_size_is_fitted_in_closed_form(case):
             "bounds of step_size must be increasing",
         ),
         (
+            lambda m, t: mtd_lens.fit_step_size(m.task, t, t[:, 0].tolist()),
+            ArgumentError,
+            "targets must be a tensor.*got list",
+        ),
+        (
+            lambda m, t: mtd_lens.fit_step_size(m.task, 0 * t, t[:, 0]),
+            TokensError,
+            "finite and not 0; the sum of its predictions' squares is 0 at step_size 1",
+        ),
+        (
+            lambda m, t: mtd_lens.fit_step_size(m.task, 1e200 * t, t[:, 0]),
+            TokensError,
+            "the sum of its predictions' squares is (inf|nan) at step_size 1",
+        ),
+        (
             lambda m, t: estimators.checked_step_sizes([]),
             ArgumentError,
             "step_sizes must be one finite number or more",
@@ -262,7 +268,15 @@ def test_public_estimators_are_the_matrices_predictions(case):
         found = mtd_lens.autoregressive_gradient_descent(task, tokens, sizes)
         matrices = estimators.gradient_descent(tokens, STEPS)
         assert torch.allclose(found, estimators.predict_next(tokens, matrices), atol=1e-12)
+    for sizes in (STEPS.numpy(), [np.float64(size) for size in STEPS.tolist()]):
+        again = mtd_lens.autoregressive_gradient_descent(task, tokens, sizes)
+        assert torch.equal(again, found)
     single = mtd_lens.autoregressive_gradient_descent(task, tokens, 0.3)
+    for size in (np.float64(0.3), np.array(0.3), torch.tensor(0.3, dtype=torch.float64)):
+        again = mtd_lens.autoregressive_gradient_descent(task, tokens, size)
+        assert torch.equal(again, single)
+    narrow = mtd_lens.autoregressive_gradient_descent(task, tokens, np.float32(0.3))
+    assert torch.allclose(narrow, single, rtol=1e-6)
     step = tokens.new_tensor([0.3])
     assert torch.equal(
         single, estimators.predict_next(tokens, estimators.gradient_descent(tokens, step))
@@ -274,7 +288,25 @@ def test_public_estimators_are_the_matrices_predictions(case):
     assert torch.equal(squares, expected)
 
 
-@pytest.mark.parametrize("sizes", [[], None, "0.1", [0.1, float("nan")], float("inf"), [[0.1]]])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        [],
+        None,
+        "0.1",
+        [0.1, math.nan],
+        math.inf,
+        [[0.1]],
+        np.array([[0.1]]),
+        10**400,
+        1j,
+        True,
+        [0.1, True],
+        torch.tensor(True),
+        np.array([False]),
+        np.bool_(True),
+    ],
+)
 def test_step_sizes_that_are_none_are_refused(sizes):
     task = AutoregressiveTask(2, 5)
     tokens = task.sample(1, seed=0).tokens
@@ -298,3 +330,25 @@ def test_tokens_that_are_no_vectors_are_refused(estimator):
             TokensError, match=r"vectors: a floating-point|got shape|tokens must hold|components"
         ):
             estimator(task, tokens)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda task, t: mtd_lens.autoregressive_gradient_descent(task, t, 0.1),
+        mtd_lens.autoregressive_least_squares,
+        mtd_lens.trigonometric_rule,
+        lambda task, t: mtd_lens.fit_step_size(task, t, t[:, 0]),
+        lambda task, t: mtd_lens.best_step_size(task),
+        lambda task, t: AutoregressiveCausalModel(task, 1.0),
+        lambda task, t: mtd_lens.construct_autoregressive(task, 1.0),
+    ],
+)
+@pytest.mark.parametrize(
+    ("task", "shown"), [("x", "'x'"), (mtd_lens.NGramTask(3, (1,), 1, 5), "NGramTask")]
+)
+def test_other_tasks_are_refused(call, task, shown):
+    with pytest.raises(
+        ArgumentError, match=f"expected an AutoregressiveTask; got {shown}.*Use load_task"
+    ):
+        call(task, torch.ones(1, 5, 3))

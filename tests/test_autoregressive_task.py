@@ -5,6 +5,7 @@ import json
 import math
 import pickle
 
+import numpy as np
 import pytest
 import torch
 
@@ -100,6 +101,9 @@ def test_presets_are_registered():
         ((3, 8, "orthogonal", -0.1), "noise must be a number of at least 0.*got -0.1"),
         ((3, 8, "orthogonal", math.nan), "noise must be a number"),
         ((3, 8, "orthogonal", 0.0, "a/b"), "without a slash; got 'a/b'"),
+        ((10**5, 8), "8 vectors of 100000 components.*too large for memory.*Use a smaller dim"),
+        ((3, 10**12), "1000000000000 vectors of 3 components.*more than 1048576 entries"),
+        ((True, 8), "dim must be an integer of at least 1; got True"),
     ],
 )
 def test_bad_tasks_are_refused(arguments, message):
@@ -112,12 +116,27 @@ def test_bad_tasks_are_refused(arguments, message):
     [
         ({"family": "mtd"}, "expected what AutoregressiveTask.to_json returns"),
         ({"family": "autoregressive", "dim": 3}, r"missing: \['seq_len'\]"),
+        ({"dim": 3, "seq_len": 8, "nosie": 0.3}, "a task in JSON has no field 'nosie'"),
         ([], "expected what AutoregressiveTask.to_json returns"),
     ],
 )
 def test_bad_plain_data_is_refused(data, message):
     with pytest.raises(TaskError, match=message):
         AutoregressiveTask.from_json(data)
+
+
+def test_the_largest_tasks_are_at_the_bound():
+    for dim, seq_len in ((1024, 2), (1, 2**20), (2, 2**19)):
+        AutoregressiveTask(dim, seq_len)
+        with pytest.raises(TaskError, match="too large for memory"):
+            AutoregressiveTask(dim + 1, seq_len)
+
+
+def test_numbers_of_numpy_are_kept_as_plain_ones():
+    task = AutoregressiveTask(np.int64(3), np.int32(8), noise=np.float32(0.5))
+    assert task == AutoregressiveTask(3, 8, noise=0.5)
+    assert {type(task.dim), type(task.seq_len), type(task.noise)} == {int, float}
+    assert AutoregressiveTask.from_json(json.loads(json.dumps(task.to_json()))) == task
 
 
 def test_bad_draws_are_refused():

@@ -5,6 +5,7 @@
 ``Ŵ = η Σ_j s_j s_{j-1}ᵀ``, at every query position 1 … T-1.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtd_lens.errors import ArgumentError
+from mtd_lens.errors import ArgumentError, TokensError
 from mtd_lens.families.autoregressive import estimators
-from mtd_lens.families.autoregressive.task import AutoregressiveTask, check_tokens
+from mtd_lens.families.autoregressive.task import check_task, check_tokens
 from probes import checks
 
 VARIABLES = ("augmented_token", "inner_products", "prediction")
@@ -40,6 +41,9 @@ class AutoregressiveCausalModel:
         step_size_at_bound: True if η was fitted and lies at the end of the range that was
             searched, so that it is no estimate.
 
+    Raises:
+        ArgumentError: No AutoregressiveTask, or a step size out of range.
+
     Examples:
         >>> import mtd_lens
         >>> task = mtd_lens.AutoregressiveTask(dim=3, seq_len=8)
@@ -49,14 +53,15 @@ class AutoregressiveCausalModel:
         {'augmented_token': (4, 7, 6), 'inner_products': (4, 7, 7), 'prediction': (4, 7, 3)}
     """
 
-    task: AutoregressiveTask
-    step_size: float | int
+    task: Any
+    step_size: Any
     interventions: Mapping[str, Tensor] = field(default_factory=dict)
     step_size_at_bound: bool = False
 
     variables = VARIABLES
 
     def __post_init__(self) -> None:
+        check_task(self.task)
         object.__setattr__(self, "step_size", check_step_size(self.step_size))
 
     @property
@@ -143,9 +148,9 @@ def check_step_size(step_size: Any) -> float:
 
 
 def fit_step_size(
-    task: AutoregressiveTask,
+    task: Any,
     tokens: Tensor,
-    targets: Tensor,
+    targets: Any,
     bounds: tuple[float, float] = (0.0, MAX_STEP_SIZE),
 ) -> float:
     """The step size whose prediction at the last query is nearest to ``targets``.
@@ -159,11 +164,17 @@ def fit_step_size(
         bounds: Of the step size; a minimiser outside is moved to the nearer end.
 
     Raises:
-        ArgumentError: Targets of another shape or not finite, or bounds out of order.
-        TokensError: Tokens that do not fit the task.
+        ArgumentError: No AutoregressiveTask, targets of another shape or not finite, or bounds out
+            of order.
+        TokensError: Tokens that do not fit the task, or after which one step predicts nothing.
     """
     vectors = check_tokens(task, tokens)
     expected = (len(vectors), task.dim)
+    if not isinstance(targets, Tensor):
+        raise ArgumentError(
+            f"targets must be a tensor, [sequence, component]; got {type(targets).__name__}. Use "
+            "torch.as_tensor(targets)."
+        )
     if tuple(targets.shape) != expected or not targets.isfinite().all():
         raise ArgumentError(
             f"targets must be finite, [sequence, component] = {expected}; got shape "
@@ -173,17 +184,27 @@ def fit_step_size(
         raise ArgumentError(f"bounds of step_size must be increasing; got {bounds!r}.")
     one = estimators.gradient_descent(vectors, torch.ones(1), last_only=True)
     unit = estimators.predict_next(vectors, one)[:, 0]
-    best = float((unit * targets.to(unit)).sum() / unit.square().sum())
+    square = float(unit.square().sum())
+    if not 0 < square < math.inf:
+        raise TokensError(
+            "tokens must be vectors after which one step of gradient descent predicts something "
+            f"finite and not 0; the sum of its predictions' squares is {square:g} at step_size 1, "
+            "so none can be fitted. Scale them, or leave out sequences of zero vectors."
+        )
+    best = float((unit * targets.to(unit)).sum()) / square
     return min(max(best, bounds[0]), bounds[1])
 
 
-def best_step_size(task: AutoregressiveTask) -> float:
+def best_step_size(task: Any) -> float:
     """The step size that predicts best on the task itself, fitted to the true next vectors.
 
     Uses 2048 sequences with a fixed seed, so equal tasks get equal values.
 
     Args:
         task: The task.
+
+    Raises:
+        ArgumentError: No AutoregressiveTask.
     """
-    batch = task.sample(N_FIT_SEQUENCES, seed=FIT_SEED)
+    batch = check_task(task).sample(N_FIT_SEQUENCES, seed=FIT_SEED)
     return fit_step_size(task, batch.tokens, batch.truth)

@@ -11,7 +11,7 @@ from mtd_lens.errors import ArgumentError, ModelError
 from mtd_lens.families.autoregressive.causal_model import best_step_size, check_step_size
 from mtd_lens.families.autoregressive.estimators import checked_step_sizes
 from mtd_lens.families.autoregressive.references import best_common_step_size
-from mtd_lens.families.autoregressive.task import AutoregressiveTask
+from mtd_lens.families.autoregressive.task import AutoregressiveTask, check_task
 from mtd_lens.layout import Architecture, Layout
 from probes import checks
 
@@ -19,7 +19,7 @@ MAX_STEPS = 8
 
 PARTS = {
     "previous": "layer 0 puts the vector two back beside the current one, not the one before",
-    "keys": "layer 1's keys are the current vectors, not those before them",
+    "keys": "the keys of all layers after the first are the current vectors, not those before them",
     "values": "layer 1's values are the vectors before, not the current ones",
 }
 
@@ -49,8 +49,8 @@ def construct_autoregressive(
     task: Any,
     step_sizes: Any = None,
     *,
-    n_steps: Any = 1,
-    causal: bool = True,
+    n_steps: Any = None,
+    causal: Any = True,
     dtype: Any = torch.float32,
 ) -> Any:
     """A HookedTransformer of linear attention that does gradient descent on the context.
@@ -65,7 +65,7 @@ def construct_autoregressive(
     Args:
         task: Whose vectors and context length the weights are for.
         step_sizes: η of each step, one number or a list; None fits a common one to the task.
-        n_steps: How many steps, 1 to 8, where ``step_sizes`` is None.
+        n_steps: How many steps, 1 to 8, of a single size; by default as many as there are sizes.
         causal: Attention to earlier positions and the own one alone.
         dtype: Of the parameters.
 
@@ -74,8 +74,8 @@ def construct_autoregressive(
         component]`` and gives the predicted next vectors, at positions ``t >= 1``.
 
     Raises:
-        ArgumentError: No AutoregressiveTask, step sizes or a number of steps out of range, or a
-            dtype that is not floating.
+        ArgumentError: No AutoregressiveTask, step sizes or a number of steps out of range, more
+            sizes than steps or fewer, ``causal`` no bool, or a dtype that is not floating.
 
     Examples:
         >>> import mtd_lens
@@ -84,19 +84,24 @@ def construct_autoregressive(
         >>> model(task.sample(2, seed=0).tokens).shape
         torch.Size([2, 8, 3])
     """
-    if not isinstance(task, AutoregressiveTask):
-        raise ArgumentError(
-            f"construct_autoregressive needs an AutoregressiveTask; got {type(task).__name__}. Use "
-            "load_task(name) or AutoregressiveTask(dim, seq_len)."
-        )
-    if step_sizes is None:
+    check_task(task)
+    if not isinstance(causal, bool):
+        raise ArgumentError(f"causal must be True or False; got {causal!r}.")
+    if n_steps is not None:
         n_steps = checks.integer(n_steps, "n_steps", 1, ArgumentError, MAX_STEPS)
-        one = n_steps == 1
-        common = best_step_size(task) if one else best_common_step_size(task, n_steps)
-        step_sizes = [common] * n_steps
+    if step_sizes is None:
+        one = n_steps in (None, 1)
+        step_sizes = best_step_size(task) if one else best_common_step_size(task, n_steps)
     sizes = tuple(check_step_size(size) for size in checked_step_sizes(step_sizes))
     checks.integer(len(sizes), "the number of step_sizes", 1, ArgumentError, MAX_STEPS)
-    return _build(Plan(task, sizes, bool(causal)), dtype)
+    if len(sizes) == 1:
+        sizes *= n_steps or 1
+    if n_steps not in (None, len(sizes)):
+        raise ArgumentError(
+            f"n_steps must be the number of step_sizes, {len(sizes)}; got {n_steps}. Leave it out, "
+            "or give one size for all steps."
+        )
+    return _build(Plan(task, sizes, causal), dtype)
 
 
 def ablate_autoregressive(model: Any, part: Any) -> Any:
@@ -107,7 +112,7 @@ def ablate_autoregressive(model: Any, part: Any) -> Any:
         part: ``"previous"``, ``"keys"`` or ``"values"``; see ``PARTS`` of the constructions.
 
     Raises:
-        ArgumentError: An unknown part.
+        ArgumentError: An unknown part, or one that is broken already.
         ModelError: The model is no construction of this family.
     """
     from mtd_lens.hooked import info_of
@@ -124,10 +129,11 @@ def ablate_autoregressive(model: Any, part: Any) -> Any:
         "keys": {"keys": "current"},
         "values": {"values": "previous"},
     }
+    plan = replace(info.blueprint, **changes[part])
+    if plan == info.blueprint:
+        raise ArgumentError(f"the model's {part} is broken already. Start from a whole one.")
     weight = next(model.parameters())
-    broken = _build(
-        replace(info.blueprint, **changes[part]), weight.dtype, f"{info.name} without its {part}"
-    )
+    broken = _build(plan, weight.dtype, f"{info.name} without its {part}")
     return broken.to(str(weight.device), print_details=False)
 
 
@@ -209,13 +215,15 @@ def _build(plan: Plan, dtype: Any, name: str | None = None) -> Any:
         reads_vectors=True,
         causal=plan.causal,
     )
-    info = ModelInfo(task, name or f"{task.name or task.family}/{variant(n_steps)}", blueprint=plan)
+    name = name or f"{task.name or task.family}/{variant(n_steps, plan.causal)}"
+    info = ModelInfo(task, name, blueprint=plan)
     return assemble(architecture, weights, info, check_dtype(dtype))
 
 
-def variant(n_steps: int) -> str:
+def variant(n_steps: int, causal: bool) -> str:
     """Name of the construction of so many steps."""
-    return "constructed-one-step" if n_steps == 1 else f"constructed-{n_steps}-steps"
+    steps = "one-step" if n_steps == 1 else f"{n_steps}-steps"
+    return f"constructed-{steps}" if causal else f"constructed-{steps}-bidirectional"
 
 
 def _attention(plan: Plan, layout: Layout) -> Sequence[Tensor]:

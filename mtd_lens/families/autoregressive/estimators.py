@@ -5,16 +5,18 @@ At query t the evidence is the pairs ``(s_{j-1}, s_j)``, j = 1 … t, and the lo
 """
 
 import math
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
 from mtd_lens.errors import ArgumentError, TaskError
-from mtd_lens.families.autoregressive.task import AutoregressiveTask, Vectors, check_tokens
+from mtd_lens.families.autoregressive.task import Vectors, check_task, check_tokens
 
 RANK_TOLERANCE = 1e-10
 """Directions of the evidence below this share of its largest singular value count as not there."""
@@ -129,7 +131,7 @@ def predict_next(tokens: Vectors, estimates: Estimates) -> PredictedVectors:
 
 
 def autoregressive_gradient_descent(
-    task: AutoregressiveTask, tokens: Tensor, step_sizes: Any, *, prefix: bool = False
+    task: Any, tokens: Tensor, step_sizes: Any, *, prefix: bool = False
 ) -> PredictedVectors:
     """What gradient descent from 0 on the squared error predicts at every query.
 
@@ -148,7 +150,7 @@ def autoregressive_gradient_descent(
 
     Raises:
         TokensError: Tokens that do not fit the task.
-        ArgumentError: No step sizes, or one that is no finite number.
+        ArgumentError: No AutoregressiveTask, no step sizes, or one that is no finite number.
     """
     vectors = check_tokens(task, tokens)
     sizes = vectors.new_tensor(checked_step_sizes(step_sizes))
@@ -157,7 +159,7 @@ def autoregressive_gradient_descent(
     return predict_next(vectors, gradient_descent(vectors, sizes))
 
 
-def autoregressive_least_squares(task: AutoregressiveTask, tokens: Tensor) -> PredictedVectors:
+def autoregressive_least_squares(task: Any, tokens: Tensor) -> PredictedVectors:
     """What the least-squares estimate of least norm predicts at every query.
 
     Args:
@@ -168,13 +170,14 @@ def autoregressive_least_squares(task: AutoregressiveTask, tokens: Tensor) -> Pr
         ``[sequence, query, component]``, for the queries 1 … T-1.
 
     Raises:
+        ArgumentError: No AutoregressiveTask.
         TokensError: Tokens that do not fit the task.
     """
     vectors = check_tokens(task, tokens)
     return predict_next(vectors, least_squares(vectors))
 
 
-def trigonometric_rule(task: AutoregressiveTask, tokens: Tensor) -> PredictedVectors:
+def trigonometric_rule(task: Any, tokens: Tensor) -> PredictedVectors:
     """The two-term rule of rotations, ``s_{t+1} = 2 cos θ s_t - s_{t-1}``, pair by pair.
 
     ``2 cos θ`` of a pair is fitted by least squares to the same rule over the context. It is the
@@ -185,14 +188,15 @@ def trigonometric_rule(task: AutoregressiveTask, tokens: Tensor) -> PredictedVec
         tokens: ``[sequence, position, component]``.
 
     Returns:
-        ``[sequence, query, component]``; at the first query, which has no evidence of the rule, the
-        cosine is 0.
+        ``[sequence, query, component]``; where there is no evidence of the rule, at the first query
+        and for a pair that was 0 so far, the cosine is 0.
 
     Raises:
+        ArgumentError: No AutoregressiveTask.
         TaskError: The ensemble is another one.
         TokensError: Tokens that do not fit the task.
     """
-    if task.ensemble != "unitary":
+    if check_task(task).ensemble != "unitary":
         raise TaskError(
             "the trigonometric rule is one of rotations of pairs of components; the task's "
             f"ensemble is {task.ensemble!r}. Use an AutoregressiveTask of the unitary ensemble."
@@ -201,23 +205,31 @@ def trigonometric_rule(task: AutoregressiveTask, tokens: Tensor) -> PredictedVec
     middle = pairs[:, 1:-1]
     products = ((pairs[:, 2:] + pairs[:, :-2]) * middle).sum(-1).cumsum(1)
     squares = middle.square().sum(-1).cumsum(1)
-    twice_cosine = functional.pad(products / squares, (0, 0, 1, 0))  # [sequence, query, pair]
+    known = torch.where(squares > 0, products / squares, 0.0)
+    twice_cosine = functional.pad(known, (0, 0, 1, 0))  # [sequence, query, pair]
     return (twice_cosine[..., None] * pairs[:, 1:] - pairs[:, :-1]).flatten(2)
 
 
 def checked_step_sizes(step_sizes: Any) -> list[float]:
-    """Step sizes as a list; a single number is one step.
+    """Step sizes as a list; a single number is one step. They may come from numpy or torch.
 
     Raises:
         ArgumentError: None, or one that is no finite number.
     """
-    if isinstance(step_sizes, Tensor):
-        step_sizes = step_sizes.flatten().tolist()
-    listed = step_sizes if isinstance(step_sizes, Sequence) else [step_sizes]
-    if not listed or not all(
-        isinstance(value, int | float) and math.isfinite(value) for value in listed
-    ):
+    plain = step_sizes.tolist() if isinstance(step_sizes, Tensor | np.ndarray) else step_sizes
+    listed = plain if isinstance(plain, Sequence) else [plain]
+    if not listed or not all(_is_finite(value) for value in listed):
         raise ArgumentError(
             f"step_sizes must be one finite number or more, one for each step; got {step_sizes!r}."
         )
     return [float(value) for value in listed]
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether it is a real number, no bool, that a float can hold."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False

@@ -1,7 +1,7 @@
 """In-context autoregression (Sander et al. 2024, arXiv 2402.05787): the task and its sampler."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,9 @@ from probes.capture import vector_size
 ENSEMBLES = ("orthogonal", "unitary")
 
 MAX_NOISE = 1e3
+
+MAX_ENTRIES = 2**20
+"""Numbers in one sequence's vectors, or in its matrix: 8 megabytes in float64."""
 
 Vectors = Float[Tensor, "sequence position component"]
 Matrices = Float[Tensor, "sequence component component"]
@@ -54,7 +57,7 @@ class AutoregressiveTask:
         name: Registry name, if it has one.
 
     Raises:
-        TaskError: Any of these out of its range.
+        TaskError: Any of these out of its range, or sequences too large for memory.
 
     Examples:
         >>> import mtd_lens
@@ -74,15 +77,25 @@ class AutoregressiveTask:
 
     def __post_init__(self) -> None:
         checks.choice(self.ensemble, "ensemble", ENSEMBLES, TaskError)
-        checks.integer(self.dim, "dim", 1, TaskError)
-        if self.ensemble == "unitary" and self.dim % 2:
+        dim = checks.integer(self.dim, "dim", 1, TaskError)
+        if self.ensemble == "unitary" and dim % 2:
             raise TaskError(
                 f"dim must be even for the unitary ensemble, which rotates pairs of components; "
-                f"got {self.dim}. Use {self.dim + 1}, or the orthogonal ensemble."
+                f"got {dim}. Use {dim + 1}, or the orthogonal ensemble."
             )
-        checks.integer(self.seq_len, "seq_len", 2, TaskError)
+        seq_len = checks.integer(self.seq_len, "seq_len", 2, TaskError)
+        if dim * max(dim, seq_len) > MAX_ENTRIES:
+            raise TaskError(
+                f"a sequence of {seq_len} vectors of {dim} components, with its {dim} x {dim} "
+                f"matrix, is too large for memory; neither may have more than {MAX_ENTRIES} "
+                "entries. Use a smaller dim or seq_len."
+            )
         advice = "It is a standard deviation; 0 makes the sequences exact."
-        checks.number(self.noise, "noise", 0, MAX_NOISE, TaskError, advice, low_included=True)
+        noise = checks.number(
+            self.noise, "noise", 0, MAX_NOISE, TaskError, advice, low_included=True
+        )
+        for field, value in (("dim", dim), ("seq_len", seq_len), ("noise", noise)):
+            object.__setattr__(self, field, value)
         if self.name is not None and (not isinstance(self.name, str) or "/" in self.name):
             raise TaskError(f"a task's name must be a string without a slash; got {self.name!r}.")
 
@@ -133,20 +146,18 @@ class AutoregressiveTask:
             data: What ``to_json`` returned.
 
         Raises:
-            TaskError: A field is missing or out of its range.
+            TaskError: A field is missing, not known or out of its range.
         """
         if not isinstance(data, Mapping) or data.get("family", cls.family) != cls.family:
             raise TaskError(f"expected what AutoregressiveTask.to_json returns; got {data!r}.")
-        missing = {"dim", "seq_len"} - set(data)
+        arguments = {name: value for name, value in data.items() if name != "family"}
+        missing = {"dim", "seq_len"} - set(arguments)
         if missing:
             raise TaskError(f"a task in JSON needs dim and seq_len; missing: {sorted(missing)}.")
-        return cls(
-            data["dim"],
-            data["seq_len"],
-            data.get("ensemble", "orthogonal"),
-            data.get("noise", 0.0),
-            data.get("name"),
-        )
+        unknown = set(arguments) - {field.name for field in fields(cls)}
+        if unknown:
+            raise TaskError(f"a task in JSON has no field {sorted(unknown)[0]!r}.")
+        return cls(**arguments)
 
 
 def _haar(rng: np.random.Generator, n: int, dim: int) -> np.ndarray:
@@ -167,7 +178,21 @@ def _rotations(angles: np.ndarray) -> np.ndarray:
     return matrices
 
 
-def check_tokens(task: AutoregressiveTask, tokens: Any, max_length: int | None = None) -> Vectors:
+def check_task(task: Any) -> AutoregressiveTask:
+    """``task``, if it is one of this family.
+
+    Raises:
+        ArgumentError: It is not.
+    """
+    if not isinstance(task, AutoregressiveTask):
+        raise ArgumentError(
+            f"expected an AutoregressiveTask; got {task!r}. Use load_task(name) or "
+            "AutoregressiveTask(dim, seq_len)."
+        )
+    return task
+
+
+def check_tokens(task: Any, tokens: Any, max_length: int | None = None) -> Vectors:
     """``tokens`` as float64, after every check that concerns a single sequence's form.
 
     Args:
@@ -176,9 +201,11 @@ def check_tokens(task: AutoregressiveTask, tokens: Any, max_length: int | None =
         max_length: A model's context, if one is involved.
 
     Raises:
+        ArgumentError: The task is none.
         TokensError: Not a floating-point tensor of rank 3, of another size, too short or too long,
             or not finite.
     """
+    check_task(task)
     if not isinstance(tokens, Tensor) or not tokens.is_floating_point():
         kind = tokens.dtype if isinstance(tokens, Tensor) else type(tokens).__name__
         raise TokensError(
@@ -215,8 +242,7 @@ def check_model(model: Any, task: Any) -> None:
             context.
     """
     cfg: Any = getattr(model, "cfg", None)
-    if not isinstance(task, AutoregressiveTask):
-        raise ArgumentError(f"expected an AutoregressiveTask; got {task!r}.")
+    check_task(task)
     if not hasattr(cfg, "d_vocab_out") or not hasattr(model, "hook_dict"):
         raise ModelError(
             f"a model under test must be a HookedTransformer; got {type(model).__name__}."
