@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtd_lens import interventions
 from mtd_lens.errors import ArgumentError, TokensError
 from mtd_lens.families.autoregressive import estimators
 from mtd_lens.families.autoregressive.task import check_task, check_tokens
@@ -92,11 +93,8 @@ class AutoregressiveCausalModel:
         Raises:
             ArgumentError: An unknown variable, or a value that is no floating-point tensor.
         """
-        for name, value in values.items():
-            checks.choice(name, "variable", VARIABLES, ArgumentError)
-            if not isinstance(value, Tensor) or not value.is_floating_point():
-                raise ArgumentError(f"{name} must be held at a floating-point tensor.")
-        return replace(self, interventions={**self.interventions, **values})
+        new = interventions.checked(values, VARIABLES)
+        return replace(self, interventions={**self.interventions, **new})
 
     def run(self, tokens: Tensor) -> dict[str, Tensor]:
         """All variables at every query position, in float64.
@@ -122,17 +120,7 @@ class AutoregressiveCausalModel:
         return dict(zip(VARIABLES, (augmented, products, prediction), strict=True))
 
     def _held(self, name: str, natural: Tensor) -> Tensor:
-        if name not in self.interventions:
-            return natural
-        value = self.interventions[name].to(natural)
-        try:
-            value = value.expand_as(natural)
-        except RuntimeError as error:
-            raise ArgumentError(
-                f"the intervention on {name} has shape {tuple(value.shape)}; expected one that "
-                f"broadcasts to {tuple(natural.shape)}."
-            ) from error
-        return torch.where(value.isnan(), natural, value)
+        return interventions.held(self.interventions, name, natural)
 
 
 def check_step_size(step_size: Any) -> float:

@@ -13,6 +13,7 @@ from mtd_lens.families.autoregressive.estimators import checked_step_sizes
 from mtd_lens.families.autoregressive.references import best_common_step_size
 from mtd_lens.families.autoregressive.task import AutoregressiveTask, check_task
 from mtd_lens.layout import Architecture, Layout
+from mtd_lens.writing import eye, for_block, zeros
 from probes import checks
 
 MAX_STEPS = 8
@@ -155,9 +156,9 @@ def lay_out(plan: Plan) -> Layout:
 def embed(plan: Plan, layout: Layout) -> dict[str, Tensor]:
     """The vector as it is, and one-hot positions."""
     task = plan.task
-    W_E, W_pos = _zeros(task.dim, layout.size), _zeros(task.seq_len, layout.size)
-    W_E[:, layout["token"]] = _eye(task.dim)
-    W_pos[:, layout["position"]] = _eye(task.seq_len)
+    W_E, W_pos = zeros(task.dim, layout.size), zeros(task.seq_len, layout.size)
+    W_E[:, layout["token"]] = eye(task.dim)
+    W_pos[:, layout["position"]] = eye(task.seq_len)
     return {"embed.W_E": W_E, "pos_embed.W_pos": W_pos}
 
 
@@ -170,11 +171,11 @@ def augment(plan: Plan, layout: Layout) -> dict[str, Tensor]:
     ):
         query, key = torch.arange(length)[:, None], torch.arange(length)
         W_Q[head, layout["position"], :length] = (query - key == lag).to(torch.float64)
-        W_K[head, layout["position"], :length] = _eye(length)
-        W_V[head, layout["token"], :dim] = _eye(dim)
+        W_K[head, layout["position"], :length] = eye(length)
+        W_V[head, layout["token"], :dim] = eye(dim)
         for name in written:
-            W_O[head, :dim, layout[name]] = _eye(dim)
-    return _for_layer(0, W_Q=W_Q, W_K=W_K, W_V=W_V, W_O=W_O)
+            W_O[head, :dim, layout[name]] = eye(dim)
+    return for_block(0, "attn", W_Q=W_Q, W_K=W_K, W_V=W_V, W_O=W_O)
 
 
 def step(plan: Plan, layout: Layout, layer: int) -> dict[str, Tensor]:
@@ -186,11 +187,11 @@ def step(plan: Plan, layout: Layout, layer: int) -> dict[str, Tensor]:
     for head, (query, written, sign) in enumerate(heads):
         if head == 1 and layer == len(plan.step_sizes):
             break  # no later layer reads them
-        W_Q[head, layout[query], :dim] = plan.step_sizes[layer - 1] * _eye(dim)
-        W_K[head, layout[plan.keys], :dim] = _eye(dim)
-        W_V[head, layout[values], :dim] = _eye(dim)
-        W_O[head, :dim, layout[written]] = sign * _eye(dim)
-    return _for_layer(layer, W_Q=W_Q, W_K=W_K, W_V=W_V, W_O=W_O)
+        W_Q[head, layout[query], :dim] = plan.step_sizes[layer - 1] * eye(dim)
+        W_K[head, layout[plan.keys], :dim] = eye(dim)
+        W_V[head, layout[values], :dim] = eye(dim)
+        W_O[head, :dim, layout[written]] = sign * eye(dim)
+    return for_block(layer, "attn", W_Q=W_Q, W_K=W_K, W_V=W_V, W_O=W_O)
 
 
 def _build(plan: Plan, dtype: Any, name: str | None = None) -> Any:
@@ -200,8 +201,8 @@ def _build(plan: Plan, dtype: Any, name: str | None = None) -> Any:
     weights = embed(plan, layout) | augment(plan, layout)
     for layer in range(1, n_steps + 1):
         weights |= step(plan, layout, layer)
-    W_U = _zeros(layout.size, task.dim)
-    W_U[layout["output"]] = _eye(task.dim)
+    W_U = zeros(layout.size, task.dim)
+    W_U[layout["output"]] = eye(task.dim)
     weights["unembed.W_U"] = W_U
     architecture = Architecture(
         form="linear",
@@ -228,17 +229,5 @@ def variant(n_steps: int, causal: bool) -> str:
 
 def _attention(plan: Plan, layout: Layout) -> Sequence[Tensor]:
     d_head = max(plan.task.seq_len, plan.task.dim)
-    inward = [_zeros(2, layout.size, d_head) for _ in range(3)]
-    return (*inward, _zeros(2, d_head, layout.size))
-
-
-def _for_layer(layer: int, **weights: Tensor) -> dict[str, Tensor]:
-    return {f"blocks.{layer}.attn.{name}": value for name, value in weights.items()}
-
-
-def _zeros(*shape: int) -> Tensor:
-    return torch.zeros(*shape, dtype=torch.float64)
-
-
-def _eye(size: int) -> Tensor:
-    return torch.eye(size, dtype=torch.float64)
+    inward = [zeros(2, layout.size, d_head) for _ in range(3)]
+    return (*inward, zeros(2, d_head, layout.size))
