@@ -10,6 +10,7 @@ from torch import Tensor
 import probes
 from mtd_lens.errors import ModelError, TaskError, TokensError
 from mtd_lens.shapes import Predictions, Tokens
+from probes.capture import vector_size
 
 INTEGERS = frozenset({torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8})
 
@@ -79,6 +80,7 @@ def check_tokens(
             f"sequences of {tokens.shape[1]} tokens are longer than the model's context of "
             f"{max_length}. Cut them, or build the model on a task with a larger seq_len."
         )
+    tokens = tokens.long()  # a narrow dtype cannot hold every n_tokens to compare with
     outside = (tokens < 0) | (tokens >= n_tokens)
     if outside.any():
         row, position = outside.nonzero()[0].tolist()
@@ -86,19 +88,26 @@ def check_tokens(
             f"tokens must lie in 0 … {n_tokens - 1}; sequence {row}, position {position} "
             f"holds {int(tokens[row, position])}."
         )
-    return tokens.long()
+    return tokens
 
 
 def check_model(model: Any, task: Any) -> None:
     """Raise an error if a HookedTransformer cannot be run on a token task.
 
     Raises:
-        ModelError: The model is none, or its vocabulary, context or depth does not do.
+        ModelError: The model is none or reads vectors, or its vocabulary, context or depth does not
+            do.
     """
     cfg: Any = getattr(model, "cfg", None)
     if not hasattr(cfg, "d_vocab") or not hasattr(model, "hook_dict"):
         raise ModelError(
             f"a model under test must be a HookedTransformer; got {type(model).__name__}."
+        )
+    size = vector_size(model)
+    if size is not None:
+        raise ModelError(
+            f"the task's tokens are numbers of a vocabulary, but this model reads vectors of "
+            f"{size} components. Use a model of token numbers, or the task it was made for."
         )
     if cfg.d_vocab != task.n_tokens or cfg.d_vocab_out != task.n_tokens:
         raise ModelError(

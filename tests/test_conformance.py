@@ -1,6 +1,7 @@
 """What every registered family must do, whatever its task: one suite for all of them."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ import torch
 import mtd_lens
 import probes
 from mtd_lens import contracts, registry
+from mtd_lens.architectures import Size, build_trainable
+from mtd_lens.hooked import ModelInfo, assemble
 
 FAMILIES = registry.list_families()
 PROTOCOLS = (
@@ -170,11 +173,19 @@ def test_sequences_are_looked_at(task, ceiling, tmp_path):
 
 
 def test_models_of_the_other_kind_are_refused(family, task, ceiling):
+    """A model of as many components as there are tokens, or the reverse, of the same context."""
     vectors = task.sample(1, 0).tokens.is_floating_point()
-    for other in map(smallest, FAMILIES.values()):
-        if other.sample(1, 0).tokens.is_floating_point() != vectors:
-            with pytest.raises(mtd_lens.ModelError):
-                mtd_lens.score(ceiling, other, n_sequences=64)
+    trained = build_trainable(
+        "attn-only" if vectors else "softmax",
+        Size(ceiling.cfg.d_vocab_out, task.seq_len, n_layers=2, d_model=16, n_heads=2),
+    )
+    other = assemble(trained.architecture, trained.weights(), ModelInfo(task, "x"), torch.float32)
+    assert (other.cfg.d_vocab, other.cfg.d_vocab_out) == (ceiling.cfg.d_vocab_out,) * 2
+    assert other.cfg.n_ctx == task.seq_len
+    reads = "reads token numbers" if vectors else "reads vectors of"
+    for refuse in (family.check_model, partial(mtd_lens.score, n_sequences=64)):
+        with pytest.raises(mtd_lens.ModelError, match=reads):
+            refuse(other, task)
     with pytest.raises(mtd_lens.ModelError):
         family.check_model(torch.nn.Identity(), smallest(family))
 

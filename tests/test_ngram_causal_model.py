@@ -1,5 +1,7 @@
 """The generalized induction head as a causal model: its variables, interventions and fit."""
 
+from fractions import Fraction
+
 import pytest
 import torch
 from ngram_oracles import feature
@@ -106,6 +108,13 @@ def test_the_sharpness_of_predictions_is_found(model):
     target = mtd_lens.ngram_kernel(task, tokens, 2.5)[:, -1]
     assert fit_sharpness(task, tokens, target) == pytest.approx(2.5, abs=1e-4)
     assert fit_sharpness(task, tokens, target, (3.0, 5.0)) == pytest.approx(3.0, abs=1e-4)
+
+
+def test_any_real_number_is_a_sharpness(model, tokens):
+    half = mtd_lens.NGramCausalModel(model.task, Fraction(1, 2))
+    same = mtd_lens.NGramCausalModel(model.task, 0.5)
+    assert half == same
+    assert torch.equal(half.run(tokens)["prediction"], same.run(tokens)["prediction"])
 
 
 def test_the_best_sharpness_is_a_functions_of_the_task():

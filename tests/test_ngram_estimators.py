@@ -1,11 +1,12 @@
 """Estimators of the next token from counts, against slow oracles and brute-force integration."""
 
+import numpy as np
 import pytest
 import torch
 from ngram_oracles import counts, integrated_bayes, kernel
 
 import mtd_lens
-from mtd_lens.errors import ArgumentError, TaskError
+from mtd_lens.errors import ArgumentError, TaskError, TokensError
 from mtd_lens.families.ngram import estimators
 
 SHAPES = [(3, (1, 2), 2, 14), (4, (2,), 3, 12), (2, (1, 3), 3, 16), (3, (1, 2, 4), 4, 20)]
@@ -112,6 +113,55 @@ def test_bad_arguments():
         mtd_lens.ngram_kernel(task, tokens, 1.0, {(1,): "big"})
     with pytest.raises(TaskError, match="inside the window of 2 lags; got lag 3"):
         mtd_lens.ngram_bayes(task, tokens, (1, 3))
+    for wrong in (5, "12", torch.tensor(1), np.array(1)):
+        with pytest.raises(TaskError, match="parents must list at least one lag"):
+            mtd_lens.ngram_counts(task, tokens, wrong)
+    for wrong in (5, [(1,)], "12"):
+        with pytest.raises(ArgumentError, match=r"subsets must map sets of lags .*; got"):
+            mtd_lens.ngram_kernel(task, tokens, 1.0, wrong)
+    with pytest.raises(TaskError, match=r"parents must list at least one lag.*; got 1"):
+        mtd_lens.ngram_kernel(task, tokens, 1.0, {1: 1.0})
+    tables = task.sample(2, seed=0).tables
+    for wrong, kind in [(tables.tolist(), "list"), (tables.long(), "torch.int64")]:
+        with pytest.raises(ArgumentError, match=f"tables must be a floating-point.*; got {kind}"):
+            mtd_lens.ngram_truth(task, tokens, wrong)
+    with pytest.raises(TokensError, match="two axes"):
+        mtd_lens.ngram_truth(task, tokens[0], tables)
+
+
+@pytest.mark.parametrize("wrong", ["ngram-q3-s12-t32", mtd_lens.load_task("mtd-q3-m2-t32")])
+def test_tasks_of_another_kind(wrong):
+    tokens = torch.zeros(2, 8, dtype=torch.long)
+    calls = {
+        mtd_lens.ngram_counts: (),
+        mtd_lens.ngram_maximum_likelihood: (),
+        mtd_lens.ngram_bayes: (),
+        mtd_lens.ngram_kernel: (1.0,),
+        mtd_lens.ngram_truth: (torch.ones(2, 9, 3),),
+    }
+    for function, arguments in calls.items():
+        with pytest.raises(ArgumentError, match=r"expected an NGramTask; got .*Use load_task"):
+            function(wrong, tokens, *arguments)
+
+
+@pytest.mark.parametrize("nothing", [[], np.array([]), range(0)], ids=str)
+def test_any_empty_sequence_is_no_parents(sampled, nothing):
+    task, tokens = sampled
+    unigram = mtd_lens.ngram_counts(task, tokens, ())
+    assert torch.equal(mtd_lens.ngram_counts(task, tokens, nothing), unigram)
+    assert torch.equal(
+        mtd_lens.ngram_counts(task, tokens, [*task.parents]), mtd_lens.ngram_counts(task, tokens)
+    )
+
+
+def test_tuples_of_many_parents_are_told_apart_or_refused():
+    task = mtd_lens.NGramTask(2, (1,), 70, 160)
+    tokens = torch.zeros(1, 160, dtype=torch.long)
+    tokens[0, 5] = 1  # in the window of early evidence, at distance 65 and more from position 70
+    found = mtd_lens.ngram_counts(task, tokens, range(1, 62))
+    assert found[0, -1].sum() == 90
+    with pytest.raises(TaskError, match=r"70 parents of 2 tokens form 2\^70 tuples, too many"):
+        mtd_lens.ngram_counts(task, tokens, range(1, 71))
 
 
 def test_the_truth_is_the_row_that_the_next_token_is_drawn_from():

@@ -10,6 +10,7 @@ from ngram_oracles import feature
 
 import mtd_lens
 from mtd_lens.errors import ArgumentError, TaskError, TokensError
+from mtd_lens.families.mtd import task as mtd_task
 from mtd_lens.families.ngram import estimators
 
 
@@ -119,12 +120,16 @@ def test_presets():
         ((3, 2, 2, 8), "must list at least one lag"),
         ((3, "12", 2, 8), "must list at least one lag"),
         ((3, (1,), 8, 8), "window must be below seq_len; got window 8 and seq_len 8"),
+        ((3, (1,), 1, 10**12), "seq_len must be an integer from 2 to 1000000; got 1000000000000"),
+        ((3, np.array(1), 2, 8), r"must list at least one lag.*; got array\(1\)"),
+        ((3, torch.tensor(1), 2, 8), r"must list at least one lag.*; got tensor\(1\)"),
         ((3, (1,), 0, 8), "window must be an integer of at least 1"),
-        ((3, (1,), 1, 1), "seq_len must be an integer of at least 2"),
+        ((3, (1,), 1, 1), "seq_len must be an integer from 2 to 1000000; got 1"),
         ((3, (1,), 1, 8, 0), "concentration must be a number of at least 0.001"),
         ((3, (1,), 1, 8, float("nan")), "concentration must be a number"),
-        ((50, (1, 2, 3), 3, 8), r"50\^3 = 125000 rows of 50 tokens, 6250000 entries; .* memory"),
-        ((2, tuple(range(1, 17)), 16, 32), r"2\^16 = 65536 rows"),
+        ((50, (1, 2, 3), 3, 8), r"50\^3 rows of 50 tokens; .* memory, at most 65536"),
+        ((2, tuple(range(1, 17)), 16, 32), r"2\^16 rows of 2 tokens"),
+        ((10, range(1, 5001), 5001, 6000), r"10\^5000 rows of 10 tokens; that is too large"),
         ((3, (1,), 1, 8, 0.1, "a/b"), "name must be a string without a slash"),
     ],
 )
@@ -154,6 +159,21 @@ def test_plain_data_that_describes_no_task(task):
 def test_tokens_that_do_not_fit(task, tokens, message):
     with pytest.raises(TokensError, match=message):
         mtd_lens.ngram_bayes(task, tokens)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8], ids=str)
+def test_tokens_of_narrow_dtypes(dtype):
+    """A vocabulary may hold more than the dtype can; tokens below are compared as they are."""
+    n_tokens = 200 if dtype == torch.int8 else 256
+    tokens = torch.tensor([[0, 1, 2, 1, 0]], dtype=dtype)
+    ngram = mtd_lens.NGramTask(n_tokens, (1,), 1, 5)
+    assert torch.equal(
+        mtd_lens.ngram_counts(ngram, tokens), mtd_lens.ngram_counts(ngram, tokens.long())
+    )
+    mixture = mtd_lens.MTDTask(np.full((n_tokens, n_tokens), 1 / n_tokens), order=1, seq_len=5)
+    assert mtd_task.check_tokens(mixture, tokens).tolist() == tokens.tolist()
+    with pytest.raises(TokensError, match=f"0 … {n_tokens - 1}; sequence 0, position 2 holds -1"):
+        mtd_task.check_tokens(mixture, torch.tensor([[0, 1, -1]], dtype=torch.int8))
 
 
 def test_draws_that_cannot_be(task):

@@ -17,7 +17,7 @@ def excess(name):
     """KL from the truth at every query, of the model and of exact Bayes."""
     model = mtd_lens.load_model(name)
     task = mtd_lens.task_of(model)
-    batch = task.sample(4096, seed=7)
+    batch = task.sample(1024, seed=7)
     truth = estimators.ngram_truth(task, batch.tokens, batch.tables)
     with torch.no_grad():
         output = torch.cat([model(part) for part in batch.tokens.split(256)])[:, task.window :]

@@ -9,6 +9,7 @@ every query position ``window … T-1``; evidence positions are the same.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -56,14 +57,14 @@ class NGramCausalModel:
     """  # noqa: E501
 
     task: NGramTask
-    sharpness: float | int
+    sharpness: Any
     interventions: Mapping[str, Tensor] = field(default_factory=dict)
     sharpness_at_bound: bool = False
 
     variables = VARIABLES
 
     def __post_init__(self) -> None:
-        estimators.check_sharpness(self.sharpness)
+        object.__setattr__(self, "sharpness", estimators.check_sharpness(self.sharpness))
         if not isinstance(self.task, NGramTask):
             raise ArgumentError(f"NGramCausalModel needs an NGramTask; got {self.task!r}.")
 
@@ -71,7 +72,7 @@ class NGramCausalModel:
     def parameters(self) -> dict[str, float]:
         """What is fitted to the model under test."""
         flag = {"sharpness_at_bound": 1.0} if self.sharpness_at_bound else {}
-        return {"sharpness": float(self.sharpness)} | flag
+        return {"sharpness": self.sharpness} | flag
 
     def query_positions(self, length: int) -> tuple[int, ...]:
         """The positions ``window … length - 1``, at which there is evidence.

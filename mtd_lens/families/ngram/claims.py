@@ -214,9 +214,12 @@ def _windows(task: NGramTask, tokens: Tokens) -> Tensor:
 
 
 def last_predictions(model: Any, tokens: Tensor, task: NGramTask) -> Predictions:
-    """A model's distribution of the token after the last position, whatever its read-out."""
+    """A model's distribution of the token after the last position, whatever its read-out and dtype.
+
+    Probabilities below ``FLOOR`` are raised to it, as those of the estimators are.
+    """
     tokens = check_tokens(task, tokens, max_length=model.cfg.n_ctx)
-    return token_tasks.last_predictions(model, tokens)
+    return token_tasks.last_predictions(model, tokens).clamp_min(estimators.FLOOR)
 
 
 def measure_estimator(trial: Trial) -> list[Measurement]:
@@ -224,7 +227,7 @@ def measure_estimator(trial: Trial) -> list[Measurement]:
     halves = []
     for tokens in (trial.fit_tokens, trial.tokens):
         kernel = trial.causal_model.run(tokens)["prediction"][:, -1]
-        unigram = estimators.ngram_maximum_likelihood(trial.task, tokens, ())[:, -1]
+        unigram = estimators.likeliest(estimators.last_counts(trial.task, tokens, ()))
         predicted = last_predictions(trial.model, tokens, trial.task)
         halves.append(
             (probes.kl_divergence(kernel, predicted), probes.kl_divergence(kernel, unigram))

@@ -9,7 +9,7 @@ from mtd_lens.errors import ArgumentError, ModelError
 from mtd_lens.families.ngram.absolute import construct_absolute
 from mtd_lens.families.ngram.causal_model import best_sharpness
 from mtd_lens.families.ngram.estimators import check_sharpness
-from mtd_lens.families.ngram.plan import Plan, copy_of
+from mtd_lens.families.ngram.plan import MAX_PARAMETERS, Plan, copy_of, n_parameters
 from mtd_lens.families.ngram.relative import construct_relative
 from mtd_lens.families.ngram.task import NGramTask
 from mtd_lens.layout import ReadOut
@@ -55,8 +55,8 @@ def construct_ngram(
         ``t >= window``; before, there is no evidence.
 
     Raises:
-        ArgumentError: An unknown form or read-out, a sharpness out of range, a dtype that is not
-            floating.
+        ArgumentError: No n-gram task, or one whose construction is too large for memory; an unknown
+            form or read-out, a sharpness out of range, a dtype that is not floating.
 
     Examples:
         >>> import mtd_lens
@@ -71,6 +71,13 @@ def construct_ngram(
         raise ArgumentError(
             f"construct_ngram needs an NGramTask; got {type(task).__name__}. Use load_task(name) "
             "or NGramTask(n_tokens, parents, window, seq_len)."
+        )
+    size = n_parameters(Plan(task, 0.0), form)
+    if size > MAX_PARAMETERS:
+        raise ArgumentError(
+            f"the {form} construction on {task!r} would have {size} parameters; that is too large "
+            f"for memory, at most {MAX_PARAMETERS}. Use a task with fewer tokens or parents, a "
+            "smaller window or a shorter seq_len."
         )
     a = best_sharpness(task) if sharpness is None else check_sharpness(sharpness)
     return _build(Plan(task, a, cast(ReadOut, read_out)), form, dtype)

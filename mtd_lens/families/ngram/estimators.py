@@ -4,7 +4,8 @@ Evidence positions are ``k = window … T-1``, and so are queries ``t``: after p
 ``n(b | a)`` is how often token b followed the parents ``a`` of the token to be predicted, among
 evidence positions up to t; ``n(a) = Σ_b n(b | a)``, and ``n(b)`` counts b among all of them.
 
-Common errors: :class:`~mtd_lens.errors.TokensError` for tokens that do not fit the task;
+Common errors: :class:`~mtd_lens.errors.ArgumentError` for a task of another family;
+:class:`~mtd_lens.errors.TokensError` for tokens that do not fit the task;
 :class:`~mtd_lens.errors.TaskError` for parents that cannot be the task's.
 """
 
@@ -18,18 +19,20 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from mtd_lens.errors import ArgumentError
-from mtd_lens.families.ngram.task import NGramTask, check_tokens
+from mtd_lens.families.ngram.task import check_tokens, listed
 from mtd_lens.shapes import PredictionsPerQuery
 from probes import checks
 
 MAX_SHARPNESS = 100.0
 """``exp(100)`` is far beyond where the kernel is maximum likelihood, and still a float32."""
 
-Parents = tuple[int, ...]
+FLOOR = torch.finfo(torch.float32).tiny
+"""Least probability that a prediction is held to have given: the least that a float32 model's
+log-probabilities can express. The kernel and maximum likelihood give 0 to tokens not seen yet."""
 
 
 def ngram_counts(
-    task: NGramTask, tokens: Tensor, parents: Parents | None = None
+    task: Any, tokens: Tensor, parents: Any = None
 ) -> Float[Tensor, "sequence query token"]:
     """Counts ``n(b | a)`` of each token b after the parents a of the token to be predicted.
 
@@ -57,9 +60,7 @@ def ngram_counts(
     return matches(task, tokens, parents) @ children(task, tokens)
 
 
-def ngram_maximum_likelihood(
-    task: NGramTask, tokens: Tensor, parents: Parents | None = None
-) -> PredictionsPerQuery:
+def ngram_maximum_likelihood(task: Any, tokens: Tensor, parents: Any = None) -> PredictionsPerQuery:
     """The maximum likelihood estimate ``n(b | a) / n(a)``; uniform where the parents are new.
 
     The estimator that a generalized induction head approaches as its match grows sharp (Chen et al.
@@ -78,14 +79,10 @@ def ngram_maximum_likelihood(
         TokensError: Tokens that do not fit the task.
         TaskError: Parents that cannot be the task's.
     """
-    counts = ngram_counts(task, tokens, parents)
-    total = counts.sum(-1, keepdim=True)
-    return torch.where(total > 0, counts / total.clamp_min(1), 1 / task.n_tokens)
+    return likeliest(ngram_counts(task, tokens, parents))
 
 
-def ngram_bayes(
-    task: NGramTask, tokens: Tensor, parents: Parents | None = None
-) -> PredictionsPerQuery:
+def ngram_bayes(task: Any, tokens: Tensor, parents: Any = None) -> PredictionsPerQuery:
     """The exact posterior mean of the row in use, ``(n(b | a) + α) / (n(a) + q α)``.
 
     The Dirichlet prior of the task (Chen et al. 2024, arXiv 2409.10559, Section 2) is conjugate to
@@ -103,15 +100,14 @@ def ngram_bayes(
         TokensError: Tokens that do not fit the task.
         TaskError: Parents that cannot be the task's.
     """
-    counts = ngram_counts(task, tokens, parents) + task.concentration
-    return counts / counts.sum(-1, keepdim=True)
+    return posterior_mean(ngram_counts(task, tokens, parents), task.concentration)
 
 
 def ngram_kernel(
-    task: NGramTask,
+    task: Any,
     tokens: Tensor,
     sharpness: Any,
-    subsets: Mapping[Parents, Any] | None = None,
+    subsets: Any = None,
 ) -> PredictionsPerQuery:
     """The prediction of a generalized induction head: tokens weighted by how their parents match.
 
@@ -124,8 +120,8 @@ def ngram_kernel(
         task: The task.
         tokens: ``[sequence, position]``.
         sharpness: The inverse temperature a, from 0 (unigram) to 100.
-        subsets: The weight c_S of each set of lags inside the window; by default the task's parents
-            alone.
+        subsets: The weight c_S of each set of lags inside the window, ``{lags: weight}``; by
+            default the task's parents alone.
 
     Returns:
         ``[sequence, query, token]``, rows sum to 1.
@@ -133,10 +129,17 @@ def ngram_kernel(
     Raises:
         TokensError: Tokens that do not fit the task.
         TaskError: Parents that cannot be the task's.
-        ArgumentError: A sharpness out of its range, or weights that are all 0 or not numbers.
+        ArgumentError: A sharpness out of its range, subsets that are no mapping, or weights that
+            are all 0 or not numbers.
     """
     a = check_sharpness(sharpness)
-    weights = {task.parents: 1.0} if subsets is None else dict(subsets)
+    tokens = check_tokens(task, tokens)
+    weights = {task.parents: 1.0} if subsets is None else subsets
+    if not isinstance(weights, Mapping):
+        raise ArgumentError(
+            "subsets must map sets of lags to their weights, such as {(1,): 1.0, (1, 2): 0.5}; got "
+            f"{subsets!r}."
+        )
     squares = {
         lags: checks.number(c, "a subset's weight", -1e6, 1e6, ArgumentError) ** 2
         for lags, c in weights.items()
@@ -148,25 +151,32 @@ def ngram_kernel(
     return attend(a * similarity) @ children(task, tokens)
 
 
-def ngram_truth(
-    task: NGramTask, tokens: Tensor, tables: Float[Tensor, "sequence row token"]
-) -> PredictionsPerQuery:
+def ngram_truth(task: Any, tokens: Tensor, tables: Any) -> PredictionsPerQuery:
     """The row of the sequence's own table that the token after each query is drawn from.
 
     Args:
         task: The task.
         tokens: ``[sequence, position]``.
-        tables: ``[sequence, row, token]``, as the batch that the tokens were sampled in has them.
+        tables: ``[sequence, row, token]``, a floating-point tensor, as the batch that the tokens
+            were sampled in has them.
 
     Returns:
         ``[sequence, query, token]``, rows sum to 1.
 
     Raises:
         TokensError: Tokens that do not fit the task.
-        ArgumentError: Tables of other sequences or of another task.
+        ArgumentError: Tables that are no floating-point tensor, or of other sequences or of another
+            task.
     """
+    tokens = check_tokens(task, tokens)
+    if not isinstance(tables, Tensor) or not tables.is_floating_point():
+        kind = tables.dtype if isinstance(tables, Tensor) else type(tables).__name__
+        raise ArgumentError(
+            "tables must be a floating-point torch tensor, [sequence, row, token]; got "
+            f"{kind}. Give those of the batch that the tokens are from."
+        )
     rows = task.rows(tokens)[:, 1:]
-    expected = (len(rows), task.n_tokens ** len(task.parents), task.n_tokens)
+    expected = (len(rows), task.n_rows, task.n_tokens)
     if tuple(tables.shape) != expected:
         raise ArgumentError(
             f"tables must be one for each sequence, {expected}; got {tuple(tables.shape)}. Give "
@@ -174,6 +184,20 @@ def ngram_truth(
         )
     each = torch.arange(len(rows), device=rows.device)[:, None]
     return tables.to(rows.device)[each, rows]
+
+
+def likeliest(counts: Float[Tensor, "*query token"]) -> Float[Tensor, "*query token"]:
+    """Maximum likelihood from ``n(b | a)``; uniform where there are no counts."""
+    total = counts.sum(-1, keepdim=True)
+    return torch.where(total > 0, counts / total.clamp_min(1), 1 / counts.shape[-1])
+
+
+def posterior_mean(
+    counts: Float[Tensor, "*query token"], concentration: float
+) -> Float[Tensor, "*query token"]:
+    """Exact Bayes from ``n(b | a)`` and the concentration α of the prior."""
+    posterior = counts + concentration
+    return posterior / posterior.sum(-1, keepdim=True)
 
 
 def of_counts(
@@ -199,20 +223,19 @@ def check_sharpness(sharpness: Any) -> float:
 
 
 def matches(
-    task: NGramTask, tokens: Tensor, parents: Parents | None = None
+    task: Any, tokens: Tensor, parents: Any = None
 ) -> Float[Tensor, "sequence query evidence"]:
     """1 where an evidence position up to the query has the parents of the token to be predicted."""
     rows = _rows(task, tokens, parents)
     return (rows[:, 1:, None] == rows[:, None, :-1]).to(torch.float64).tril()
 
 
-def last_counts(
-    task: NGramTask, tokens: Tensor, parents: Parents | None = None
-) -> Float[Tensor, "sequence token"]:
+def last_counts(task: Any, tokens: Tensor, parents: Any = None) -> Float[Tensor, "sequence token"]:
     """``ngram_counts`` at the last query alone."""
     rows = _rows(task, tokens, parents)
     same = (rows[:, -1:] == rows[:, :-1]).to(torch.float64)
-    return torch.einsum("nk,nkb->nb", same, children(task, tokens))
+    nothing = same.new_zeros(len(tokens), task.n_tokens)
+    return nothing.scatter_add(1, tokens[:, task.window :].long(), same)
 
 
 def attend(
@@ -223,13 +246,13 @@ def attend(
     return scores.masked_fill(later, -torch.inf).softmax(-1)
 
 
-def children(task: NGramTask, tokens: Tensor) -> Float[Tensor, "sequence evidence token"]:
+def children(task: Any, tokens: Tensor) -> Float[Tensor, "sequence evidence token"]:
     """The token at each evidence position, one-hot."""
     return one_hot(check_tokens(task, tokens)[:, task.window :], task.n_tokens).to(torch.float64)
 
 
-def _rows(task: NGramTask, tokens: Tensor, parents: Parents | None) -> Tensor:
+def _rows(task: Any, tokens: Tensor, parents: Any) -> Tensor:
     """Which tuple the parents form before each position from the window on; one for no parents."""
-    if parents == ():
-        return torch.zeros_like(check_tokens(task, tokens)[:, task.window - 1 :])
-    return task.rows(tokens, parents)
+    tokens = check_tokens(task, tokens)
+    lags = task.parents if parents is None else tuple(listed(parents))
+    return task.rows(tokens, lags) if lags else torch.zeros_like(tokens[:, task.window - 1 :])

@@ -116,12 +116,13 @@ class NGramFamily:
         """The truth, the best kernel, and exact Bayes."""
         batch = task.sample(n, seed)
         tokens = batch.tokens
-        references = {
-            "KL from truth": estimators.ngram_truth(task, tokens, batch.tables),
-            "KL from kernel": estimators.ngram_kernel(task, tokens, best_sharpness(task)),
-            "KL from exact Bayes": estimators.ngram_bayes(task, tokens),
+        everything = estimators.last_counts(task, tokens, ())
+        counts = estimators.last_counts(task, tokens)
+        return tokens, {
+            "KL from truth": estimators.ngram_truth(task, tokens, batch.tables)[:, -1],
+            "KL from kernel": estimators.of_counts(counts, everything, best_sharpness(task)),
+            "KL from exact Bayes": estimators.posterior_mean(counts, task.concentration),
         }
-        return tokens, {name: value[:, -1] for name, value in references.items()}
 
     def discrepancy(self, reference: Tensor, output: Tensor) -> Tensor:
         """KL(reference ‖ prediction) in nats."""

@@ -19,6 +19,9 @@ MARGIN = 80.0
 
 N_LAYERS = 2
 
+MAX_PARAMETERS = 2**27
+"""Of a construction: half a gigabyte in float32, and twice that while it is built in float64."""
+
 Weights = dict[str, Tensor]
 
 
@@ -93,6 +96,18 @@ def d_head(plan: Plan, form: Form) -> int:
     """Width of heads: a match and a flag, a token, or a position."""
     task = plan.task
     return max(task.n_rows + 1, task.n_tokens, task.seq_len if form == "absolute" else 1)
+
+
+def n_parameters(plan: Plan, form: Form) -> int:
+    """How many a construction has, with all that its heads and MLPs leave at 0."""
+    task, absolute = plan.task, form == "absolute"
+    q, n_heads, width, d_mlp = task.n_tokens, task.window, d_head(plan, form), 2 * task.n_rows
+    d_model = lay_out(plan, {"place": task.seq_len if absolute else 1}).size
+    attention = n_heads * (4 * d_model * width + 3 * width) + d_model
+    tables = 0 if absolute else 2 * n_heads * task.seq_len * width
+    mlp = 2 * d_model * d_mlp + d_mlp + d_model
+    embeddings = (2 * q + task.seq_len) * d_model + q
+    return N_LAYERS * (attention + tables + mlp) + embeddings
 
 
 def embed_tokens(plan: Plan, layout: Layout) -> Weights:

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from scipy import optimize
 from torch import Tensor
 
@@ -23,12 +22,9 @@ from mtd_lens.contracts import Estimate, Trial
 from mtd_lens.families.ngram import estimators
 from mtd_lens.families.ngram.causal_model import SHARPNESS_RANGE, fit_sharpness
 from mtd_lens.families.ngram.claims import last_predictions
+from mtd_lens.families.ngram.estimators import FLOOR
 from mtd_lens.families.ngram.task import NGramTask
 from mtd_lens.shapes import Predictions
-
-FLOOR = torch.finfo(torch.float32).tiny
-"""Least probability that a contender is held to have given: the least that a float32 model's
-log-probabilities can express. The kernel and maximum likelihood give 0 to tokens not seen yet."""
 
 AT_BOUND = 1e-3
 """A sharpness this close to an end of its range, as a share of it, counts as being there."""
@@ -68,19 +64,22 @@ def contenders(
 
 def references(task: NGramTask, tokens: Tensor, sharpness: float) -> list[Reference]:
     """Every estimator's prediction at the last query, with what was fitted."""
-    counts = estimators.ngram_counts(task, tokens)[:, -1]
+    everything = estimators.last_counts(task, tokens, ())
+    counts = estimators.last_counts(task, tokens)
     at_bound = min(abs(sharpness / bound - 1) for bound in SHARPNESS_RANGE) < AT_BOUND
     flag = {"sharpness_at_bound": 1.0} if at_bound else {}
     found = {
         "uniform": counts.new_full(counts.shape, 1 / task.n_tokens),
-        "unigram": estimators.ngram_maximum_likelihood(task, tokens, ())[:, -1],
-        "kernel": estimators.ngram_kernel(task, tokens, sharpness)[:, -1],
-        "maximum likelihood": estimators.ngram_maximum_likelihood(task, tokens)[:, -1],
-        "exact Bayes": estimators.ngram_bayes(task, tokens)[:, -1],
+        "unigram": estimators.likeliest(everything),
+        "kernel": estimators.of_counts(counts, everything, sharpness),
+        "maximum likelihood": estimators.likeliest(counts),
+        "exact Bayes": estimators.posterior_mean(counts, task.concentration),
     }
     for lags in wrong_parents(task):
         label = ", ".join(map(str, lags))
-        found[f"exact Bayes, lags {{{label}}}"] = estimators.ngram_bayes(task, tokens, lags)[:, -1]
+        found[f"exact Bayes, lags {{{label}}}"] = estimators.posterior_mean(
+            estimators.last_counts(task, tokens, lags), task.concentration
+        )
     return [
         (name, value, {"sharpness": sharpness} | flag if name == "kernel" else {})
         for name, value in found.items()

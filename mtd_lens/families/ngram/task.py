@@ -1,7 +1,8 @@
 """In-context n-grams (Chen, Sheen, Wang & Yang 2024): the task and its sampler."""
 
 import itertools
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -18,6 +19,11 @@ from probes import checks
 
 MAX_ENTRIES = 2**16
 """Entries of one sequence's table, ``n_tokens ** (n_parents + 1)``: half a megabyte in float64."""
+
+MAX_LENGTH = 10**6
+
+ROW_BITS = 62
+"""Rows are numbered in int64."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class NGramTask:
         n_tokens: Number of tokens q, at least 2.
         parents: The lags h of the parents, distinct, from 1 to ``window``; kept in rising order.
         window: Number of lags N among which the parents are.
-        seq_len: Length T of a sequence, above ``window``.
+        seq_len: Length T of a sequence, above ``window`` and at most a million.
         concentration: Of the symmetric Dirichlet prior on each row, positive.
         name: Registry name, if it has one.
 
@@ -80,7 +86,7 @@ class NGramTask:
         name: Any = None,
     ) -> None:
         n_tokens = checks.integer(n_tokens, "n_tokens", 2, TaskError)
-        seq_len = checks.integer(seq_len, "seq_len", 2, TaskError)
+        seq_len = checks.integer(seq_len, "seq_len", 2, TaskError, MAX_LENGTH)
         window = checks.integer(window, "window", 1, TaskError)
         if window >= seq_len:
             raise TaskError(
@@ -117,12 +123,13 @@ class NGramTask:
 
         Raises:
             TokensError: Tokens that do not fit the task.
-            TaskError: Parents that cannot be the task's.
+            TaskError: Parents that cannot be the task's, or too many to number their tuples.
         """
         tokens = check_tokens(self, tokens)
         lags = self.parents
         if parents is not None:
             lags = _checked_parents(parents, self.window)
+        _check_row_numbers(self.n_tokens, len(lags))
         length = tokens.shape[1]
         row = torch.zeros_like(tokens[:, self.window - 1 :])
         for lag in lags:
@@ -191,9 +198,25 @@ class NGramTask:
         )
 
 
+def listed(parents: Any) -> list[Any]:
+    """Parents as a list, empty if there are none.
+
+    Raises:
+        TaskError: They are no sequence.
+    """
+    try:
+        lags = None if isinstance(parents, str) else [*parents]
+    except TypeError:  # also for arrays and tensors without an axis
+        lags = None
+    if lags is None:
+        raise TaskError(f"parents must list at least one lag, such as (1, 2); got {parents!r}.")
+    return lags
+
+
 def _checked_parents(parents: Any, window: int) -> tuple[int, ...]:
     """Parents in rising order."""
-    if not isinstance(parents, Iterable) or isinstance(parents, str) or not (lags := [*parents]):
+    lags = listed(parents)
+    if not lags:
         raise TaskError(f"parents must list at least one lag, such as (1, 2); got {parents!r}.")
     lags = sorted(checks.integer(lag, "a parent's lag", 1, TaskError) for lag in lags)
     repeated = [lag for lag, following in itertools.pairwise(lags) if lag == following]
@@ -208,16 +231,37 @@ def _checked_parents(parents: Any, window: int) -> tuple[int, ...]:
 
 
 def _check_table(n_tokens: int, n_parents: int) -> None:
-    n_rows = n_tokens**n_parents
-    if n_rows * n_tokens > MAX_ENTRIES:
+    too_many = n_parents >= MAX_ENTRIES.bit_length()  # then the power need not be computed
+    if too_many or n_tokens ** (n_parents + 1) > MAX_ENTRIES:
         raise TaskError(
-            f"the table of a sequence would have {n_tokens}^{n_parents} = {n_rows} rows of "
-            f"{n_tokens} tokens, {n_rows * n_tokens} entries; that is too large for memory, at "
-            f"most {MAX_ENTRIES}. Use fewer tokens or parents."
+            f"the table of a sequence would have {n_tokens}^{n_parents} rows of {n_tokens} tokens; "
+            f"that is too large for memory, at most {MAX_ENTRIES} entries. Use fewer tokens or "
+            "parents."
         )
 
 
-def check_tokens(task: NGramTask, tokens: Any, max_length: int | None = None) -> Tokens:
+def _check_row_numbers(n_tokens: int, n_parents: int) -> None:
+    if n_parents * math.log2(n_tokens) >= ROW_BITS:
+        raise TaskError(
+            f"{n_parents} parents of {n_tokens} tokens form {n_tokens}^{n_parents} tuples, too "
+            f"many to be numbered, at most 2^{ROW_BITS}. Use fewer parents."
+        )
+
+
+def check_task(task: Any) -> None:
+    """Raise an error if ``task`` is no n-gram task.
+
+    Raises:
+        ArgumentError: It is none.
+    """
+    if not isinstance(task, NGramTask):
+        raise ArgumentError(
+            f"expected an NGramTask; got {task!r}. Use load_task(name) or "
+            "NGramTask(n_tokens, parents, window, seq_len)."
+        )
+
+
+def check_tokens(task: Any, tokens: Any, max_length: int | None = None) -> Tokens:
     """``tokens`` as int64, after every check that concerns a single sequence's form.
 
     Args:
@@ -226,8 +270,10 @@ def check_tokens(task: NGramTask, tokens: Any, max_length: int | None = None) ->
         max_length: A model's context, if one is involved.
 
     Raises:
+        ArgumentError: The task is no n-gram task.
         TokensError: Not an integer tensor of rank 2, out of the vocabulary, too short or too long.
     """
+    check_task(task)
     shortest = ("window + 1", task.window + 1)
     return token_tasks.check_tokens(tokens, task.n_tokens, shortest, max_length)
 
@@ -237,8 +283,8 @@ def check_model(model: Any, task: Any) -> None:
 
     Raises:
         ArgumentError: The task is none.
-        ModelError: The model is none, or its vocabulary, context or depth does not do.
+        ModelError: The model is none or reads vectors, or its vocabulary, context or depth does not
+            do.
     """
-    if not isinstance(task, NGramTask):
-        raise ArgumentError(f"expected an NGramTask; got {task!r}.")
+    check_task(task)
     token_tasks.check_model(model, task)
