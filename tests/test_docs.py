@@ -38,6 +38,7 @@ NEVER = {
     ("mtd_lens.best_beta", "ArgumentError"): "the targets and bounds that it passes on are sound",
     ("mtd_lens.best_sharpness", "ArgumentError"): "the targets that it passes on are sound",
     ("mtd_lens.best_step_size", "ArgumentError"): "the targets that it passes on are sound",
+    ("mtd_lens.best_step_size", "TokensError"): "the task's own vectors are no zeros",
 }
 """Errors of a helper that a function cannot meet, each with the reason."""
 

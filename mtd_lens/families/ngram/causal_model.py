@@ -17,10 +17,10 @@ from scipy import optimize
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from mtd_lens import interventions
 from mtd_lens.errors import ArgumentError
 from mtd_lens.families.ngram import estimators
 from mtd_lens.families.ngram.task import NGramTask, check_tokens
-from probes import checks
 
 VARIABLES = ("copied_parents", "selected_feature", "match_weights", "prediction")
 PROBABILITIES = ("match_weights", "prediction")
@@ -28,7 +28,6 @@ PROBABILITIES = ("match_weights", "prediction")
 SHARPNESS_RANGE = (1e-2, 20.0)
 """At the upper end a context of matches outweighs others 5e8 times: maximum likelihood."""
 
-SIMPLEX_TOLERANCE = 1e-5
 N_FIT_SEQUENCES = 2048
 FIT_SEED = 0
 
@@ -96,13 +95,8 @@ class NGramCausalModel:
         Raises:
             ArgumentError: An unknown variable, or match weights or a prediction off the simplex.
         """
-        for name, value in values.items():
-            checks.choice(name, "variable", VARIABLES, ArgumentError)
-            if not isinstance(value, Tensor) or not value.is_floating_point():
-                raise ArgumentError(f"{name} must be held at a floating-point tensor.")
-            if name in PROBABILITIES:
-                _check_simplex(name, value[~value.isnan().any(-1)])
-        return replace(self, interventions={**self.interventions, **values})
+        new = interventions.checked(values, VARIABLES, PROBABILITIES)
+        return replace(self, interventions={**self.interventions, **new})
 
     def run(self, tokens: Tensor) -> dict[str, Tensor]:
         """All variables at every query position, in float64.
@@ -138,17 +132,7 @@ class NGramCausalModel:
         return dict(zip(VARIABLES, (copied, feature, weights, prediction), strict=True))
 
     def _held(self, name: str, natural: Tensor) -> Tensor:
-        if name not in self.interventions:
-            return natural
-        value = self.interventions[name].to(natural)
-        try:
-            value = value.expand_as(natural)
-        except RuntimeError as error:
-            raise ArgumentError(
-                f"the intervention on {name} has shape {tuple(value.shape)}; expected one that "
-                f"broadcasts to {tuple(natural.shape)}."
-            ) from error
-        return torch.where(value.isnan(), natural, value)
+        return interventions.held(self.interventions, name, natural)
 
 
 def joint(
@@ -215,14 +199,3 @@ def best_sharpness(task: NGramTask) -> float:
     batch = task.sample(N_FIT_SEQUENCES, seed=FIT_SEED)
     truth = estimators.ngram_truth(task, batch.tokens, batch.tables)[:, -1]
     return fit_sharpness(task, batch.tokens, truth)
-
-
-def _check_simplex(name: str, held: Tensor) -> None:
-    off = (held.sum(-1) - 1).abs() > SIMPLEX_TOLERANCE
-    off = off | (held < -SIMPLEX_TOLERANCE).any(-1)
-    if off.any():
-        first = held[off][0]
-        raise ArgumentError(
-            f"{name} must be held on the simplex, not negative and with a sum of 1; a row has a "
-            f"sum of {float(first.sum()):.6g} and a least entry of {float(first.min()):.6g}."
-        )

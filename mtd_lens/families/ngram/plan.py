@@ -1,11 +1,8 @@
-"""What both analytic constructions share: the plan, its constants, the selector, the classifier.
+"""What both analytic constructions share: the plan, the selector, the classifier.
 
-A softmax cannot give exactly 0, so keys outside a band get a score that is lower by a finite
-margin. Every margin of a construction is at least :data:`MARGIN`, so what leaks out of a band is at
-most :func:`leak_bound`.
+Every gap between scores leaves at least the margin of :mod:`mtd_lens.writing`.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -13,9 +10,7 @@ from torch import Tensor
 
 from mtd_lens.families.ngram.task import NGramTask
 from mtd_lens.layout import Architecture, Form, Layout, ReadOut
-
-MARGIN = 80.0
-"""Nats between the scores inside a band and those outside: exp(-80) is 2e-35."""
+from mtd_lens.writing import MARGIN, eye, for_block, zeros
 
 N_LAYERS = 2
 
@@ -23,11 +18,6 @@ MAX_PARAMETERS = 2**27
 """Of a construction: half a gigabyte in float32, and twice that while it is built in float64."""
 
 Weights = dict[str, Tensor]
-
-
-def leak_bound(n_keys: int) -> float:
-    """The most attention that a softmax over ``n_keys`` keys gives outside its band."""
-    return (n_keys - 1) * math.exp(-MARGIN)
 
 
 @dataclass(frozen=True)
@@ -175,18 +165,3 @@ def unembed(plan: Plan, layout: Layout) -> Weights:
     W_U = zeros(layout.size, plan.task.n_tokens)
     W_U[layout["output"]] = eye(plan.task.n_tokens)
     return {"unembed.W_U": W_U}
-
-
-def zeros(*shape: int) -> Tensor:
-    """A float64 tensor of zeros to write weights into."""
-    return torch.zeros(*shape, dtype=torch.float64)
-
-
-def eye(size: int) -> Tensor:
-    """A float64 identity matrix."""
-    return torch.eye(size, dtype=torch.float64)
-
-
-def for_block(layer: int, part: str, **weights: Tensor) -> Weights:
-    """Weights of a block's ``attn`` or ``mlp`` under their names in a ``state_dict``."""
-    return {f"blocks.{layer}.{part}.{name}": value for name, value in weights.items()}
