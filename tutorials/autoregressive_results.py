@@ -6,8 +6,7 @@ from operator import itemgetter
 from typing import Any
 
 import autoregressive_studies as studies
-import torch
-from model_pages import N_HELD_OUT, SEED, Model, Results, compared, interval, ratio, supported
+from model_pages import N_HELD_OUT, SEED, Model, Results, interval, measured, ratio, supported
 
 import mtd_lens
 import probes
@@ -17,13 +16,7 @@ from mtd_lens.families.autoregressive.references import MAX_STEPS, reference_pre
 
 def measure(name: str) -> dict[str, Any]:
     """Everything that the page says of one model."""
-    torch.set_num_threads(1)
-    model = mtd_lens.load_model(name)
-    return {
-        "scorecard": mtd_lens.score(model, seed=SEED).to_dict(),
-        "held_out": held_out(model),
-        "comparison": compared(name),
-    }
+    return measured(name, held_out)
 
 
 def held_out(model: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import torch
 from torch import Tensor
 
 import mtd_lens
@@ -132,6 +133,17 @@ def read_model(name: str) -> Model:
         "claims": {claim["id"]: claim for claim in found["scorecard"]["claims"]},
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "folder": folder,
+    }
+
+
+def measured(name: str, held_out: Callable[[Any], Model]) -> Model:
+    """A model's scorecard, its comparison with the truth, and what ``held_out`` finds of it."""
+    torch.set_num_threads(1)
+    model = mtd_lens.load_model(name)
+    return {
+        "scorecard": mtd_lens.score(model, seed=SEED).to_dict(),
+        "held_out": held_out(model),
+        "comparison": compared(name),
     }
 
 

@@ -9,10 +9,10 @@ from model_pages import (
     SEED,
     Model,
     Results,
-    compared,
     final,
     groups,
     interval,
+    measured,
     ratio,
     supported,
 )
@@ -31,13 +31,7 @@ DRAWN = ("uniform", "exact Bayes, lags {1}", "exact Bayes, lags {2}", "exact Bay
 
 def measure(name: str) -> dict[str, Any]:
     """Everything that the page says of one model."""
-    torch.set_num_threads(1)
-    model = mtd_lens.load_model(name)
-    return {
-        "scorecard": mtd_lens.score(model, seed=SEED).to_dict(),
-        "held_out": held_out(model),
-        "comparison": compared(name),
-    }
+    return measured(name, held_out)
 
 
 def held_out(model: Any) -> dict[str, Any]:
