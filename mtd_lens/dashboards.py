@@ -24,8 +24,11 @@ from mtd_lens.errors import ArgumentError
 from mtd_lens.inspection import Inspection
 from mtd_lens.scorecard import Scorecard, parameters
 
-LEVELS = 65534
-"""Attention is rounded to this many levels; the number above them marks "not defined"."""
+LEVELS = 32767
+"""Attention from 0 to 1, and likewise from 0 to −1, is rounded to this many levels."""
+
+UNDEFINED = -32768
+"""The 16-bit number that marks "not defined"."""
 
 DIGITS = 4
 VECTOR_DIGITS = 2
@@ -199,6 +202,7 @@ def _data(inspection: Inspection) -> dict[str, Any]:
         "n_heads": inspection.attention.shape[1],
         "tokens": tokens,
         "names": names,
+        "vectors": inspection.tokens.is_floating_point(),
         "attention": [_packed(maps) for maps in attention],
         "patterns": [],
         "defaults": [],
@@ -219,7 +223,6 @@ def _data(inspection: Inspection) -> dict[str, Any]:
         ],
         "defaults": _nearest_patterns(inspection),
         "sources": list(analysis.predictions),
-        "vectors": inspection.tokens.is_floating_point(),
         "components": analysis.components,
         "latents": None
         if analysis.predicts_latent
@@ -256,11 +259,14 @@ def _nearest_patterns(inspection: Inspection) -> list[int]:
 
 
 def _packed(maps: Tensor) -> str:
-    """Maps ``[map, query, key]`` as base64 of 16-bit numbers, on and below the diagonal."""
+    """Maps ``[map, query, key]`` as base64 of 16-bit numbers, on and below the diagonal.
+
+    Values lie in -1 … 1; only attention without a softmax has negative ones.
+    """
     rows, columns = torch.tril_indices(*maps.shape[-2:])
     values = maps[:, rows, columns].to(torch.float64)
-    levels = (values.clamp(0, 1) * LEVELS).round().nan_to_num(LEVELS + 1)
-    return base64.b64encode(levels.numpy().astype("<u2").tobytes()).decode()
+    levels = (values.clamp(-1, 1) * LEVELS).round().nan_to_num(UNDEFINED)
+    return base64.b64encode(levels.numpy().astype("<i2").tobytes()).decode()
 
 
 def _rounded(values: Tensor) -> Any:

@@ -14,7 +14,7 @@ from mtd_lens.contracts import Analysis, AnalyticPattern, InspectableFamily
 from mtd_lens.errors import ArgumentError, ModelError
 from mtd_lens.registry import family_of
 from mtd_lens.scoring import name_of, task_for
-from mtd_lens.vectors import magnitude_shares
+from mtd_lens.vectors import signed_shares
 from probes import checks
 from probes.capture import check_tokens, vector_size
 
@@ -53,7 +53,7 @@ class Inspection:
         tokens: ``[sequence, position]``, or ``[sequence, position, component]`` of vectors.
         token_names: What each token of the vocabulary, or component of a vector, is called.
         attention: ``[layer, head, sequence, query, key]``; without a softmax, as shares of its
-            magnitude.
+            magnitude at each query, with their signs.
         analysis: What the algorithm and the estimators say of the sequences; None where the task's
             family does not tell.
         nearest_heads: By name of the analytic pattern, the head of each layer that is nearest to it
@@ -79,18 +79,30 @@ class Inspection:
             f"sequences of {length} tokens)"
         )
 
-    def distances(self, pattern: AnalyticPattern) -> Float[Tensor, "layer head query"]:
+    def distances(self, pattern: Any) -> Float[Tensor, "layer head query"]:
         """Total variation of every head from an analytic pattern, mean over the sequences.
 
-        0 where a head's attention is the pattern, 1 where they share no key; NaN at queries where
-        the algorithm says nothing.
+        Half the sum of absolute differences over the keys. Since the magnitudes of both sum to 1 at
+        each query, or to 0, it is 0 where a head's attention is the pattern, and 1 where they share
+        no key, or only keys to which they give opposite signs; NaN at queries where the algorithm
+        says nothing.
 
         Args:
             pattern: One of ``analysis.patterns``.
 
         Returns:
             ``[layer, head, query]``, from 0 to 1.
+
+        Raises:
+            ArgumentError: Something else than an analytic pattern.
         """
+        if not isinstance(pattern, AnalyticPattern):
+            known = [each.name for each in self.analysis.patterns] if self.analysis else []
+            listed = ", ".join(f"{index}: {name!r}" for index, name in enumerate(known))
+            raise ArgumentError(
+                f"distances takes an analytic pattern; got {pattern!r}. Give one of "
+                f"inspection.analysis.patterns ({listed or 'here there are none'})."
+            )
         return _distances(self.attention, pattern)
 
 
@@ -133,6 +145,8 @@ def inspect(
         ModelError: The model does not fit the task, is not causal, or no task is known.
     """
     n_sequences = checks.integer(n_sequences, "n_sequences", 1, ArgumentError)
+    if tokens is None:
+        _check_few(n_sequences)
     seed = checks.seed(seed, ArgumentError)
     task = task_for(model, task)
     family = family_of(task)
@@ -147,7 +161,6 @@ def inspect(
     names = _checked_names(token_names, model)
     batch = None
     if tokens is None:
-        _check_few(n_sequences)
         batch = task.sample(n_sequences, seed)
         tokens = batch.tokens
     else:
@@ -202,7 +215,7 @@ def _attention(model: Any, tokens: Tensor) -> Float[Tensor, "layer head sequence
     hooks = [f"blocks.{layer}.attn.hook_pattern" for layer in range(model.cfg.n_layers)]
     found = probes.read_activations(model, tokens, {hook: probes.Site(hook) for hook in hooks})
     attention = torch.stack([found[hook].transpose(0, 1) for hook in hooks]).float().cpu()
-    return magnitude_shares(attention)
+    return signed_shares(attention)
 
 
 def _nearest_heads(
@@ -238,8 +251,7 @@ def _on_cpu(analysis: Analysis) -> Analysis:
 def _check_few(n_sequences: int) -> None:
     if n_sequences > MAX_SEQUENCES:
         raise ArgumentError(
-            f"{n_sequences} sequences are more than can be looked at. Give at most "
-            f"{MAX_SEQUENCES}, such as tokens[:4]."
+            f"{n_sequences} sequences are more than can be looked at. Show at most {MAX_SEQUENCES}."
         )
 
 

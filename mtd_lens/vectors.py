@@ -16,13 +16,13 @@ def last_vectors(
     return torch.cat(windows, -1)
 
 
-def magnitude_shares(
+def signed_shares(
     pattern: Float[Tensor, "*row query key"],
 ) -> Float[Tensor, "*row query key"]:
-    """Attention without a softmax as shares of its magnitude at each query, which sum to 1.
+    """Attention without a softmax as shares of its magnitude at each query, with their signs.
 
-    Patterns that are distributions stay as they are; a query that attends to nothing keeps zeros.
+    Magnitudes sum to 1 at each query. Patterns that are distributions stay as they are; a query
+    that attends to nothing keeps zeros.
     """
-    magnitude = pattern.abs()
-    total = magnitude.sum(-1, keepdim=True)
-    return magnitude / torch.where(total > 0, total, 1.0)
+    total = pattern.abs().sum(-1, keepdim=True)
+    return pattern / torch.where(total > 0, total, 1.0)

@@ -193,6 +193,7 @@ def test_inspections_and_dashboards(tmp_path):
     assert found.nearest_heads["vector before"][0].tolist()[1:] == [1] * 15
     assert found.nearest_heads["inner products"][1].tolist()[1:] == [0] * 15
     assert float(found.distances(products)[1, 0, 1:].max()) < 1e-5
+    assert float(found.attention[1, 0].min()) < -0.1
     assert float(found.distances(vector_before)[0, 1, 1:].max()) < 1e-5
     same = found.analysis.predictions["model"] - found.analysis.predictions["one step"]
     assert float(same[:, 1:].abs().max()) < 1e-5

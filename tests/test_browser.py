@@ -1,6 +1,7 @@
 """Dashboards in a real browser, headless Chromium, with the network cut off."""
 
 import os
+import re
 import shutil
 
 import pytest
@@ -155,6 +156,69 @@ def test_pages_of_other_families(open_page, name, what, heads, rows):
     before = table.inner_text()
     page.select_option("#sequence", "1")
     assert table.inner_text() != before
+
+
+def coloured(page, selector):
+    """Pixels of each canvas that are clearly blue, and clearly orange."""
+    return page.eval_on_selector_all(
+        selector,
+        """(canvases) => canvases.map((canvas) => {
+            const { width, height } = canvas;
+            const pixels = canvas.getContext("2d").getImageData(0, 0, width, height).data;
+            const found = [0, 0];
+            for (let at = 0; at < pixels.length; at += 4) {
+                if (pixels[at + 3] < 255) continue;
+                if (pixels[at + 2] > pixels[at] + 60) found[0] += 1;
+                if (pixels[at] > pixels[at + 2] + 60) found[1] += 1;
+            }
+            return found;
+        })""",
+    )
+
+
+def test_negative_attention_is_orange(open_page):
+    """In the construction's second layer, whose patterns are inner products of both signs."""
+    page = open_page("vectors.html")
+    page.click("#heads button:has-text('L1 nearest')")
+    wait_for_charts(page)
+    for box in ("#model-map", "#analytic-map"):
+        [[blue, orange]] = coloured(page, f"{box} canvas")
+        assert min(blue, orange) > 100
+    [[blue, orange]] = coloured(page, "#heads button:has-text('L1 nearest') canvas")
+    assert min(blue, orange) > 5
+    scale = page.inner_text("#scale")
+    assert "full orange from −" in scale
+    assert "0.000 on average over queries (0: the same, 1: no key in common with the same" in scale
+    cells = page.eval_on_selector_all(
+        "#model-row .colored-tokens span span",
+        "(cells) => cells.map((cell) => getComputedStyle(cell).backgroundColor)",
+    )
+    shades = [tuple(map(float, re.findall(r"[\d.]+", cell)[:3])) for cell in cells]
+    values = page.evaluate("attention(1, 0)[15]")
+    largest = max(map(abs, values))
+    assert min(values) < 0 < max(values)
+    for (red, _, blue), value in zip(shades, values, strict=True):
+        if abs(value) > largest / 4:
+            assert (red > blue) == (value < 0)
+
+
+def test_attention_with_a_softmax_is_never_orange(open_page):
+    page = open_page("stock.html")
+    wait_for_charts(page)
+    shown = coloured(page, "#heads canvas") + coloured(page, "#model-map canvas")
+    assert all(blue > 0 and orange == 0 for blue, orange in shown)
+    assert "no key in common)" in page.inner_text("#scale")
+
+
+def test_vectors_have_their_positions_beside_them(open_page):
+    page = open_page("vectors.html")
+    wait_for_charts(page)
+    row = page.inner_text("#model-row").replace("\xa0", " ")
+    for position in (0, 9, 15):
+        assert f"{position}: {page.evaluate(f'shownNames()[{position}]')}" in row
+    tokens = open_page("ngram.html")
+    wait_for_charts(tokens)
+    assert ":" not in tokens.inner_text("#model-row")
 
 
 def test_another_sequence_changes_everything(open_page):

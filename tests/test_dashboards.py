@@ -36,8 +36,8 @@ def data_of(text):
 
 
 def unpacked(text, n_maps, length):
-    levels = np.frombuffer(base64.b64decode(text), "<u2").reshape(n_maps, -1).astype(float)
-    levels[levels > dashboards.LEVELS] = np.nan
+    levels = np.frombuffer(base64.b64decode(text), "<i2").reshape(n_maps, -1).astype(float)
+    levels[levels == dashboards.UNDEFINED] = np.nan
     maps = np.zeros((n_maps, length, length))
     maps[:, *np.tril_indices(length)] = levels / dashboards.LEVELS
     return maps
@@ -54,6 +54,23 @@ def test_the_page_holds_the_attention(page):
         expected = np.stack([p.values[sequence].tril().numpy() for p in found.analysis.patterns])
         assert np.isnan(analytic[:, 2, 0]).all()
         assert np.nanmax(abs(analytic - expected)) < 1 / dashboards.LEVELS
+
+
+def test_the_page_holds_the_signs_of_attention_without_a_softmax():
+    made = mtd_lens.dashboard(mtd_lens.load_model("ar-d3-t16/constructed-one-step"), n_sequences=1)
+    text = made.to_html()
+    data, found = data_of(text), made.inspection
+    n_maps = found.attention.shape[0] * found.attention.shape[1]
+    maps = unpacked(data["attention"][0], n_maps, 16)
+    assert maps.min() < -0.1
+    assert abs(maps - found.attention[:, :, 0].flatten(0, 1).numpy()).max() < 1 / dashboards.LEVELS
+    analytic = unpacked(data["analytic"][0], 2, 16)
+    expected = np.stack([p.values[0].tril().numpy() for p in found.analysis.patterns])
+    assert np.nanmin(analytic) < -0.1
+    assert np.nanmax(abs(analytic - expected)) < 1 / dashboards.LEVELS
+    assert np.isnan(analytic[:, 0, 0]).all()
+    assert data["vectors"]
+    assert "shares of its magnitude at each query, with their signs" in text
 
 
 def test_the_page_holds_what_is_inferred_and_predicted(page):

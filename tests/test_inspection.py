@@ -1,12 +1,16 @@
 """Inspections: the model's own attention, the nearest heads, what is cut, and bad input."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import stock, transition
 
 import mtd_lens
 from mtd_lens import inspection
+from mtd_lens.contracts import AnalyticPattern
 from mtd_lens.hooked import randomized
+from mtd_lens.vectors import signed_shares
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +147,7 @@ def test_the_model_is_left_as_it_was(task):
     ("arguments", "error", "message"),
     [
         ({"n_sequences": 0}, mtd_lens.ArgumentError, "n_sequences"),
-        ({"n_sequences": 17}, mtd_lens.ArgumentError, r"Give at most 16, such as tokens\[:4\]"),
+        ({"n_sequences": 17}, mtd_lens.ArgumentError, "17 sequences are more.*Show at most 16"),
         ({"name": 5}, mtd_lens.ArgumentError, "name must be a text; got 5"),
         ({"name": "a\ud800"}, mtd_lens.ArgumentError, "UTF-8"),
         ({"seed": -1}, mtd_lens.ArgumentError, "seed"),
@@ -161,6 +165,72 @@ def test_the_model_is_left_as_it_was(task):
 def test_bad_input(model, arguments, error, message):
     with pytest.raises(error, match=message):
         mtd_lens.inspect(model, **arguments)
+
+
+def test_too_many_sequences_are_refused_before_anything_else():
+    with pytest.raises(mtd_lens.ArgumentError, match=r"128 sequences are more.*Show at most 16"):
+        mtd_lens.inspect("no model", n_sequences=128)
+
+
+def test_distances_are_from_patterns_not_from_names(found):
+    listed = r"patterns \(0: 'responsibilities', 1: 'uniform average', 2: 'mixture weights'\)"
+    with pytest.raises(
+        mtd_lens.ArgumentError, match=f"got 'uniform average'. Give one of.*{listed}"
+    ):
+        found.distances("uniform average")
+    with pytest.raises(mtd_lens.ArgumentError, match="here there are none"):
+        replace(found, analysis=None, nearest_heads={}).distances(0)
+
+
+def vector_model(sign=1.0):
+    """A construction on vectors, the queries of its last layer with a sign of their own."""
+    model = mtd_lens.load_model("ar-d3-t16/constructed-one-step")
+    with torch.no_grad():
+        model.blocks[1].attn.W_Q.mul_(sign)
+        model.blocks[1].attn.b_Q.mul_(sign)
+    return model
+
+
+def test_attention_without_a_softmax_keeps_its_sign():
+    model = vector_model()
+    found = mtd_lens.inspect(model, n_sequences=3)
+    _, cache = model.run_with_cache(found.tokens)
+    for layer in range(2):
+        pattern = cache[f"blocks.{layer}.attn.hook_pattern"].transpose(0, 1)
+        for query in range(1, 16):
+            raw = pattern[..., query, :]
+            total = raw.abs().sum(-1, keepdim=True)
+            expected = torch.where(total > 0, raw / total.clamp_min(1e-30), 0.0)
+            assert torch.allclose(found.attention[layer][..., query, :], expected, atol=1e-6)
+    products = found.analysis.patterns[1]
+    assert found.attention.min() < -0.1
+    assert products.values.nan_to_num().min() < -0.1
+    assert torch.allclose(products.values[:, 1:].abs().sum(-1), torch.ones(()).double())
+    assert found.distances(products)[1, 0, 1:].max() < 1e-5
+
+
+def test_a_pattern_of_opposite_sign_is_far():
+    """As far as can be: at every key the two have opposite signs."""
+    negated = mtd_lens.inspect(vector_model(-1.0), n_sequences=3)
+    distances = negated.distances(negated.analysis.patterns[1])[1, 0, 1:]
+    assert torch.allclose(distances, torch.ones(()), atol=1e-5)
+
+
+def test_distances_of_signed_shares_lie_between_0_and_1(found):
+    generator = torch.Generator().manual_seed(3)
+    attention, values = (
+        signed_shares(torch.randn(shape, generator=generator).pow(3).tril())
+        for shape in (found.attention.shape, found.attention.shape[2:])
+    )
+    values[:, 4] = 0.0
+    attention[1, 2], attention[1, 1] = values, -values
+    signed = replace(found, attention=attention)
+    distances = signed.distances(AnalyticPattern("signed", "x", values))
+    assert distances.min() >= 0
+    assert distances.max() <= 1 + 1e-6
+    assert distances[1, 2].abs().max() < 1e-6
+    expected = torch.ones(14).index_fill(0, torch.tensor(4), 0.0)
+    assert torch.allclose(distances[1, 1], expected, atol=1e-6)
 
 
 def test_no_model():

@@ -45,7 +45,7 @@ def test_lines_are_the_numbers_of_the_comparison_in_order_of_length(compared):
     names = {
         "constructed-absolute": (compared[0], "model"),
         "random-absolute": (compared[1], "model"),
-        **{name: (compared[0], name) for name in plots.SHOWN},
+        **{name: (compared[0], name) for name in plots.SHOWN[0]},
     }
     assert set(_labels(figure)) == set(names)
     for label, (comparison, name) in names.items():
@@ -62,7 +62,7 @@ def test_data_are_what_the_lines_show(compared, tmp_path):
         line = _line(figure, name.removeprefix("mtd-q3-m2-t32/"))
         assert lines["length"].tolist() == list(line.get_xdata())
         assert lines["divergence"].tolist() == pytest.approx(list(line.get_ydata()), rel=1e-14)
-    assert len(table) == 3 * (len(plots.SHOWN) + 2)
+    assert len(table) == 3 * (len(plots.SHOWN[0]) + 2)
     assert set(table["task"]) == {"mtd-q3-m2-t32"}
     assert set(table["seed"]) == {0}
     assert (table["low"] <= table["divergence"]).all()
@@ -140,7 +140,35 @@ def test_a_family_of_other_estimators_has_them_all_drawn(compared):
     )
     figure = replace(compared[0], rows=rows, divergence="squared error").plot()
     assert set(_labels(figure)) == {"other", "constructed-absolute"}
-    assert figure.axes[0].get_ylabel() == "squared error(truth ‖ prediction)"
+    assert figure.axes[0].get_ylabel() == "squared error from the truth"
+
+
+@pytest.mark.parametrize(
+    ("model", "shown", "label"),
+    [
+        (
+            "ngram-q3-s12-t32/constructed-absolute",
+            {"uniform", "kernel", "maximum likelihood", "exact Bayes"},
+            "KL(truth ‖ prediction), nats",
+        ),
+        (
+            "ar-d3-t16/constructed-one-step",
+            {"zero", "one step", "2 steps", "4 steps, free"},
+            "squared error from the truth",
+        ),
+    ],
+)
+def test_each_family_has_its_own_estimators_drawn(model, shown, label):
+    comparison = mtd_lens.compare(mtd_lens.load_model(model), lengths=[8, 16], n_sequences=64)
+    figure = comparison.plot()
+    assert set(_labels(figure)) == {*shown, model.partition("/")[2]}
+    assert figure.axes[0].get_ylabel() == label
+    fewer = tuple(
+        tuple(entry for entry in row if entry.name not in ("exact Bayes", "2 steps"))
+        for row in comparison.rows
+    )
+    left = set(_labels(replace(comparison, rows=fewer).plot()))
+    assert left == {*shown, model.partition("/")[2]} - {"exact Bayes", "2 steps"}
 
 
 def test_files_are_written_whole(compared, tmp_path, monkeypatch):

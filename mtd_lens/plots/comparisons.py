@@ -12,6 +12,9 @@ from mtd_lens.plots.outputs import check_outputs
 INCHES = (7.6, 4.4)
 MODEL_ROW = "model"
 
+DIRECTED = "(truth ‖ prediction)"
+"""Which way round a divergence that is not symmetric is taken."""
+
 MAX_TICKS = 10
 LABELLED_DIGITS = {0.8: range(1, 10), 2.5: (1, 2, 5), math.inf: (1,)}
 """Leading digits of the labelled divergences, for axes of up to so many decades."""
@@ -53,7 +56,8 @@ def plot_comparisons(
         comparisons: Results of ``compare``, of one task and the same lengths, number of sequences
             and seed, so that their estimators are the same; each gives one model's line.
         path: Also write the figure there, as PNG or SVG by its ending.
-        estimators: Names of the estimators to draw; by default those of ``SHOWN``.
+        estimators: Names of the estimators to draw; by default of the set of ``SHOWN``
+            that fits the family.
         data: Also write what is drawn there, as CSV: a row for each line and length.
 
     Returns:
@@ -104,7 +108,8 @@ def _draw(compared: Sequence[Compared], names: Sequence[str]) -> Any:
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.yaxis.set_minor_locator(NullLocator())
     measure, _, unit = first.divergence.partition(", ")
-    axes.set_ylabel(f"{measure}(truth ‖ prediction)" + (f", {unit}" if unit else ""))
+    what = f"{measure}{DIRECTED}" if measure == "KL" else f"{measure} from the truth"
+    axes.set_ylabel(what + (f", {unit}" if unit else ""))
     style.plain(axes)
     axes.set_title(
         f"{style.task_name(first.task)}: prediction after the last token of the context\n"
@@ -205,7 +210,8 @@ def _short(value: Any) -> str:
 def _checked_estimators(comparison: Compared, wanted: Any) -> list[str]:
     known = [entry.name for entry in comparison.rows[0] if entry.name != MODEL_ROW]
     if wanted is None:
-        return [name for name in known if name in style.SHOWN] or known
+        shown = style.shown_of(known)
+        return [name for name in known if name in shown] or known
     if isinstance(wanted, str) or not isinstance(wanted, Sequence):
         raise ArgumentError(f"estimators must list names, such as {known[:1]}; got {wanted!r}.")
     for name in wanted:

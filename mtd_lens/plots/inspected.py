@@ -1,5 +1,6 @@
 """What the figures of an inspection share: checks, the order of sources, and their styles."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,9 @@ from probes import checks
 MODEL, TRUTH = "model", "truth"
 SOURCES = (MODEL, "one step", "2 steps", "exact Bayes", TRUTH)
 """In the order in which they are drawn and listed; others follow."""
+
+ROUNDING = 1e-3
+"""By which shares may be negative, and their sum another than 1."""
 
 
 def checked_analysis(inspection: Any) -> Analysis:
@@ -79,8 +83,15 @@ def ordered(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def looks(sources: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Style of each source's lines and markers: as in the figures of comparisons."""
-    others = [name for name in sources if name not in (*SOURCES, *style.SHOWN)]
+    """Style of each source's lines and markers: as in the figures of comparisons.
+
+    Sources that are not drawn there have the styles that are left.
+    """
+    shown = style.shown_of(sources)
+    taken = {shown.index(name): name for name in shown if name in sources}
+    free = (index for index in itertools.count() if index not in taken)
+    others = [name for name in sources if name not in (MODEL, TRUTH, *shown)]
+    places = {name: index for index, name in taken.items()} | dict(zip(others, free, strict=False))
     found = {}
     for name in sources:
         if name == MODEL:
@@ -88,9 +99,15 @@ def looks(sources: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         elif name == TRUTH:
             found[name] = {"color": style.INK, "marker": "*", "linewidth": 1.8, "markersize": 9}
         else:
-            known = [*style.SHOWN, *others]
-            found[name] = style.estimator_style(known.index(name)) | {"linewidth": 1.3}
+            found[name] = style.estimator_style(places[name]) | {"linewidth": 1.3}
     return found
+
+
+def are_shares(values: Float[Tensor, "*axes component"]) -> bool:
+    """Whether components, wherever all are finite, are shares of 1."""
+    known = values[values.isfinite().all(-1)]
+    sums = known.sum(-1)
+    return bool((known >= -ROUNDING).all()) and bool(((sums - 1).abs() < ROUNDING).all())
 
 
 def headline(inspection: Inspection, what: str, note: str = "") -> str:

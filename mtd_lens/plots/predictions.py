@@ -13,6 +13,14 @@ from probes import checks
 GROUP = 0.72
 """Width of an outcome's group, as a share of the space that it has."""
 
+MARGIN = 0.08
+"""Above the largest value, and below the least if that is negative."""
+
+OUTCOME_INCHES = 0.62
+INCHES_A_CHARACTER = 0.085
+MAX_CHARACTERS = 12
+"""Of an outcome's name, for which there is room; longer ones may overlap."""
+
 LAST_TOKENS = 6
 """Of the context, in the title."""
 
@@ -84,7 +92,9 @@ def plot_predictions(
 
 
 def _draw(names: list[str], shown: dict[str, list[float]], outcome: str, unit: str) -> Any:
-    figure, [[axes]] = style.new_figure((max(6.0, 0.62 * len(names) + 1.4), 3.4))
+    longest = min(max(map(len, names)), MAX_CHARACTERS)
+    width = max(OUTCOME_INCHES, INCHES_A_CHARACTER * longest + 0.1)
+    figure, [[axes]] = style.new_figure((max(6.0, width * len(names) + 1.4), 3.4))
     handles: dict[str, Any] = {}
     step = GROUP / len(shown)
     for index, (source, look) in enumerate(looks(shown).items()):
@@ -97,7 +107,11 @@ def _draw(names: list[str], shown: dict[str, list[float]], outcome: str, unit: s
         )  # fmt: skip
     axes.set_xlim(-0.6, len(names) - 0.4)
     values = [value for row in shown.values() for value in row]
-    axes.set_ylim(min(0.0, *values) * 1.08, max(0.0, *values) * 1.08)
+    low, high = min(0.0, *values), max(0.0, *values)
+    margin = MARGIN * (high - low)
+    axes.set_ylim(low - margin if low < 0 else 0.0, high + margin)
+    if low < 0:
+        axes.axhline(0, color=style.FAINT, linewidth=0.8)
     axes.set_xticks(range(len(names)), names)
     axes.tick_params(axis="x", length=0)
     axes.set_xlabel(outcome)

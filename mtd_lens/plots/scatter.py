@@ -1,5 +1,6 @@
 """A model's attention and inferences against the algorithm's, value by value."""
 
+import math
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -11,15 +12,24 @@ from mtd_lens.contracts import Analysis, AnalyticPattern
 from mtd_lens.errors import ArgumentError
 from mtd_lens.inspection import Inspection
 from mtd_lens.plots import style
-from mtd_lens.plots.inspected import MODEL, checked_analysis, headline
+from mtd_lens.plots.inspected import MODEL, are_shares, checked_analysis, headline
 from mtd_lens.plots.outputs import check_outputs
 from probes.statistics import NEGLIGIBLE
 
 REFERENCE = "one step"
 """The source that a model's inference is held against."""
 
+MAX_IN_A_ROW = 4
 PANEL_INCHES = (2.8, 3.7)
-MARGIN = 1.04
+MARGIN = 0.04
+"""Of an axis beyond the largest magnitude, as a share of it."""
+
+LEGEND_CHARACTERS = 34
+"""In a row of a panel's legend, of which a handle takes HANDLE_CHARACTERS."""
+
+HANDLE_CHARACTERS = 4
+LEGEND_ROW_INCHES = 0.22
+"""Of rows beyond the first."""
 N_TICKS = 5
 
 FEW = 500
@@ -118,7 +128,7 @@ def _attended(inspection: Inspection, pattern: AnalyticPattern) -> Panel:
     queries = torch.arange(heads.shape[1])
     nearest = inspection.attention[layer].cpu()[heads[layer], :, queries].transpose(0, 1)
     analytic = pattern.values.cpu()
-    sequence, query, key = (analytic > 0).nonzero(as_tuple=True)
+    sequence, query, key = (analytic.nan_to_num() != 0).nonzero(as_tuple=True)
     points = {
         "sequence": sequence,
         "query": query,
@@ -126,13 +136,17 @@ def _attended(inspection: Inspection, pattern: AnalyticPattern) -> Panel:
         "layer": torch.full_like(query, layer),
         "head": heads[layer, query],
     }
+    algorithms = analytic[sequence, query, key].double().numpy()
+    models = nearest[sequence, query, key].double().numpy()
+    signed = (algorithms < 0).any() or (models < 0).any()
+    unit = "(−1 to 1)" if signed else "(0 to 1)"
     return Panel(
         name=pattern.name,
         where=f"attention of layer {layer}, nearest heads",
-        labels=("algorithm's attention (0 to 1)", "model's attention (0 to 1)"),
+        labels=(f"algorithm's attention {unit}", f"model's attention {unit}"),
         columns={name: value.numpy() for name, value in points.items()},
-        analytic=analytic[sequence, query, key].double().numpy(),
-        model=nearest[sequence, query, key].double().numpy(),
+        analytic=algorithms,
+        model=models,
         groups=(query - key).numpy(),
         grouped_by="query − key",
     )
@@ -147,10 +161,11 @@ def _inferred(analysis: Analysis) -> list[Panel]:
     )
     sequence, position, component = (one_step + model).isfinite().nonzero(as_tuple=True)
     names = np.array(analysis.components)[component.numpy()]
+    unit = " (0 to 1)" if are_shares(one_step) and are_shares(model) else ""
     panel = Panel(
         name=analysis.latent,
         where="implied by the model's predictions",
-        labels=(f"{REFERENCE} (0 to 1)", "model (0 to 1)"),
+        labels=(f"{REFERENCE}{unit}", f"model{unit}"),
         columns={"sequence": sequence.numpy(), "query": position.numpy(), "component": names},
         analytic=one_step[sequence, position, component].numpy(),
         model=model[sequence, position, component].numpy(),
@@ -162,15 +177,23 @@ def _inferred(analysis: Analysis) -> list[Panel]:
 def _draw(panels: list[Panel]) -> Any:
     from matplotlib.ticker import MaxNLocator
 
-    inches = (PANEL_INCHES[0] * len(panels) + 0.3, PANEL_INCHES[1] + 0.5)
-    figure, [row] = style.new_figure(inches, 1, len(panels))
-    for axes, panel in zip(row, panels, strict=True):
+    n_columns = min(len(panels), MAX_IN_A_ROW)
+    n_rows = math.ceil(len(panels) / n_columns)
+    longest = max(_legend_rows(_groups(panel)) for panel in panels)
+    height = PANEL_INCHES[1] + LEGEND_ROW_INCHES * max(longest - 1, 0)
+    inches = (PANEL_INCHES[0] * n_columns + 0.3, height * n_rows + 0.5)
+    figure, grid = style.new_figure(inches, n_rows, n_columns)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    for axes, panel in zip(grid.flat, panels, strict=False):
         _draw_points(axes, panel)
-        end = max(panel.analytic.max(), panel.model.max()) * MARGIN
-        axes.plot([0, end], [0, end], color=style.INK, linewidth=0.8, zorder=4)
+        start, end = _limits(panel)
+        axes.plot([start, end], [start, end], color=style.INK, linewidth=0.8, zorder=4)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(N_TICKS, steps=[1, 2, 2.5, 5, 10]))
-        axes.set(xlim=(-0.02 * end, end), ylim=(-0.02 * end, end), aspect="equal")
+        from_zero = (-0.02 * end, end)  # points at the limits are seen
+        limits = (start, end) if start else from_zero
+        axes.set(xlim=limits, ylim=limits, aspect="equal")
         axes.tick_params(labelsize="small")
         axes.set_xlabel(panel.labels[0], fontsize="small")
         axes.set_ylabel(panel.labels[1], fontsize="small")
@@ -182,13 +205,21 @@ def _draw(panels: list[Panel]) -> Any:
     return figure
 
 
+def _limits(panel: Panel) -> tuple[float, float]:
+    """Of both axes: from 0, or with room below the least value where there are negative ones."""
+    values = np.concatenate([panel.analytic, panel.model])
+    low, high = min(float(values.min()), 0.0), max(float(values.max()), 0.0)
+    margin = MARGIN * max(-low, high)
+    return low - margin if low < 0 else 0.0, high + margin
+
+
 def _draw_points(axes: Any, panel: Panel) -> None:
     """Coloured by group, unless there are more groups than colours."""
     crowd = FEW / len(panel.analytic)
     opacity = min(max(BOLDEST * crowd, FAINTEST), BOLDEST)
     look = {"s": 10 if crowd >= 1 else 5, "alpha": opacity, "linewidths": 0, "zorder": 3}
-    groups = list(dict.fromkeys(sorted(panel.groups.tolist())))
-    if not 1 < len(groups) <= len(style.MODEL_COLOURS):
+    groups = _groups(panel)
+    if not groups:
         colour = style.MODEL_COLOURS[0]
         axes.scatter(panel.analytic, panel.model, color=colour, rasterized=True, **look)
         return
@@ -198,11 +229,24 @@ def _draw_points(axes: Any, panel: Panel) -> None:
         axes.scatter(*values, color=colour, label=str(name), rasterized=True, **look)
     legend = axes.legend(
         title=panel.grouped_by or None, loc="upper center", bbox_to_anchor=(0.5, -0.2),
-        ncols=len(groups), frameon=False, fontsize="small", title_fontsize="small",
-        handletextpad=0.1, columnspacing=0.7,
+        ncols=math.ceil(len(groups) / _legend_rows(groups)), frameon=False,
+        fontsize="small", title_fontsize="small", handletextpad=0.1,
+        columnspacing=0.7,
     )  # fmt: skip
     for handle in legend.legend_handles:
         handle.set(alpha=1, sizes=[24])
+
+
+def _groups(panel: Panel) -> list[Any]:
+    """Those that have colours of their own; none if there is one, or more than colours."""
+    groups = sorted(set(panel.groups.tolist()))
+    return groups if 1 < len(groups) <= len(style.MODEL_COLOURS) else []
+
+
+def _legend_rows(groups: list[Any]) -> int:
+    """With as many groups in each as fit below a panel."""
+    widest = max((len(str(name)) for name in groups), default=0) + HANDLE_CHARACTERS
+    return math.ceil(len(groups) / max(LEGEND_CHARACTERS // widest, 1))
 
 
 def _table(inspection: Inspection, panels: list[Panel]) -> Any:

@@ -13,6 +13,7 @@ from mtd_lens.plots import style
 from mtd_lens.plots.inspected import (
     MODEL,
     TRUTH,
+    are_shares,
     checked_analysis,
     checked_sequence,
     defined,
@@ -21,9 +22,6 @@ from mtd_lens.plots.inspected import (
     looks,
 )
 from mtd_lens.plots.outputs import check_outputs
-
-ROUNDING = 1e-3
-"""By which shares may be negative, and their sum another than 1."""
 
 CORNERS = ((0.0, 0.0), (1.0, 0.0), (0.5, math.sqrt(3) / 2))
 """In the plane, of the first, the second and the third component."""
@@ -69,7 +67,7 @@ def plot_simplex(
     sequence = checked_sequence(inspection, sequence)
     outputs = check_outputs(path, data)
     found = estimates(analysis, sequence)
-    if not all(_are_shares(values) for values in found.values()):
+    if not all(are_shares(values) for values in found.values()):
         raise ArgumentError(
             f"the simplex is drawn for shares of 1; the {analysis.latent} of {inspection.model!r} "
             "has components of other sums or signs. Use plot_latents."
@@ -89,12 +87,6 @@ def plot_simplex(
         for position in defined(values)
     ]
     return outputs.write(figure, table)
-
-
-def _are_shares(values: Float[Tensor, "position component"]) -> bool:
-    known = values[values.isfinite().all(-1)]
-    sums = known.sum(-1)
-    return bool((known >= -ROUNDING).all()) and bool(((sums - 1).abs() < ROUNDING).all())
 
 
 def in_plane(weights: Float[Tensor, "*axes 3"]) -> Float[Tensor, "*axes 2"]:

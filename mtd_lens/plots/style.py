@@ -6,7 +6,7 @@ own; see :func:`mtd_lens.plots.outputs.svg_text`.
 
 import math
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,8 +23,12 @@ MODEL_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9
 
 MODEL_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
-SHOWN = ("uniform", "one step", "2 steps", "maximum likelihood", "exact Bayes")
-"""Estimators that are drawn unless others are asked for, each in the same style everywhere."""
+SHOWN = (
+    ("uniform", "one step", "2 steps", "maximum likelihood", "exact Bayes"),
+    ("uniform", "kernel", "maximum likelihood", "exact Bayes"),
+    ("zero", "one step", "2 steps", "4 steps, free"),
+)
+"""Estimators that are drawn unless others are asked for: a set for each kind of figure."""
 
 ESTIMATOR_GREYS = tuple((INK, opacity) for opacity in (0.45, 0.5, 0.7, 0.5, 0.6))
 ESTIMATOR_DASHES = ((1, 1.5), (6, 2), (6, 1.5, 1.5, 1.5), (2.5, 1.5), ())
@@ -104,6 +108,12 @@ def model_style(index: int) -> dict[str, Any]:
         "markersize": 6,
         "zorder": 3,
     }
+
+
+def shown_of(names: Iterable[str]) -> tuple[str, ...]:
+    """The set of ``SHOWN`` that has most of these names, the first of several."""
+    known = set(names)
+    return max(SHOWN, key=lambda each: len(known.intersection(each)))
 
 
 def estimator_style(index: int) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 "use strict";
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
-const LEVELS = 65534; // of a value; the number above it marks "not defined"
+const LEVELS = 32767, UNDEFINED = -32768; // of a value from 0 to 1; for "not defined"
 const BLUE = "#0072b2", ORANGE = "#d55e00";
 const MAX_LABEL = 8; // characters of a token's name beside a pattern
 const WINDOW = 96; // positions that a pattern is drawn for; more are slow, and too small to see
@@ -18,7 +18,7 @@ const decoded = new Map();
 function numbers(text) {
   if (!decoded.has(text)) {
     const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-    decoded.set(text, new Uint16Array(bytes.buffer));
+    decoded.set(text, new Int16Array(bytes.buffer));
   }
   return decoded.get(text);
 }
@@ -30,7 +30,7 @@ function unpack(text, index) {
   for (let query = 0, at = index * triangle; query < DATA.length; query++) {
     const row = [];
     for (let key = 0; key <= query; key++, at++) {
-      row.push(packed[at] > LEVELS ? NaN : packed[at] / LEVELS);
+      row.push(packed[at] === UNDEFINED ? NaN : packed[at] / LEVELS);
     }
     rows.push(row);
   }
@@ -48,11 +48,12 @@ function attention(layer, head, pattern = state.pattern) {
 
 const analytic = (pattern) => unpack(DATA.analytic[state.sequence], pattern);
 const finite = (row) => row.every(Number.isFinite);
+const peak = (row) => Math.max(...row.map(Math.abs));
 
-/** Where full colour starts: the median over queries of the largest value, of both maps. */
+/** Where full colour starts: the median over queries of the largest magnitude, of both maps. */
 function scaleOf(...maps) {
   const peaks = maps.map((map) => {
-    const largest = map.filter(finite).map((row) => Math.max(...row)).sort((a, b) => a - b);
+    const largest = map.filter(finite).map(peak).sort((a, b) => a - b);
     return largest[Math.floor(largest.length / 2)] ?? 1;
   });
   return Math.max(...peaks, 1e-3);
@@ -106,6 +107,8 @@ function view(id, component, props) {
 const readable = (text) => (text.trim() ? text : JSON.stringify(text));
 const nameOf = (token) => readable(DATA.names[token]);
 const shownNames = () => DATA.tokens[state.sequence].map(nameOf);
+/** Vectors are hard to tell apart, and have their positions beside them. */
+const placed = (text, position) => (DATA.vectors ? `${position}: ${text}` : text);
 const asHtml = (text) =>
   text.replace(/[&<>"']/g, (c) => `&#${c.charCodeAt(0)};`); // ColoredTokens takes HTML
 
@@ -148,7 +151,7 @@ function drawPattern(id, map, limit) {
 
 function drawTokens(id, row, limit) {
   view(id, CircuitsVis.ColoredTokens, {
-    tokens: shownNames().slice(0, row.length).map(asHtml),
+    tokens: shownNames().slice(0, row.length).map(placed).map(asHtml),
     values: row.map((value) => Number(value.toFixed(4))),
     minValue: -limit,
     maxValue: limit,
@@ -165,9 +168,9 @@ function thumbnail(map, limit) {
   canvas.width = canvas.height = DATA.length;
   const context = canvas.getContext("2d");
   const image = context.createImageData(DATA.length, DATA.length);
-  const full = [0, 114, 178]; // BLUE
   map.forEach((row, query) => row.forEach((value, key) => {
-    const share = Math.min(value / limit, 1);
+    const share = Math.min(Math.abs(value) / limit, 1);
+    const full = value < 0 ? [213, 94, 0] : [0, 114, 178]; // ORANGE, BLUE
     const colour = full.map((channel) => 255 + (channel - 255) * share);
     image.data.set([...colour, 255], 4 * (query * DATA.length + key));
   }));
@@ -220,7 +223,11 @@ function drawPatterns() {
   if (!DATA.patterns.length) {
     const limit = scaleOf(map);
     drawPattern("model-map", map, limit);
-    find("scale").textContent = `Full colour from ${limit.toPrecision(2)}.`;
+    const signed = map.flat().some((value) => value < 0);
+    const from = limit.toPrecision(2);
+    find("scale").textContent = signed
+      ? `Full blue from ${from}, full orange from −${from}.`
+      : `Full colour from ${from}.`;
     return;
   }
   const target = analytic(state.pattern);
@@ -235,7 +242,7 @@ function drawPatterns() {
   find("scale").textContent =
     `Full blue from ${limit.toPrecision(2)}, full orange from −${limit.toPrecision(2)}. ` +
     `Total variation between ${name} and the algorithm's ${DATA.patterns[state.pattern].name}: ` +
-    `${far.toFixed(3)} on average over queries (0: the same, 1: no key in common).${cut}`;
+    `${far.toFixed(3)} on average over queries (0: the same, 1: no key in common${DATA.vectors ? " with the same sign" : ""}).${cut}`;
 }
 
 function drawQuery() {
@@ -244,7 +251,7 @@ function drawQuery() {
   find("query-value").textContent = `position ${query}, token ${token}`;
   const rows = [["model-row", attention(state.layer, state.head)[query]]];
   if (DATA.patterns.length) rows.push(["analytic-row", analytic(state.pattern)[query]]);
-  const limit = Math.max(1e-3, ...rows.flatMap(([, row]) => row.filter(Number.isFinite)));
+  const limit = Math.max(1e-3, ...rows.map(([, row]) => row).filter(finite).map(peak));
   for (const [id, row] of rows) {
     if (finite(row)) drawTokens(id, row, limit);
     else find(id).textContent = "The algorithm says nothing here: it has no evidence yet.";

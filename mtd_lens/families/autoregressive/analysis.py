@@ -12,7 +12,7 @@ from mtd_lens.families.autoregressive import estimators
 from mtd_lens.families.autoregressive.causal_model import AutoregressiveCausalModel
 from mtd_lens.families.autoregressive.claims import prediction
 from mtd_lens.families.autoregressive.task import Matrices, Vectors, check_tokens
-from mtd_lens.vectors import magnitude_shares
+from mtd_lens.vectors import signed_shares
 
 
 def analyse(
@@ -52,7 +52,7 @@ def analyse(
 def patterns(
     causal_model: AutoregressiveCausalModel, tokens: Vectors
 ) -> tuple[AnalyticPattern, ...]:
-    """Attention to the vector before, and the inner products as shares of their magnitude.
+    """Attention to the vector before, and the inner products as signed shares of their magnitude.
 
     Args:
         causal_model: One step of gradient descent.
@@ -64,7 +64,7 @@ def patterns(
     before, products = nothing, nothing.clone()
     queries = torch.arange(1, length)
     before[:, queries, queries - 1] = 1.0
-    products[:, 1:, 1:] = magnitude_shares(causal_model.run(tokens)["inner_products"])
+    products[:, 1:, 1:] = signed_shares(causal_model.run(tokens)["inner_products"])
     return (
         AnalyticPattern("vector before", "augmented_token", before),
         AnalyticPattern("inner products", "inner_products", products),
