@@ -197,8 +197,9 @@ def dashboard(
     from mtd_lens import dashboards, inspection, scoring
     from mtd_lens.registry import load_model
 
+    number = inspection.N_SEQUENCES if sequences is None else sequences
+    n_sequences = inspection.checked_number(number)
     model = load_model(name, device=device)
-    n_sequences = inspection.N_SEQUENCES if sequences is None else sequences
     page = dashboards.dashboard(model, n_sequences=n_sequences, seed=seed)
     if scored:
         page = page.with_scorecard(scoring.score(model, seed=seed, progress=True))

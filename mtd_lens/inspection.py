@@ -144,9 +144,7 @@ def inspect(
         TokensError: Tokens that do not fit the task.
         ModelError: The model does not fit the task, is not causal, or no task is known.
     """
-    n_sequences = checks.integer(n_sequences, "n_sequences", 1, ArgumentError)
-    if tokens is None:
-        _check_few(n_sequences)
+    n_sequences = checked_number(n_sequences)
     seed = checks.seed(seed, ArgumentError)
     task = task_for(model, task)
     family = family_of(task)
@@ -165,7 +163,7 @@ def inspect(
         tokens = batch.tokens
     else:
         check_tokens(model, tokens)
-        _check_few(len(tokens))
+        checked_number(len(tokens))
     device = next(model.parameters()).device
     fit_tokens = task.sample(N_FIT_SEQUENCES, (seed + 1) % MAX_SEED).tokens.to(device)
     n_maps = (model.cfg.n_layers * model.cfg.n_heads + N_PATTERNS) * len(tokens)
@@ -196,6 +194,20 @@ def inspect(
         nearest_heads=nearest_heads,
         n_cut=tokens.shape[1] - n_kept,
     )
+
+
+def checked_number(n_sequences: Any) -> int:
+    """How many sequences to look at.
+
+    Raises:
+        ArgumentError: No integer from 1 to ``MAX_SEQUENCES``.
+    """
+    number = checks.integer(n_sequences, "n_sequences", 1, ArgumentError)
+    if number > MAX_SEQUENCES:
+        raise ArgumentError(
+            f"{number} sequences are more than can be looked at. Show at most {MAX_SEQUENCES}."
+        )
+    return number
 
 
 def likeliest(predictions: Mapping[str, Tensor]) -> list[int]:
@@ -246,13 +258,6 @@ def _on_cpu(analysis: Analysis) -> Analysis:
         latents=predictions if analysis.predicts_latent else latents,
         predictions=predictions,
     )
-
-
-def _check_few(n_sequences: int) -> None:
-    if n_sequences > MAX_SEQUENCES:
-        raise ArgumentError(
-            f"{n_sequences} sequences are more than can be looked at. Show at most {MAX_SEQUENCES}."
-        )
 
 
 def _check_text(value: Any, what: str) -> None:
