@@ -85,7 +85,7 @@ def test_random_models_of_any_depth_support_nothing(depth):
     model = mtd_lens.load_model(f"ar-d5-t32/trained-linear-augmented-{depth}l-s0")
     task = mtd_lens.task_of(model)
     family = family_of(task)
-    for seed in range(3):
+    for seed in range(2 if depth == 1 else 1):
         card = mtd_lens.score(family.null(model, task, seed), task, n_sequences=64)
         assert not supported(card)
         for claim in card:

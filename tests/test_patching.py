@@ -1,5 +1,6 @@
 """Patching grids against TransformerLens's own, and what they promise about the model."""
 
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -88,16 +89,20 @@ def _quiet(monkeypatch):
     monkeypatch.setattr(patching, "tqdm", lambda rows: rows)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(
-    ("logits", "padded"),
-    [
-        pytest.param("last", False, id="last-whole"),
-        pytest.param("last", True, id="last-padded"),
-        pytest.param("all", False, id="all-whole"),
-        pytest.param("all", True, id="all-padded", marks=pytest.mark.slow),
-    ],
-)
+def library_cases():
+    """Every model, whole and padded; of grids over all logits, those of two models are fast."""
+    for name, logits, padded in itertools.product(NAMES, ("last", "all"), (False, True)):
+        fast = logits == "last" or (name in ("gpt", "relative") and not padded)
+        yield pytest.param(
+            name,
+            logits,
+            padded,
+            id=f"{name}-{logits}-{'padded' if padded else 'whole'}",
+            marks=() if fast else pytest.mark.slow,
+        )
+
+
+@pytest.mark.parametrize(("name", "logits", "padded"), list(library_cases()))
 def test_every_grid_equals_the_library(name, padded, logits):
     model = build(name)
     if padded:

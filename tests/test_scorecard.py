@@ -102,7 +102,7 @@ def test_other_random_weights_support_nothing_either(form):
 
 
 @pytest.mark.parametrize("part", list(mtd_lens.PARTS))
-@pytest.mark.parametrize("form", ["absolute", "relative"])
+@pytest.mark.parametrize("form", ["absolute", pytest.param("relative", marks=pytest.mark.slow)])
 def test_a_broken_part_loses_its_claims_and_keeps_the_others(form, part):
     whole = mtd_lens.load_model(f"mtd-q5-m3-t32/constructed-{form}")
     card = mtd_lens.score(mtd_lens.ablate_construction(whole, part), n_sequences=384)
