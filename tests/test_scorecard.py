@@ -76,7 +76,7 @@ def test_a_construction_supports_every_claim_in_its_own_layer(form):
     )
 
 
-@pytest.mark.parametrize("form", ["absolute", "relative"])
+@pytest.mark.parametrize("form", ["absolute", pytest.param("relative", marks=pytest.mark.slow)])
 def test_a_random_model_supports_nothing(form):
     check_null(mtd_lens.score(mtd_lens.load_model(f"mtd-q3-m2-t32/random-{form}")))
 
