@@ -183,6 +183,12 @@ def test_modules_stay_small_and_say_what_they_are(name):
     assert ast.get_docstring(ast.parse(text)), name
 
 
+@pytest.mark.parametrize("folder", ["tests", "tutorials"])
+def test_so_do_tests_and_scripts(folder):
+    for path in ROOT.joinpath(folder).rglob("*.py"):
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, path
+
+
 def test_the_check_would_notice_an_upward_import(tmp_path):
     path = tmp_path / "bad.py"
     path.write_text("def f():\n    from mtd_lens.scoring import score\n    return score\n")

@@ -1,0 +1,60 @@
+"""A made inspection, and how tests read the figures that are drawn of it."""
+
+from dataclasses import replace
+
+import torch
+
+from mtd_lens.contracts import Analysis, AnalyticPattern
+from mtd_lens.inspection import Inspection
+
+N_LAYERS, N_HEADS, N_SEQUENCES, LENGTH, ORDER = 3, 2, 2, 12, 3
+SOURCES = ("truth", "exact Bayes", "guess", "one step", "model", "2 steps")  # not as drawn
+IN_ORDER = ["model", "one step", "2 steps", "exact Bayes", "truth", "guess"]
+
+
+def simplex(generator, *shape):
+    return torch.rand(*shape, generator=generator, dtype=torch.float64).softmax(-1)
+
+
+def made_inspection():
+    """Random, but for head 1 of layer 2, which is the banded pattern exactly."""
+    generator = torch.Generator().manual_seed(0)
+    banded = torch.zeros(N_SEQUENCES, LENGTH, LENGTH)
+    average = torch.zeros(N_SEQUENCES, LENGTH, LENGTH)
+    for query in range(ORDER, LENGTH):
+        weights = simplex(generator, N_SEQUENCES, ORDER).float()
+        banded[:, query, query - ORDER + 1 : query + 1] = weights.flip(-1)
+        average[:, query, ORDER : query + 1] = 1 / (query + 1 - ORDER)
+    banded[:, :ORDER] = average[:, :ORDER] = torch.nan
+    raw = torch.rand(N_LAYERS, N_HEADS, N_SEQUENCES, LENGTH, LENGTH, generator=generator).tril()
+    attention = raw / raw.sum(-1, keepdim=True)
+    attention[2, 1] = banded.nan_to_num(0.2)
+    latents, predictions = {}, {}
+    for source in SOURCES:
+        latents[source] = simplex(generator, N_SEQUENCES, LENGTH, ORDER)
+        predictions[source] = simplex(generator, N_SEQUENCES, LENGTH, 5)
+        latents[source][:, :ORDER] = predictions[source][:, :ORDER] = torch.nan
+    latents["model"][0, 6] = torch.nan
+    latents["truth"][:, ORDER:] = latents["truth"][:, ORDER : ORDER + 1]
+    analysis = Analysis(
+        (AnalyticPattern("band", "weights", banded), AnalyticPattern("average", "mean", average)),
+        "mixture weights", ("lag 1", "lag 2", "lag 3"), latents, predictions,
+    )  # fmt: skip
+    nearest = torch.zeros(N_LAYERS, LENGTH, dtype=torch.long)
+    return Inspection(
+        "t/m", "t", 7, {"beta": 9.0},
+        torch.randint(5, (N_SEQUENCES, LENGTH), generator=generator), tuple("abcde"), attention,
+        analysis, {"band": nearest.index_fill(0, torch.tensor(2), 1), "average": nearest}, 0,
+    )  # fmt: skip
+
+
+def changed(found, **fields):
+    return replace(found, analysis=replace(found.analysis, **fields))
+
+
+def lines_of(axes):
+    return {line.get_label(): line for line in axes.get_lines()}
+
+
+def legend_of(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
