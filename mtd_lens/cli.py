@@ -57,7 +57,7 @@ def models() -> None:
 def tasks() -> None:
     """List the tasks that can be loaded by name."""
     from mtd_lens.registry import list_tasks, load_task
-    from mtd_lens.render import text_table
+    from mtd_lens.results.forms import text_table
 
     loaded = {name: load_task(name) for name in list_tasks()}
     rows = [[name, task.family, repr(task)] for name, task in loaded.items()]
@@ -79,7 +79,7 @@ def score(
 ) -> None:
     """Score a model: does each layer compute its part of the algorithm?"""
     _check_paths(json, html)
-    from mtd_lens import scoring
+    from mtd_lens.questions import score as scoring
     from mtd_lens.registry import load_model
 
     n_sequences = scoring.N_SEQUENCES if sequences is None else sequences
@@ -117,7 +117,8 @@ def compare(
 ) -> None:
     """Hold a model's predictions and the reference estimators against the truth."""
     _check_paths(json, figure)
-    from mtd_lens import comparison, plots
+    from mtd_lens.questions import compare as comparison
+    from mtd_lens.views import plots
 
     if figure:
         plots.check_figure_path(figure)
@@ -157,7 +158,8 @@ def localize(
 ) -> None:
     """Find where in a model each variable of the algorithm lives."""
     _check_paths(json, figure)
-    from mtd_lens import localization, plots
+    from mtd_lens.questions import localize as localization
+    from mtd_lens.views import plots
 
     if figure:
         plots.check_figure_path(figure)
@@ -194,8 +196,10 @@ def dashboard(
 ) -> None:
     """Write a page that shows a model's attention beside the algorithm's, to open in a browser."""
     _check_paths(out)
-    from mtd_lens import dashboards, inspection, scoring
+    from mtd_lens.questions import inspect as inspection
+    from mtd_lens.questions import score as scoring
     from mtd_lens.registry import load_model
+    from mtd_lens.views import dashboard as dashboards
 
     number = inspection.N_SEQUENCES if sequences is None else sequences
     n_sequences = inspection.checked_number(number)
@@ -213,8 +217,8 @@ def weights(name: Model, seed: Seed = 0, json: Json = None, device: Device = Non
     _check_paths(json)
     from mtd_lens.contracts import ReadableFamily
     from mtd_lens.errors import ModelError
+    from mtd_lens.questions.score import task_for
     from mtd_lens.registry import family_of, load_model
-    from mtd_lens.scoring import task_for
 
     model = load_model(name, device=device)
     task = task_for(model, None)
@@ -295,8 +299,8 @@ def train(
     ] = False,
 ) -> None:
     """Train a model from scratch; a run that was stopped goes on with --resume."""
-    from mtd_lens import training
-    from mtd_lens.training_config import read_settings
+    from mtd_lens.training import loop as training
+    from mtd_lens.training.config import read_settings
 
     given = {
         "architecture": arch,
@@ -332,7 +336,7 @@ def export(
     out: Annotated[Path, typer.Option("--out", help="A new folder.")],
 ) -> None:
     """Copy a checkpoint without its optimiser state, small enough to share."""
-    from mtd_lens.run_folder import export_checkpoint
+    from mtd_lens.training.run_folder import export_checkpoint
 
     _say_written(export_checkpoint(path, out))
 
@@ -350,7 +354,7 @@ def main() -> None:
 
 def _check_paths(*paths: Path | None) -> None:
     """Refuse outputs that cannot be written, before any work."""
-    from mtd_lens.render import check_output_paths
+    from mtd_lens.results.forms import check_output_paths
 
     check_output_paths(*paths)
 

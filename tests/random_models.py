@@ -5,8 +5,8 @@ import warnings
 import torch
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
+from mtd_lens.architectures.layout import Architecture
 from mtd_lens.hooked import ModelInfo, assemble, randomized
-from mtd_lens.layout import Architecture
 
 LENGTH = 6
 SHAPE = {

@@ -14,7 +14,7 @@ import mtd_lens
 import probes
 from mtd_lens.families.mtd.plan import Plan
 from mtd_lens.families.mtd.relative import lay_out
-from mtd_lens.pairs import draw_pairs
+from mtd_lens.measures.pairs import draw_pairs
 
 LAST = slice(-1, None)
 ORDER = 3

@@ -10,8 +10,8 @@ from test_alignment import ORDER, predict, prepare, same, state
 
 import mtd_lens
 import probes
-from mtd_lens.alignment import KINDS
-from probes.edits import hook_name
+from mtd_lens.questions.align import KINDS
+from probes.patching.edits import hook_name
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ import torch
 
 import mtd_lens
 from mtd_lens import CheckpointError, MTDLensError, OutputPathError, TrainingConfig, train
-from mtd_lens.checkpoints import MANIFEST, MODEL, checkpoints_in
-from mtd_lens.run_folder import export_checkpoint, read_metrics, read_run
+from mtd_lens.training.checkpoints import MANIFEST, MODEL, checkpoints_in
+from mtd_lens.training.run_folder import export_checkpoint, read_metrics, read_run
 
 SETTINGS = {
     "n_layers": 1,

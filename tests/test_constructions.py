@@ -7,9 +7,9 @@ import torch
 from conftest import transition
 
 import mtd_lens
+from mtd_lens.architectures.writing import MARGIN, leak_bound
 from mtd_lens.families.mtd.plan import Plan
 from mtd_lens.hooked import probabilities
-from mtd_lens.writing import MARGIN, leak_bound
 
 FORMS = ("relative", "absolute")
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}

@@ -14,7 +14,9 @@ import pytest
 import torch
 
 import mtd_lens
-from mtd_lens import cli, dashboards, inspection
+from mtd_lens import cli
+from mtd_lens.questions import inspect as inspection
+from mtd_lens.views import dashboard as dashboards
 
 HOSTILE = ("</script><script>alert(1)</script>", "<img src=x onerror=alert(1)>", "&amp;", "<!--")
 

@@ -11,7 +11,7 @@ import torch
 from matplotlib import image
 
 import probes
-from probes import grids
+from probes.patching import grid as grids
 
 AXES = {"layer": (0, 1, 2), "position": tuple(range(5))}
 N = 24

@@ -7,9 +7,9 @@ import torch
 from conftest import stock, transition
 
 import mtd_lens
-from mtd_lens import inspection
 from mtd_lens.contracts import AnalyticPattern
 from mtd_lens.hooked import randomized
+from mtd_lens.questions import inspect as inspection
 from mtd_lens.vectors import signed_shares
 
 

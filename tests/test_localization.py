@@ -11,8 +11,8 @@ from test_probes import make
 
 import mtd_lens
 import probes
-from mtd_lens.localization import smallest_set
-from mtd_lens.localization_result import Localization, Place
+from mtd_lens.questions.localize import smallest_set
+from mtd_lens.results.localization import Localization, Place
 
 VARIABLES = ("responsibilities", "mean_responsibility", "mixture_weights")
 TASKS = {

@@ -8,7 +8,7 @@ from test_localization import TASKS, VARIABLES
 
 import mtd_lens
 from mtd_lens import cli
-from mtd_lens.localization_result import Finding, Localization, Place
+from mtd_lens.results.localization import Finding, Localization, Place
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import mtd_lens
+from mtd_lens.architectures.writing import MARGIN, leak_bound
 from mtd_lens.errors import ArgumentError, ModelError
 from mtd_lens.families.ngram.constructions import FORMS
 from mtd_lens.families.ngram.plan import Plan, n_parameters
 from mtd_lens.hooked import probabilities
-from mtd_lens.writing import MARGIN, leak_bound
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 PARENTS = [(1,), (2,), (1, 2), (1, 3), (2, 4), (1, 2, 3), (1, 2, 4)]

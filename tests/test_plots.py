@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 import mtd_lens
-from mtd_lens import plots
-from mtd_lens.plots import style
+from mtd_lens.views import plots
+from mtd_lens.views.plots import style
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +192,9 @@ def test_files_are_written_whole(compared, tmp_path, monkeypatch):
 
 
 def test_paths_are_refused_before_drawing(compared, tmp_path, monkeypatch):
-    monkeypatch.setattr("mtd_lens.plots.comparisons._draw", lambda *arguments: pytest.fail("drawn"))
+    monkeypatch.setattr(
+        "mtd_lens.views.plots.comparisons._draw", lambda *arguments: pytest.fail("drawn")
+    )
     with pytest.raises(mtd_lens.ArgumentError, match=r"\.png or \.svg; got 'figure.pdf'"):
         compared[0].plot(tmp_path / "figure.pdf")
     with pytest.raises(mtd_lens.OutputPathError, match="no folder"):

@@ -12,10 +12,10 @@ from drawn import IN_ORDER, LENGTH, N_SEQUENCES, ORDER, changed, legend_of, made
 from matplotlib.colors import to_rgba
 
 import mtd_lens
-from mtd_lens import plots
 from mtd_lens.contracts import AnalyticPattern
-from mtd_lens.plots import style
-from mtd_lens.plots.simplex import CORNERS, in_plane
+from mtd_lens.views import plots
+from mtd_lens.views.plots import style
+from mtd_lens.views.plots.simplex import CORNERS, in_plane
 
 
 @pytest.fixture(scope="module")

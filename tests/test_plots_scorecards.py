@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 import mtd_lens
-from mtd_lens import plots
-from mtd_lens.scorecard import ClaimResult, MatrixEntry, Scorecard
+from mtd_lens.results.scorecard import ClaimResult, MatrixEntry, Scorecard
+from mtd_lens.views import plots
 
 
 def claim(name, layer, score, verdict="supported"):

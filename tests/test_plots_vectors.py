@@ -11,7 +11,7 @@ from drawn import LENGTH, N_SEQUENCES, ORDER, changed, legend_of, made_inspectio
 
 import mtd_lens
 from mtd_lens.contracts import AnalyticPattern
-from mtd_lens.plots import style
+from mtd_lens.views.plots import style
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ def test_output_paths(task, tmp_path):
 
 
 def test_two_outputs_cannot_share_a_path(tmp_path):
-    from mtd_lens import render
+    from mtd_lens.results import forms as render
 
     (tmp_path / "link").symlink_to(tmp_path / "a")
     with pytest.raises(mtd_lens.OutputPathError, match="same path"):
@@ -33,7 +33,7 @@ def test_two_outputs_cannot_share_a_path(tmp_path):
 
 
 def test_writing_follows_links_keeps_modes_and_feeds_pipes(tmp_path):
-    from mtd_lens import render
+    from mtd_lens.results import forms as render
 
     target, link, pipe = (tmp_path / name for name in ("target", "link", "pipe"))
     target.write_text("old")
@@ -52,7 +52,7 @@ def test_writing_follows_links_keeps_modes_and_feeds_pipes(tmp_path):
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    from mtd_lens import render
+    from mtd_lens.results import forms as render
 
     target = tmp_path / "report.json"
     target.write_text("old")

@@ -10,9 +10,9 @@ from random_models import users_model
 
 import mtd_lens
 from mtd_lens import measures
-from mtd_lens.scorecard import ClaimResult, Scorecard
-from mtd_lens.scoring import verdict_of
-from probes.statistics import Interval
+from mtd_lens.questions.score import verdict_of
+from mtd_lens.results.scorecard import ClaimResult, Scorecard
+from probes.statistics.intervals import Interval
 
 CLAIMS = (
     "responsibilities.interchange",

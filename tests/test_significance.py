@@ -7,7 +7,8 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 import probes
-from probes import significance, statistics
+from probes.statistics import intervals as statistics
+from probes.statistics import significance
 
 
 def normal(*shape, seed=0):

@@ -9,9 +9,9 @@ import torch
 
 import mtd_lens
 import probes
-from mtd_lens.checkpoints import MANIFEST
 from mtd_lens.registry import shipped_checkpoints
-from mtd_lens.run_folder import read_metrics
+from mtd_lens.training.checkpoints import MANIFEST
+from mtd_lens.training.run_folder import read_metrics
 
 SHIPPED = shipped_checkpoints()
 FINAL = sorted(name for name in SHIPPED if "@" not in name)

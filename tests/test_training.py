@@ -8,19 +8,13 @@ import pytest
 import torch
 
 import mtd_lens
-from mtd_lens import (
-    ArgumentError,
-    OutputPathError,
-    TrainingConfig,
-    TrainingError,
-    run_folder,
-    train,
-    training,
-)
+from mtd_lens import ArgumentError, OutputPathError, TrainingConfig, TrainingError, train
 from mtd_lens.contracts import Examples
 from mtd_lens.registry import family_of
-from mtd_lens.training import loss_of, schedule
-from mtd_lens.training_config import read_settings
+from mtd_lens.training import loop as training
+from mtd_lens.training import run_folder
+from mtd_lens.training.config import read_settings
+from mtd_lens.training.loop import loss_of, schedule
 
 TINY = {
     "architecture": "disentangled",

@@ -11,9 +11,9 @@ from torch.nn.functional import one_hot
 
 import probes
 from mtd_lens import measures
+from mtd_lens.architectures.layout import Architecture, Layout
 from mtd_lens.contracts import Claim, Estimate, Measurement
 from mtd_lens.hooked import ModelInfo, assemble, probabilities, randomized
-from mtd_lens.layout import Architecture, Layout
 
 SURE = 0.9
 

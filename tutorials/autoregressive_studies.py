@@ -22,10 +22,11 @@ from torch import Tensor
 
 import mtd_lens
 import probes
-from mtd_lens import AutoregressiveTask, render
+from mtd_lens import AutoregressiveTask
 from mtd_lens.families.autoregressive import estimators, references
 from mtd_lens.families.autoregressive.claims import predicted_vectors
-from mtd_lens.plots import style
+from mtd_lens.results import forms as render
+from mtd_lens.views.plots import style
 from probes import files
 
 TASK = "ar-d5-t32"

@@ -15,7 +15,7 @@ from model_pages import HERE, data_file
 from mtd_results import MTD
 from ngram_results import NGRAM
 
-from mtd_lens import render
+from mtd_lens.results import forms as render
 
 RESULTS = {results.family: results for results in (MTD, NGRAM, AUTOREGRESSIVE)}
 

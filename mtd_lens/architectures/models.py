@@ -16,8 +16,8 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mtd_lens.architectures.layout import Architecture
 from mtd_lens.errors import ArgumentError, ModelError
-from mtd_lens.layout import Architecture
 from probes import checks
 
 MAX_LAYERS = 6

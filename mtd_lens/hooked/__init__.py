@@ -17,6 +17,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.components import Unembed
 
+from mtd_lens.architectures.layout import Architecture
 from mtd_lens.errors import ArgumentError, ModelError
 from mtd_lens.hooked.modules import (
     LinearAttention,
@@ -25,7 +26,6 @@ from mtd_lens.hooked.modules import (
     VectorEmbed,
     VectorPosEmbed,
 )
-from mtd_lens.layout import Architecture
 
 _ATTRIBUTE = "mtd_lens_info"
 

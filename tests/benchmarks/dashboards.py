@@ -17,7 +17,7 @@ import torch
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 import mtd_lens
-from mtd_lens.render import text_table
+from mtd_lens.results.forms import text_table
 
 REPETITIONS = 5
 LENGTHS = (64, 256)

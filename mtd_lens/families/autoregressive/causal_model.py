@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtd_lens import interventions
+from mtd_lens import algorithms as interventions
 from mtd_lens.errors import ArgumentError, TokensError
 from mtd_lens.families.autoregressive import estimators
 from mtd_lens.families.autoregressive.task import check_task, check_tokens

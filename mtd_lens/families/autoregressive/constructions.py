@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtd_lens.architectures.layout import Architecture, Layout
+from mtd_lens.architectures.writing import eye, for_block, zeros
 from mtd_lens.errors import ArgumentError, ModelError
 from mtd_lens.families.autoregressive.causal_model import best_step_size, check_step_size
 from mtd_lens.families.autoregressive.estimators import checked_step_sizes
 from mtd_lens.families.autoregressive.references import best_common_step_size
 from mtd_lens.families.autoregressive.task import AutoregressiveTask, check_task
-from mtd_lens.layout import Architecture, Layout
-from mtd_lens.writing import eye, for_block, zeros
 from probes import checks
 
 MAX_STEPS = 8

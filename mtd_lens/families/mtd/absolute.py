@@ -9,9 +9,9 @@ classes that layer 2's keys carry. Heads rest on one fixed key at all other quer
 import torch
 from torch import Tensor
 
+from mtd_lens.architectures.layout import Architecture, Layout
+from mtd_lens.architectures.writing import eye, for_block, zeros
 from mtd_lens.families.mtd.plan import Plan, unembed
-from mtd_lens.layout import Architecture, Layout
-from mtd_lens.writing import eye, for_block, zeros
 
 
 def construct_absolute(plan: Plan) -> tuple[Architecture, dict[str, Tensor]]:

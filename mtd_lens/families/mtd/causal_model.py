@@ -14,7 +14,7 @@ import torch
 from scipy import optimize
 from torch import Tensor
 
-from mtd_lens import interventions
+from mtd_lens import algorithms as interventions
 from mtd_lens.errors import ArgumentError
 from mtd_lens.families.mtd import estimators
 from mtd_lens.families.mtd.task import MTDTask

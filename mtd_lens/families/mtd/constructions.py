@@ -5,13 +5,13 @@ from typing import Any, cast
 
 import torch
 
+from mtd_lens.architectures.layout import ReadOut
 from mtd_lens.errors import ArgumentError, ModelError
 from mtd_lens.families.mtd.absolute import construct_absolute
 from mtd_lens.families.mtd.causal_model import best_beta, check_beta
 from mtd_lens.families.mtd.plan import Plan
 from mtd_lens.families.mtd.relative import construct_relative
 from mtd_lens.families.mtd.task import MTDTask
-from mtd_lens.layout import ReadOut
 from probes import checks
 
 FORMS = {"relative": construct_relative, "absolute": construct_absolute}

@@ -1,17 +1,17 @@
 """What both analytic constructions are built from: the plan, and the gaps of their softmaxes.
 
-Every gap leaves at least the margin of :mod:`mtd_lens.writing`. Scores inside a band are never
-shifted, so they keep full precision.
+Every gap leaves at least the margin of :mod:`mtd_lens.architectures.writing`. Scores inside a
+band are never shifted, so they keep full precision.
 """
 
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from mtd_lens.architectures.layout import Layout, ReadOut
+from mtd_lens.architectures.writing import MARGIN, zeros
 from mtd_lens.families.mtd.task import MTDTask
-from mtd_lens.layout import Layout, ReadOut
 from mtd_lens.shapes import Transition
-from mtd_lens.writing import MARGIN, zeros
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ It differs from the paper in one respect: a flag that the positional embedding w
 
 from torch import Tensor
 
+from mtd_lens.architectures.layout import Architecture, Layout
+from mtd_lens.architectures.writing import eye, for_block, zeros
 from mtd_lens.families.mtd.plan import Plan, unembed
-from mtd_lens.layout import Architecture, Layout
-from mtd_lens.writing import eye, for_block, zeros
 
 
 def construct_relative(plan: Plan) -> tuple[Architecture, dict[str, Tensor]]:

@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 
 import probes
-from mtd_lens import render
 from mtd_lens.errors import ArgumentError, ModelError, UnknownNameError, nearest
 from mtd_lens.families.mtd.claims import column_normalised
 from mtd_lens.families.mtd.task import MTDTask, check_model
 from mtd_lens.hooked import LogProbUnembed, info_of, randomized, task_of
+from mtd_lens.results import forms as render
 from probes import checks
-from probes.statistics import NEGLIGIBLE
-from probes.weights import WeightFinding
+from probes.circuits import WeightFinding
+from probes.statistics.intervals import NEGLIGIBLE
 
 N_RANDOM = 20
 """Random models that every figure stands beside."""

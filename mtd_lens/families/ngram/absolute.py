@@ -2,10 +2,10 @@
 
 import torch
 
+from mtd_lens.architectures.layout import Architecture, Layout
+from mtd_lens.architectures.writing import eye, for_block, zeros
 from mtd_lens.families.ngram import plan as stages
 from mtd_lens.families.ngram.plan import Plan, Weights
-from mtd_lens.layout import Architecture, Layout
-from mtd_lens.writing import eye, for_block, zeros
 
 
 def construct_absolute(plan: Plan) -> tuple[Architecture, Weights]:

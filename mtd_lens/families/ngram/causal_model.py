@@ -17,7 +17,7 @@ from scipy import optimize
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from mtd_lens import interventions
+from mtd_lens import algorithms as interventions
 from mtd_lens.errors import ArgumentError
 from mtd_lens.families.ngram import estimators
 from mtd_lens.families.ngram.task import NGramTask, check_tokens

@@ -18,7 +18,7 @@ from mtd_lens.families.ngram.causal_model import NGramCausalModel
 from mtd_lens.families.ngram.task import NGramTask, check_tokens
 from mtd_lens.hooked import probabilities
 from mtd_lens.shapes import Predictions, Tokens
-from probes.statistics import NEGLIGIBLE
+from probes.statistics.intervals import NEGLIGIBLE
 
 
 def claims(task: NGramTask) -> list[Claim]:

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import torch
 
+from mtd_lens.architectures.layout import ReadOut
 from mtd_lens.errors import ArgumentError, ModelError
 from mtd_lens.families.ngram.absolute import construct_absolute
 from mtd_lens.families.ngram.causal_model import best_sharpness
@@ -12,7 +13,6 @@ from mtd_lens.families.ngram.estimators import check_sharpness
 from mtd_lens.families.ngram.plan import MAX_PARAMETERS, Plan, copy_of, n_parameters
 from mtd_lens.families.ngram.relative import construct_relative
 from mtd_lens.families.ngram.task import NGramTask
-from mtd_lens.layout import ReadOut
 from probes import checks
 
 FORMS = {"relative": construct_relative, "absolute": construct_absolute}

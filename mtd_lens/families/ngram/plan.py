@@ -1,6 +1,6 @@
 """What both analytic constructions share: the plan, the selector, the classifier.
 
-Every gap between scores leaves at least the margin of :mod:`mtd_lens.writing`.
+Every gap between scores leaves at least the margin of :mod:`mtd_lens.architectures.writing`.
 """
 
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mtd_lens.architectures.layout import Architecture, Form, Layout, ReadOut
+from mtd_lens.architectures.writing import MARGIN, eye, for_block, zeros
 from mtd_lens.families.ngram.task import NGramTask
-from mtd_lens.layout import Architecture, Form, Layout, ReadOut
-from mtd_lens.writing import MARGIN, eye, for_block, zeros
 
 N_LAYERS = 2
 

@@ -1,9 +1,9 @@
 """The construction with relative key tables: heads copy by offset, so no positions are needed."""
 
+from mtd_lens.architectures.layout import Architecture, Layout
+from mtd_lens.architectures.writing import for_block, zeros
 from mtd_lens.families.ngram import plan as stages
 from mtd_lens.families.ngram.plan import Plan, Weights
-from mtd_lens.layout import Architecture, Layout
-from mtd_lens.writing import for_block, zeros
 
 
 def construct_relative(plan: Plan) -> tuple[Architecture, Weights]:

@@ -1,0 +1,1 @@
+"""What was found: one result a file, all of one form."""

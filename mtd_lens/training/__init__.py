@@ -1,0 +1,1 @@
+"""Training from scratch: settings, the loop, the folder of a run, and its checkpoints."""

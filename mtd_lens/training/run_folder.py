@@ -1,0 +1,244 @@
+"""The folder of a training run: what run it is, its metrics, and its checkpoints.
+
+``run.json`` says what makes the run the run that it is; ``metrics.jsonl`` has one row of figures a
+line; ``step-…`` are the checkpoints.
+"""
+
+import json
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mtd_lens.errors import ArgumentError, CheckpointError, OutputPathError, TrainingError
+from mtd_lens.results import forms as render
+from mtd_lens.training import checkpoints
+from mtd_lens.training.checkpoints import TEMPORARY
+from mtd_lens.training.config import BOOKKEEPING, TrainingConfig
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover (not on POSIX)
+    fcntl = None  # type: ignore[assignment]
+
+RUN, METRICS = "run.json", "metrics.jsonl"
+
+
+def describe_run(task: Any, config: TrainingConfig, n_processes: int) -> dict[str, Any]:
+    """What makes a run the run that it is, as plain data."""
+    return {"task": task.to_json(), "config": config.to_json(), "processes": n_processes}
+
+
+def read_run(folder: Any) -> tuple[dict[str, Any], TrainingConfig]:
+    """The description of the run in a folder, and its configuration.
+
+    Raises:
+        CheckpointError: There is none, or it cannot be read.
+    """
+    path = Path(folder) / RUN
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found["task"], dict):
+            raise TypeError("it names no task")
+        return found, TrainingConfig(**found["config"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(
+            f"{folder} holds no training run that can be resumed: {RUN} cannot be used ({error}). "
+            "Give the folder that a run was written to."
+        ) from error
+
+
+def start_run(folder: Path, description: Mapping[str, Any]) -> None:
+    """Make the folder of a new run.
+
+    Raises:
+        TrainingError: There is something in it already.
+        OutputPathError: It cannot be made.
+    """
+    if folder.exists() and (not folder.is_dir() or any(map(_is_content, folder.iterdir()))):
+        there = "a run already" if (folder / RUN).exists() else "other files"
+        raise TrainingError(
+            f"{folder} holds {there}. Use a new folder, or go on with a run (--resume DIR)."
+        )
+    render.make_folder(folder)
+    render.json_text(description, folder / RUN)
+
+
+def check_same_run(folder: Path, description: Mapping[str, Any]) -> None:
+    """Raise a TrainingError if the run in a folder is another one."""
+    found = differences(read_run(folder)[0], description)
+    if found:
+        raise TrainingError(
+            f"{folder} holds another run: {found}. Leave the settings out to resume with the run's "
+            "own, or train into a new folder."
+        )
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """What makes two descriptions those of different runs, in words; empty if nothing does."""
+    one, two = dict(_leaves(there)), dict(_leaves(here))
+    names = [
+        name
+        for name in two
+        if one.get(name) != two[name] and name.removeprefix("config.") not in BOOKKEEPING
+    ]
+    if not names:
+        return ""
+    first = names[0]
+    values = f"{first} is {one.get(first)!r} there, {two[first]!r} here"
+    return f"{', '.join(sorted(names))} differ ({values})"
+
+
+def last_checkpoint(folder: Path, description: Mapping[str, Any]) -> Path | None:
+    """The last checkpoint of a run; None if there is none yet.
+
+    Raises:
+        CheckpointError: It is damaged, or of another run or step than its folder says.
+    """
+    found = checkpoints.checkpoints_in(folder)
+    if not found:
+        return None
+    manifest = checkpoints.read_manifest(found[-1])
+    wrong = differences(manifest, description)
+    if not wrong and checkpoints.folder_name(manifest["step"]) != found[-1].name:
+        wrong = f"its step is {manifest['step']}"
+    if wrong:
+        raise CheckpointError(
+            f"{found[-1]} is not a checkpoint of this run: {wrong}. Remove it to resume from the "
+            "checkpoint before."
+        )
+    return found[-1]
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep other processes from training into the same folder; given up when the process ends.
+
+    Raises:
+        TrainingError: Another one does.
+    """
+    if fcntl is None:  # pragma: no cover (not on POSIX)
+        yield
+        return
+    with (folder / RUN).open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise TrainingError(
+                f"another process is training into {folder}. Wait for it or stop it."
+            ) from error
+        yield
+
+
+def checked_folder(path: Any) -> Path:
+    """``path`` as the folder of a run.
+
+    Raises:
+        ArgumentError: It is no path.
+    """
+    try:
+        folder = Path(path)
+        folder.exists()
+    except (TypeError, ValueError, OSError) as error:
+        raise ArgumentError(f"{path!r} cannot be the folder of a run: {error}.") from error
+    return folder
+
+
+def _is_content(path: Path) -> bool:
+    """Not a temporary file of an interrupted run."""
+    return not path.name.startswith(TEMPORARY)
+
+
+def _leaves(description: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in description.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{key}.{name}", entry) for name, entry in value.items())
+        else:
+            yield key, value
+
+
+def tidy_run(folder: Path, step: int) -> None:
+    """Remove what an interrupted run left unfinished, and metrics of steps after ``step``."""
+    for pattern in (f"{TEMPORARY}*", f"{checkpoints.REMOVED}*"):
+        for path in folder.glob(pattern):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+    kept = [row for row in read_metrics(folder) if row["step"] <= step]
+    render.write_text(folder / METRICS, "".join(json.dumps(row) + "\n" for row in kept))
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run's metrics; a last line that was cut off is left out."""
+    path = folder / METRICS
+    rows = []
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    for line in text.splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            break
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            break
+        rows.append(row)
+    return rows
+
+
+def append_metrics(folder: Path, row: Mapping[str, Any]) -> None:
+    """Add a row to a run's metrics.
+
+    Raises:
+        OutputPathError: It could not be written.
+    """
+    try:
+        with (folder / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+    except OSError as error:
+        raise OutputPathError(
+            f"writing {folder / METRICS} failed: {error.strerror or error}. The checkpoints are "
+            "unchanged; resume the run once there is space."
+        ) from error
+
+
+def prune_checkpoints(folder: Path, keep: int) -> None:
+    """Remove all but the last ``keep`` checkpoints; 0 keeps all."""
+    if keep:
+        for old in checkpoints.checkpoints_in(folder)[:-keep]:
+            try:
+                checkpoints.remove_checkpoint(old)
+            except OSError as error:
+                warnings.warn(f"{old} could not be removed: {error.strerror}.", stacklevel=2)
+
+
+def export_checkpoint(path: Any, out: Any) -> Path:
+    """Copy a checkpoint without what only training needs, with the metrics up to its step.
+
+    Args:
+        path: A checkpoint's folder, or that of a training run, whose last checkpoint is taken.
+        out: A new folder.
+
+    Returns:
+        The new folder.
+
+    Raises:
+        CheckpointError: The checkpoint is missing or damaged.
+        OutputPathError: The folder exists, or cannot be written.
+    """
+    source, target = checkpoints.checkpoint_folder(path), Path(out)
+    manifest = checkpoints.read_manifest(source)
+    weights = checkpoints.read_tensors(source, manifest, checkpoints.MODEL)
+    if target.exists() or not target.absolute().parent.is_dir():
+        problem = "it is there already. Give a new folder."
+        if not target.exists():
+            problem = f"there is no folder {target.parent}. Make it first."
+        raise OutputPathError(f"cannot write {target}: {problem}")
+    kept = {key: value for key, value in manifest.items() if key not in ("format", "sha256")}
+    folder = source if (source / METRICS).exists() else source.parent
+    rows = [row for row in read_metrics(folder) if row["step"] <= manifest["step"]]
+    metrics = "".join(json.dumps(row) + "\n" for row in rows)
+    return checkpoints.save_checkpoint(
+        target, kept, {checkpoints.MODEL: weights}, {METRICS: metrics}
+    )

@@ -1,0 +1,120 @@
+"""What the figures of an inspection share: checks, the order of sources, and their styles."""
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from mtd_lens.contracts import Analysis
+from mtd_lens.errors import ArgumentError
+from mtd_lens.questions.inspect import Inspection
+from mtd_lens.results.scorecard import parameters
+from mtd_lens.views.plots import style
+from probes import checks
+
+MODEL, TRUTH = "model", "truth"
+SOURCES = (MODEL, "one step", "2 steps", "exact Bayes", TRUTH)
+"""In the order in which they are drawn and listed; others follow."""
+
+ROUNDING = 1e-3
+"""By which shares may be negative, and their sum another than 1."""
+
+
+def checked_analysis(inspection: Any) -> Analysis:
+    """What an inspection found of its sequences.
+
+    Raises:
+        ArgumentError: Something else than an inspection, or one of a task whose family does not
+            analyse sequences.
+    """
+    if not isinstance(inspection, Inspection):
+        raise ArgumentError(
+            f"expected what mtd_lens.inspect returned; got a {type(inspection).__name__}."
+        )
+    if inspection.analysis is None:
+        raise ArgumentError(
+            f"the inspection of {inspection.model!r} has no analysis, so there is nothing to draw: "
+            "the task's family does not say what its algorithm does on single sequences. Give the "
+            "family the methods of mtd_lens.contracts.InspectableFamily."
+        )
+    return inspection.analysis
+
+
+def checked_sequence(inspection: Inspection, sequence: Any) -> int:
+    """The number of one of an inspection's sequences.
+
+    Raises:
+        ArgumentError: There is no such sequence.
+    """
+    return checks.integer(sequence, "sequence", 0, ArgumentError, len(inspection.tokens) - 1)
+
+
+def estimates(analysis: Analysis, sequence: int) -> dict[str, Float[Tensor, "position component"]]:
+    """The latent of a sequence by source, of sources that say anything.
+
+    Raises:
+        ArgumentError: None does.
+    """
+    found = {
+        source: values[sequence]
+        for source, values in ordered(analysis.latents).items()
+        if values[sequence].isfinite().any()
+    }
+    if not found:
+        raise ArgumentError(
+            f"no source says anything of the {analysis.latent} on sequence {sequence}. Choose "
+            "another sequence."
+        )
+    return found
+
+
+def defined(values: Float[Tensor, "position entry"]) -> list[int]:
+    """Positions at which all values are finite."""
+    return values.isfinite().all(-1).nonzero()[:, 0].tolist()
+
+
+def ordered(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Values by source, in the order in which they are drawn, on the CPU as float64."""
+    known = [source for source in SOURCES if source in values]
+    others = [source for source in values if source not in SOURCES]
+    return {source: values[source].detach().cpu().double() for source in known + others}
+
+
+def looks(sources: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Style of each source's lines and markers: as in the figures of comparisons.
+
+    Sources that are not drawn there have the styles that are left.
+    """
+    shown = style.shown_of(sources)
+    taken = {shown.index(name): name for name in shown if name in sources}
+    free = (index for index in itertools.count() if index not in taken)
+    others = [name for name in sources if name not in (MODEL, TRUTH, *shown)]
+    places = {name: index for index, name in taken.items()} | dict(zip(others, free, strict=False))
+    found = {}
+    for name in sources:
+        if name == MODEL:
+            found[name] = style.model_style(0) | {"linewidth": 2.4, "markersize": 4.5}
+        elif name == TRUTH:
+            found[name] = {"color": style.INK, "marker": "*", "linewidth": 1.8, "markersize": 9}
+        else:
+            found[name] = style.estimator_style(places[name]) | {"linewidth": 1.3}
+    return found
+
+
+def are_shares(values: Float[Tensor, "*axes component"]) -> bool:
+    """Whether components, wherever all are finite, are shares of 1."""
+    known = values[values.isfinite().all(-1)]
+    sums = known.sum(-1)
+    return bool((known >= -ROUNDING).all()) and bool(((sums - 1).abs() < ROUNDING).all())
+
+
+def headline(inspection: Inspection, what: str, note: str = "") -> str:
+    """The title of a figure: what of which model and task, and below it the small print."""
+    fitted = parameters(inspection.parameters)
+    notes = [f"seed {inspection.seed}", f"fitted to the model: {fitted}" * bool(fitted), note]
+    return (
+        f"{style.model_name(inspection)} on {style.task_name(inspection.task)}: {what}\n"
+        + "; ".join(filter(None, notes))
+    )

@@ -1,0 +1,239 @@
+"""Where in a model each variable lives: its interchange map and its probe map."""
+
+import os
+import textwrap
+from collections.abc import Iterable
+from typing import Any, Protocol, runtime_checkable
+
+from mtd_lens.errors import ArgumentError
+from mtd_lens.results.scorecard import figure as number
+from mtd_lens.views.plots import style
+from mtd_lens.views.plots.cells import (
+    Cell,
+    Cells,
+    add_colour_bar,
+    clipped,
+    draw_cells,
+    scale_of,
+    score_scale,
+)
+from mtd_lens.views.plots.outputs import check_outputs
+
+CELL = (0.74, 0.42)
+"""Width and height of a cell, in inches."""
+
+MARGINS = (1.9, 0.5)
+"""Of a panel around its cells, in inches: for labels and the space between panels."""
+
+MIN_COLUMNS = 5
+"""Room for titles, also where a map has fewer columns."""
+
+TITLE_WIDTH = 60
+"""Characters, after which a panel's title goes on in the next line."""
+
+HEAD, FOOT = 0.75, 0.65
+"""Inches above and below all panels."""
+
+PROBE_COLOURS = "Greens"
+
+TOGETHER = "together"
+"""Column of a layer's joint scores."""
+
+
+@runtime_checkable
+class Localized(Protocol):
+    """What is drawn: the result of ``localize``."""
+
+    @property
+    def model(self) -> str: ...  # noqa: D102
+    @property
+    def task(self) -> Any: ...  # noqa: D102
+    @property
+    def seed(self) -> int: ...  # noqa: D102
+    @property
+    def findings(self) -> tuple[Any, ...]: ...  # noqa: D102
+    @property
+    def sites(self) -> tuple[Any, ...]: ...  # noqa: D102
+    @property
+    def probes(self) -> tuple[Any, ...]: ...  # noqa: D102
+
+
+def plot_localization(
+    found: Any,
+    path: str | os.PathLike[str] | None = None,
+    *,
+    data: str | os.PathLike[str] | None = None,
+) -> Any:
+    """Where each variable lives: a row of panels for each, interchange beside probes.
+
+    Args:
+        found: A result of ``localize``.
+        path: Also write the figure there, as PNG or SVG by its ending.
+        data: Also write what is drawn there, as CSV: a row for each cell, with the scores as they
+            are.
+
+    Returns:
+        A ``matplotlib.figure.Figure``. Interchange scores below ``LOWEST_SCORE`` have its colour
+        and say only that they are below.
+
+    Raises:
+        ArgumentError: Something else than a result of ``localize``, a path that ends in neither
+            ``.png`` nor ``.svg``, or data that do not end in ``.csv``.
+        OutputPathError: A path cannot be written to.
+    """
+    if not isinstance(found, Localized):
+        raise ArgumentError(f"expected what localize returned; got a {type(found).__name__}.")
+    outputs = check_outputs(path, data)
+    with style.applied():
+        figure = _draw(found)
+    return outputs.write(figure, _table(found))
+
+
+def _draw(found: Any) -> Any:
+    maps = [(_interchange(found, f.variable), _probes(found, f.variable)) for f in found.findings]
+    widths = [max([MIN_COLUMNS, *(len(_columns(pair[i])) for pair in maps)]) for i in (0, 1)]
+    n_layers = max((entry.place.layer for entry in found.probes), default=0) + 1
+    height = n_layers * CELL[1] + 2 * MARGINS[1]
+    size = (
+        sum(widths) * CELL[0] + 2 * MARGINS[0],
+        len(maps) * height + HEAD + FOOT,
+    )
+    inside = (0, FOOT / size[1], 1, 1 - (HEAD + FOOT) / size[1])
+    figure, panels = style.new_figure(size, len(maps), 2, width_ratios=widths)
+    figure.get_layout_engine().set(rect=inside, hspace=0.04)
+    scales = (score_scale(), scale_of(0.0, 1.0, PROBE_COLOURS))
+    rows = {layer: f"layer {layer}" for layer in range(n_layers)}
+    for row, finding, pair in zip(panels, found.findings, maps, strict=True):
+        for axes, cells, scale, width in zip(row, pair, scales, widths, strict=True):
+            draw_cells(axes, cells, _columns(cells), rows, scale)
+            axes.set_xlim(-0.5, width - 0.5)
+            axes.set_ylim(n_layers - 0.5, -0.5)
+        _name(row, finding)
+    for column, label in enumerate(("interchange F", "probe R²")):
+        place = {"shrink": 0.6, "pad": 0.02, "aspect": 30}
+        add_colour_bar(figure, scales[column], panels[:, column].tolist(), label, **place)
+    _explain(figure, found, size)
+    return figure
+
+
+def _table(found: Any) -> list[dict[str, Any]]:
+    """A row for each cell; the joint scores of layers have no interval."""
+    members = {(finding.variable, place) for finding in found.findings for place in finding.places}
+    rows = [
+        _row("interchange", entry)
+        | {"significant": entry.significant, "in_set": (entry.variable, entry.place) in members}
+        for entry in found.sites
+    ]
+    rows += [
+        {"map": "interchange", "variable": finding.variable, "site": TOGETHER}
+        | {"layer": layer, "score": score}
+        for finding in found.findings
+        if found.has_joint_layers(finding.variable)
+        for layer, score in enumerate(finding.whole_layers)
+    ]
+    rows += [_row("probe", entry) | {"control": entry.control} for entry in found.probes]
+    return [style.provenance(found) | row for row in rows]
+
+
+def _row(name: str, entry: Any) -> dict[str, Any]:
+    place = {"site": entry.place.column, "layer": entry.place.layer}
+    scores = {"score": entry.score, "low": entry.low, "high": entry.high}
+    return {"map": name, "variable": entry.variable} | place | scores
+
+
+def _interchange(found: Any, variable: str) -> Cells:
+    [finding] = [finding for finding in found.findings if finding.variable == variable]
+    line = "solid" if finding.verdict == "found" else "dotted"
+    cells = {
+        (entry.place.column, entry.place.layer): Cell(
+            entry.score,
+            clipped(entry.score) + "*" * entry.significant,
+            bold=entry.significant,
+            outline=(line if entry.place in finding.places else ""),
+        )
+        for entry in found.sites
+        if entry.variable == variable
+    }
+    if found.has_joint_layers(variable):
+        for layer, score in enumerate(finding.whole_layers):
+            cells[TOGETHER, layer] = Cell(score, clipped(score))
+    return cells
+
+
+def _probes(found: Any, variable: str) -> Cells:
+    return {
+        (entry.place.column, entry.place.layer): Cell(
+            entry.score,
+            f"{number(entry.score, 2)}\n({number(entry.control, 2)})",
+            bold=entry.low > entry.control_high,
+        )
+        for entry in found.probes
+        if entry.variable == variable
+    }
+
+
+def _name(row: Any, finding: Any) -> None:
+    """Titles of a variable's two panels."""
+    name = finding.variable.replace("_", " ")
+    if finding.verdict == "not_applicable":
+        row[0].set_title(f"{name}: does not vary on this task", loc="left", fontsize="medium")
+        for axes in row:
+            axes.set_axis_off()
+        return
+    verdict = "found" if finding.verdict == "found" else "NOT FOUND; best set"
+    score = f"F = {number(finding.score, 2)} [{number(finding.low, 2)}, {number(finding.high, 2)}]"
+    score += f"; blind {number(finding.blind, 2)}"
+    places = f"in {', '.join(_grouped(finding.places))}, at {finding.where}"
+    row[0].set_title(
+        f"{name}: {verdict}, {score}\n{textwrap.fill(places, TITLE_WIDTH)}",
+        loc="left",
+        fontsize="small",
+    )
+    row[1].set_title(
+        f"probed at {finding.probed}\n"
+        f"R² from the shortest window's raw tokens: {number(finding.token_window, 2)}",
+        loc="left",
+        fontsize="small",
+    )
+
+
+def _grouped(places: Iterable[Any]) -> list[str]:
+    """Places in words, heads of one layer and kind together: ``L0H0+1 z``."""
+    groups: dict[tuple[int, str], list[Any]] = {}
+    for place in places:
+        groups.setdefault((place.layer, place.kind), []).append(place)
+    return [
+        str(group[0])
+        if len(group) == 1
+        else f"L{layer}H{'+'.join(str(place.head) for place in group)} {kind}"
+        for (layer, kind), group in groups.items()
+    ]
+
+
+def _explain(figure: Any, found: Any, size: tuple[float, float]) -> None:
+    """The title above all panels, and below them what the marks mean."""
+    joint = any(found.has_joint_layers(finding.variable) for finding in found.findings)
+    figure.text(
+        0.01, 1 - 0.1 / size[1], f"Where {style.model_name(found)} carries the "
+        f"algorithm of {style.task_name(found.task)}", ha="left", va="top", fontsize="large",
+    )  # fmt: skip
+    figure.text(
+        0.01, 1 - 0.38 / size[1], f"{found.n_sequences} sequences, seed {found.seed}; "
+        "F = 1: swapping acts as the algorithm says, 0: no effect",
+        ha="left", va="top", fontsize="small", color=style.FAINT,
+    )  # fmt: skip
+    figure.text(
+        0.01, 0.1 / size[1],
+        f"Left: orange outline: smallest set (dotted: its interval is not above "
+        f"{found.threshold:g}, so NOT FOUND); "
+        f"*: F above {found.floor:g} at the {found.level:.3g} level, Holm's correction over "
+        f"{len(found.sites)} sites{'; together: all sites of the layer at once' * joint}; "
+        "blind: F of the algorithm with\nthe variable at its mean, within reach without looking at "
+        "the source. "
+        "Right: in brackets, the control task's R²; bold: the interval lies above the control's.",
+        ha="left", va="bottom", fontsize="x-small", color=style.FAINT,
+    )  # fmt: skip
+
+
+def _columns(cells: Cells) -> list[str]:
+    return list(dict.fromkeys(column for column, _ in cells))

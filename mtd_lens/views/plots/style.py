@@ -1,0 +1,143 @@
+"""One look for all figures: models in colour, estimators in grey, the truth in black.
+
+What is neutral is :data:`INK`, more or less opaque, so that a page can show it in a colour of its
+own; see :func:`mtd_lens.views.plots.outputs.svg_text`.
+"""
+
+import math
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+INK = "#161616"
+"""Of texts, axes and the truth; nothing else is of this colour."""
+
+FAINT = (INK, 0.7)
+"""Of notes and of lines to compare with."""
+
+GRID = (INK, 0.12)
+
+MODEL_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Okabe and Ito's palette, which readers with any colour vision can tell apart."""
+
+MODEL_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+SHOWN = (
+    ("uniform", "one step", "2 steps", "maximum likelihood", "exact Bayes"),
+    ("uniform", "kernel", "maximum likelihood", "exact Bayes"),
+    ("zero", "one step", "2 steps", "4 steps, free"),
+)
+"""Estimators that are drawn unless others are asked for: a set for each kind of figure."""
+
+ESTIMATOR_GREYS = tuple((INK, opacity) for opacity in (0.45, 0.5, 0.7, 0.5, 0.6))
+ESTIMATOR_DASHES = ((1, 1.5), (6, 2), (6, 1.5, 1.5, 1.5), (2.5, 1.5), ())
+ESTIMATOR_MARKERS = ("1", "x", "+", "2", ".", "3", "4")
+"""So many that dashes, greys and markers together repeat late."""
+
+TITLE_SIZE = 9
+INCHES_A_CHARACTER = 0.066
+"""Of a title, or of a legend."""
+
+INCHES_A_HANDLE = 0.65
+"""In a legend, with the space around it."""
+
+DRAWN_WITH: dict[Any, Any] = {
+    "axes.edgecolor": INK,
+    "axes.facecolor": "white",
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "figure.facecolor": "white",
+    "text.color": INK,
+    "text.parse_math": False,  # names may hold any sign
+}
+
+
+@contextmanager
+def applied() -> Iterator[None]:
+    """matplotlib's settings while a figure is made."""
+    from matplotlib import rc_context
+
+    with rc_context(DRAWN_WITH):
+        yield
+
+
+def new_figure(
+    inches: tuple[float, float], n_rows: int = 1, n_columns: int = 1, **subplots: Any
+) -> tuple[Any, Any]:
+    """A figure, and an array ``[row, column]`` of its axes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=inches, layout="constrained")
+    panels = figure.subplots(n_rows, n_columns, squeeze=False, **subplots)
+    for axes in panels.flat:
+        axes.tick_params(colors=INK)
+    return figure, panels
+
+
+def plain(axes: Any, grid: str = "y") -> None:
+    """Axes with nothing above or to the right, and a faint grid."""
+    axes.grid(axis=grid, color=GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def add_title(figure: Any, text: str) -> None:
+    """A title that begins at the left, its lines broken where the figure ends."""
+    width = int(figure.get_figwidth() / INCHES_A_CHARACTER)
+    lines = "\n".join(textwrap.fill(line, width) for line in text.splitlines())
+    figure.suptitle(lines, x=0.01, ha="left", fontsize=TITLE_SIZE)
+
+
+def add_legend_below(figure: Any, handles: Mapping[str, Any]) -> None:
+    """A legend below all panels, in as few rows as fit."""
+    length = sum(len(name) * INCHES_A_CHARACTER + INCHES_A_HANDLE for name in handles)
+    n_rows = math.ceil(length / figure.get_figwidth())
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower center",
+        ncols=math.ceil(len(handles) / n_rows), frameon=False, handlelength=3, fontsize="small",
+    )  # fmt: skip
+
+
+def model_style(index: int) -> dict[str, Any]:
+    """Of a line and its markers."""
+    return {
+        "color": MODEL_COLOURS[index % len(MODEL_COLOURS)],
+        "marker": MODEL_MARKERS[index % len(MODEL_MARKERS)],
+        "linewidth": 2.8,
+        "markersize": 6,
+        "zorder": 3,
+    }
+
+
+def shown_of(names: Iterable[str]) -> tuple[str, ...]:
+    """The set of ``SHOWN`` that has most of these names, the first of several."""
+    known = set(names)
+    return max(SHOWN, key=lambda each: len(known.intersection(each)))
+
+
+def estimator_style(index: int) -> dict[str, Any]:
+    """Of a line and its markers."""
+    return {
+        "color": ESTIMATOR_GREYS[index % len(ESTIMATOR_GREYS)],
+        "linestyle": (0, ESTIMATOR_DASHES[index % len(ESTIMATOR_DASHES)] or None),
+        "marker": ESTIMATOR_MARKERS[index % len(ESTIMATOR_MARKERS)],
+        "linewidth": 1.2,
+        "markersize": 6,
+        "zorder": 4,
+    }
+
+
+def task_name(task: Any) -> str:
+    """A task in a title."""
+    return task if isinstance(task, str) else "a task of the user's own"
+
+
+def model_name(found: Any) -> str:
+    """The model's name, without the task's, which stands beside it."""
+    return str(found.model).removeprefix(f"{found.task}/")
+
+
+def provenance(found: Any) -> dict[str, Any]:
+    """First columns of a figure's data."""
+    return {"model": found.model, "task": task_name(found.task), "seed": found.seed}

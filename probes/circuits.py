@@ -1,0 +1,398 @@
+"""Effective circuits read from parameters alone, compared up to what softmax ignores.
+
+Direct paths only: what a head does with the embedding itself, or with what one earlier head writes.
+A normalisation layer is folded in: applied to the embedding that enters the path. Where it stands
+before the unembedding, its gain and its centring are kept and its scale, which depends on the rest
+of the stream, is left out. Results are float64, on the CPU.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from probes import checks
+from probes.errors import DataError, SiteError
+from probes.statistics.divergences import kl_divergence
+from probes.statistics.intervals import CONFIDENCE, NEGLIGIBLE
+
+Head = tuple[int, int]
+"""A layer and a head, counted from 0."""
+
+
+@dataclass(frozen=True)
+class WeightFinding:
+    """A circuit held against what it should be; figures are None where that does not apply.
+
+    Attributes:
+        name: What was looked for.
+        heads: Layer and head of what was compared, in the order of the path, counted from 0.
+        statement: What was found, or why nothing can be, in a sentence.
+        value: The figure itself, in ``unit``.
+        unit: Of the value.
+        score: 1 where the circuit is what it should be, 0 where it is no better than nothing.
+        null_value: 95% range of the value over random models of the same architecture.
+        null_score: The same of the score.
+        details: Further figures.
+        matrices: What was compared, by name, as lists of rows.
+        axes: What rows and columns of the matrices stand for.
+    """
+
+    name: str
+    heads: tuple[Head, ...]
+    statement: str
+    value: float | None = None
+    unit: str = ""
+    score: float | None = None
+    null_value: tuple[float, float] | None = None
+    null_score: tuple[float, float] | None = None
+    details: Mapping[str, float] = field(default_factory=dict)
+    matrices: Mapping[str, list[list[float]]] = field(default_factory=dict)
+    axes: tuple[str, ...] = ()
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Layers of the path, each once."""
+        return tuple(dict.fromkeys(layer for layer, _ in self.heads))
+
+    @property
+    def place(self) -> str:
+        """Layers and heads in words: ``0.0/2 → 1.3`` is layer 0, heads 0 and 2, to layer 1's 3."""
+        heads = {n: "/".join(str(h) for layer, h in self.heads if layer == n) for n in self.layers}
+        return " → ".join(f"{layer}.{names}" for layer, names in heads.items())
+
+    def beside(self, nulls: "Sequence[WeightFinding]") -> "WeightFinding":
+        """The same finding with the ranges of those of random models.
+
+        Args:
+            nulls: The same finding of every random model.
+        """
+
+        def span(figures: list[float]) -> tuple[float, float] | None:
+            if not figures:
+                return None
+            low, high = np.quantile(figures, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+            return float(low), float(high)
+
+        return replace(
+            self,
+            null_value=span([null.value for null in nulls if null.value is not None]),
+            null_score=span([null.score for null in nulls if null.score is not None]),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        plain = dict(vars(self), heads=[list(head) for head in self.heads], axes=list(self.axes))
+        for name in ("null_value", "null_score"):
+            plain[name] = None if plain[name] is None else list(plain[name])
+        return plain | {"details": dict(self.details), "matrices": dict(self.matrices)}
+
+
+def token_scores(model: Any, layer: int, head: int) -> Float[Tensor, "query_token key_token"]:
+    """The content score of a head between tokens, ``[query_token, key_token]``.
+
+    Entry ``[b, a]`` is the attention score that a query on token ``b`` gives a key on token ``a``,
+    positions left out: the direct path, with any normalisation layer applied to the embedding.
+
+    Args:
+        model: A hooked model.
+        layer: Counted from 0.
+        head: Counted from 0.
+
+    Raises:
+        SiteError: A layer or head that the model does not have.
+    """
+    block = _block(model, layer, head)
+    with torch.no_grad():
+        embedded = block.ln1(model.W_E[None])[0]
+        query = embedded @ block.attn.W_Q[head] + block.attn.b_Q[head]
+        key = embedded @ block.attn.W_K[head] + block.attn.b_K[head]
+        return (query @ key.T / block.attn.attn_scale).to(torch.float64)
+
+
+def key_softmax_divergence(
+    scores: Float[Tensor, "query_token key_token"],
+    target: Float[Tensor, "query_token key_token"],
+) -> Float[Tensor, " query_token"]:
+    """The KL(target ‖ softmax of the scores over key tokens) in nats, ``[query_token]``.
+
+    The softmax removes what attention cannot see: a constant added to all keys of a query.
+
+    Args:
+        scores: ``[query_token, key_token]``.
+        target: ``[query_token, key_token]``, rows sum to 1.
+    """
+    return kl_divergence(target, scores.softmax(-1))
+
+
+def position_scores(
+    model: Any, layer: int, head: int, length: int
+) -> Float[Tensor, "query_pos key_pos"]:
+    """The score of a head between positions, ``[query_pos, key_pos]``, by the direct path.
+
+    Entry ``[t, k]`` is the score of a query at position ``t`` on a key at position ``k``, tokens
+    left out; keys after the query are not masked. A normalisation layer is applied to the
+    positional embedding alone.
+
+    Args:
+        model: A hooked model with a learned or written positional embedding.
+        layer: Counted from 0.
+        head: Counted from 0.
+        length: How many positions, up to the model's context.
+
+    Raises:
+        SiteError: A layer, head or length that the model does not have.
+    """
+    block = _block(model, layer, head)
+    with torch.no_grad():
+        embedded = block.ln1(_positions(model, length)[None])[0]
+        query = _double(embedded) @ _double(block.attn.W_Q[head]) + _double(block.attn.b_Q[head])
+        key = _double(embedded) @ _double(block.attn.W_K[head]) + _double(block.attn.b_K[head])
+        return query @ key.T / float(block.attn.attn_scale)
+
+
+def relative_scores(
+    model: Any, layer: int, head: int, length: int
+) -> Float[Tensor, "query_pos offset"]:
+    """The score that a head's relative key table gives each offset, ``[query_pos, offset]``.
+
+    Entry ``[t, o]`` is ``q_t · RK[o]``, where ``q_t`` is the query of the mean token embedding plus
+    the positional embedding of ``t``, and ``o`` is query minus key position (Shaw et al. 2018).
+
+    Args:
+        model: A hooked model whose attention has a relative key table ``RK``.
+        layer: Counted from 0.
+        head: Counted from 0.
+        length: How many positions and offsets, up to the model's context.
+
+    Raises:
+        SiteError: A layer, head or length that the model does not have, or no relative table.
+    """
+    block = _with_tables(_block(model, layer, head))
+    with torch.no_grad():
+        embedded = block.ln1((model.W_E.mean(0) + _positions(model, length))[None])[0]
+        query = _double(embedded) @ _double(block.attn.W_Q[head]) + _double(block.attn.b_Q[head])
+        return query @ _double(block.attn.RK[head, :length]).T / float(block.attn.attn_scale)
+
+
+def direct_patterns(model: Any, length: int) -> Float[Tensor, "layer head query_pos offset"]:
+    """``[layer, head, query_pos, offset]``: softmax of ``relative_scores`` or ``position_scores``.
+
+    Args:
+        model: A hooked model.
+        length: How many positions, up to the model's context.
+
+    Raises:
+        SiteError: A length that the model does not have, or no positions to read.
+    """
+    relative = has_tables(model)
+    read = relative_scores if relative else position_scores
+    scores = torch.stack(
+        [
+            torch.stack([read(model, layer, head, length) for head in range(model.cfg.n_heads)])
+            for layer in range(model.cfg.n_layers)
+        ]
+    )
+    ahead = torch.arange(length) > torch.arange(length)[:, None]
+    attention = scores.masked_fill(ahead, -torch.inf).softmax(-1)
+    return attention if relative else _by_offset(attention)
+
+
+def mean_token_patterns(model: Any, length: int) -> Float[Tensor, "layer head query_pos offset"]:
+    """The attention of every head by offset, ``[layer, head, query_pos, offset]``.
+
+    The model is run on ``mean(W_E) + W_pos``, which is made of parameters: with no content to tell
+    positions apart, what remains is what positions and relative tables favour, on every path
+    through earlier layers. (The direct path of ``relative_scores`` misses what copies of the
+    constant in earlier layers add to a score.)
+
+    Args:
+        model: A hooked model with a positional embedding.
+        length: How many positions, up to the model's context.
+
+    Raises:
+        SiteError: A length that the model does not have.
+    """
+    n_layers = model.cfg.n_layers
+    patterns: dict[str, Tensor] = {}
+
+    def keep(activation: Tensor, hook: Any) -> None:
+        patterns[hook.name] = _double(activation[0])
+
+    names = [f"blocks.{layer}.attn.hook_pattern" for layer in range(n_layers)]
+    with torch.no_grad(), model.hooks(fwd_hooks=[(name, keep) for name in names]):
+        stream = (model.W_E.mean(0) + _positions(model, length))[None]
+        model(stream, start_at_layer=0, stop_at_layer=n_layers)
+    return _by_offset(torch.stack([patterns[name] for name in names]))
+
+
+def token_outputs(model: Any, layer: int, head: int) -> Float[Tensor, "source_token output_token"]:
+    """What a head adds to the output for a token, ``[source_token, output_token]``.
+
+    Entry ``[a, b]`` is ``W_E[a] W_V W_O W_U[:, b]``; the direct path through its OV. Biases, which
+    are the same for every source, are left out, and so are later layers.
+
+    Args:
+        model: A hooked model.
+        layer: Counted from 0.
+        head: Counted from 0.
+
+    Raises:
+        SiteError: A layer or head that the model does not have.
+    """
+    block = _block(model, layer, head)
+    with torch.no_grad():
+        embedded = _double(block.ln1(model.W_E[None])[0])
+        written = embedded @ _double(block.attn.W_V[head]) @ _double(block.attn.W_O[head])
+        return written @ _unembedding(model)
+
+
+def table_path(
+    model: Any,
+    writer: Head,
+    carriers: Sequence[Head],
+    reader: Head,
+    value_offsets: Sequence[int],
+    key_offsets: Sequence[int],
+) -> Float[Tensor, "value_offset key_offset"]:
+    """``[value_offset, key_offset]``: scores for what the writer's relative values write.
+
+    Entry ``[g, o]`` is ``RV[g] W_O`` of the writer, through ``W_V W_O`` of every carrier in turn,
+    into ``W_Q`` of the reader, times its ``RK[o]``: how much a unit of the writer's attention at
+    offset ``g``, read by the reader's query, raises the score of the key at offset ``o``.
+
+    Args:
+        model: A hooked model with relative tables and no normalisation layers.
+        writer: Layer and head whose relative value table is read.
+        carriers: Heads between them; none for the path within one position.
+        reader: Layer and head whose relative key table is read.
+        value_offsets: Rows of the writer's table.
+        key_offsets: Rows of the reader's table.
+
+    Raises:
+        SiteError: Heads that the model does not have or that are not in the order of their layers,
+            no relative tables, or normalisation layers, through which no such path is linear.
+    """
+    heads = [writer, *carriers, reader]
+    layers = [layer for layer, _ in heads]
+    blocks = [_block(model, *head) for head in heads]
+    if any(later <= earlier for earlier, later in pairwise(layers)):
+        raise SiteError(f"a path goes through ever later layers; got layers {layers}.")
+    if model.cfg.normalization_type is not None:
+        raise SiteError(
+            "a path between tables is linear only without normalisation layers; this model has "
+            f"{model.cfg.normalization_type}."
+        )
+    first, last = _with_tables(blocks[0]).attn, _with_tables(blocks[-1]).attn
+    with torch.no_grad():
+        written = _double(first.RV[writer[1], list(value_offsets)]) @ _double(first.W_O[writer[1]])
+        for block, (_, head) in zip(blocks[1:-1], carriers, strict=True):
+            written = written @ _double(block.attn.W_V[head]) @ _double(block.attn.W_O[head])
+        query = written @ _double(last.W_Q[reader[1]])
+        scores = query @ _double(last.RK[reader[1], list(key_offsets)]).T
+        return scores / float(last.attn_scale)
+
+
+def centred(matrix: Float[Tensor, "row column"], *axes: int) -> Float[Tensor, "row column"]:
+    """The matrix, ``[row, column]``, less its mean over each of ``axes``.
+
+    Args:
+        matrix: ``[row, column]``.
+        *axes: Of the means, in turn; -1 takes away what a softmax ignores.
+    """
+    for axis in axes:
+        matrix = matrix - matrix.mean(axis, keepdim=True)
+    return matrix
+
+
+def fit_scale(
+    matrix: Float[Tensor, "row column"], reference: Float[Tensor, "row column"]
+) -> tuple[float, float]:
+    """Least-squares ``matrix ≈ scale · reference``, and its R² = 1 - |residual|² / |matrix|².
+
+    Centre both first by what shall not count. Of a matrix of zeros both are 0. R² is the squared
+    cosine between the two, so it does not tell the sign of the scale.
+
+    Args:
+        matrix: ``[row, column]``.
+        reference: ``[row, column]``.
+
+    Returns:
+        The scale, and R².
+
+    Raises:
+        DataError: A reference of zeros.
+    """
+    squared, total = float(reference.square().sum()), float(matrix.square().sum())
+    if squared <= NEGLIGIBLE:
+        raise DataError(
+            "no scale of a reference of zeros can be fitted. Give one that varies after centring."
+        )
+    scale = float((matrix * reference).sum()) / squared
+    if total <= NEGLIGIBLE:
+        return scale, 0.0
+    return scale, 1 - float((matrix - scale * reference).square().sum()) / total
+
+
+def has_tables(model: Any) -> bool:
+    """Whether every layer's attention has relative key and value tables, ``RK`` and ``RV``.
+
+    Args:
+        model: A hooked model.
+    """
+    return all(hasattr(block.attn, "RK") and hasattr(block.attn, "RV") for block in model.blocks)
+
+
+def _by_offset(
+    attention: Float[Tensor, "layer head query_pos key_pos"],
+) -> Float[Tensor, "layer head query_pos key_pos"]:
+    """Entry ``o`` of a query at ``t`` is its attention to the key at ``t - o``, if there is one."""
+    length = attention.shape[-1]
+    keys = torch.arange(length)[:, None] - torch.arange(length)
+    found = attention.gather(-1, keys.clamp_min(0).expand_as(attention))
+    return torch.where(keys >= 0, found, 0.0)
+
+
+def _block(model: Any, layer: int, head: int) -> Any:
+    if not (0 <= layer < model.cfg.n_layers and 0 <= head < model.cfg.n_heads):
+        raise SiteError(
+            f"the model has {model.cfg.n_layers} layers of {model.cfg.n_heads} heads; layer "
+            f"{layer}, head {head} is outside. Count from 0."
+        )
+    return model.blocks[layer]
+
+
+def _with_tables(block: Any) -> Any:
+    if not (hasattr(block.attn, "RK") and hasattr(block.attn, "RV")):
+        raise SiteError(
+            f"{type(block.attn).__name__} has no relative key and value tables (RK, RV); this "
+            "circuit exists only in models with relative attention."
+        )
+    return block
+
+
+def _positions(model: Any, length: int) -> Float[Tensor, "pos d_model"]:
+    checks.integer(length, "length", 1, SiteError, int(model.cfg.n_ctx))
+    if model.cfg.positional_embedding_type != "standard":
+        raise SiteError(
+            "the model has no positional embedding to read (positional_embedding_type is "
+            f"{model.cfg.positional_embedding_type!r}, not 'standard')."
+        )
+    return model.W_pos[:length]
+
+
+def _unembedding(model: Any) -> Float[Tensor, "d_model output_token"]:
+    """W_U with the gain and the centring of the last normalisation layer folded in."""
+    W_U, kind = _double(model.W_U), model.cfg.normalization_type
+    if kind in ("LN", "RMS"):
+        W_U = _double(model.ln_final.w)[:, None] * W_U
+    return W_U - W_U.mean(0) if kind in ("LN", "LNPre") else W_U
+
+
+def _double(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", torch.float64)

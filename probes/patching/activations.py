@@ -1,0 +1,281 @@
+"""Activation patching and ablation at every site of a kind, as labelled grids.
+
+Effects are those of a plain hooked loop, in fewer and shorter forward passes; see
+:mod:`probes.patching.engines`. Kinds of activations are those of :mod:`probes.patching.edits`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probes import checks
+from probes.capture import check_tokens, last_outputs, run_and_capture
+from probes.errors import DataError, SiteError
+from probes.patching.edits import COMPONENTS, chosen_labels, hook_name, plan_edits
+from probes.patching.grid import Grid
+from probes.patching.trust import ROWS, choose_engine
+from probes.sites import Site, check_hooks
+
+DIRECTIONS = ("denoising", "noising")
+ABLATIONS = ("zero", "mean", "resample")
+
+Metric = Callable[[Tensor], Tensor]
+
+
+def patch_activations(
+    model: Any,
+    clean: Any,
+    corrupted: Any,
+    component: str,
+    metric: Metric,
+    *,
+    direction: str = "denoising",
+    by: Any = None,
+    layers: Any = None,
+    heads: Any = None,
+    positions: Any = None,
+    logits: str = "last",
+    max_memory: float | int | None = None,
+    accelerate: bool = True,
+    progress: bool = False,
+) -> Grid:
+    """Put one run's activations into the other's, site after site.
+
+    Denoising puts clean activations into corrupted runs (which suffice to restore the behaviour?),
+    noising corrupted ones into clean runs (which are needed for it?).
+
+    Args:
+        model: A hooked model; it is left as it was found.
+        clean: ``[sequence, position]``.
+        corrupted: As many sequences, of the same length.
+        component: Which activation, for example ``"resid_pre"`` or ``"z"``.
+        metric: From logits, ``[sequence, token]``, to one value a sequence.
+        direction: ``"denoising"`` or ``"noising"``.
+        by: The grid's axes beside the layer: ``["position"]``, ``["head"]`` or both; for patterns
+            the position is the query's, and ``"key"`` may stand last. By default ``["head"]`` where
+            the component has heads, else ``["position"]``. What is not an axis is patched whole.
+        layers: Which layers; all by default.
+        heads: Which heads (key-value heads for ``k`` and ``v`` of grouped-query attention).
+        positions: Which positions: the axis's labels, or what is patched at once without that axis.
+        logits: ``"last"``: the metric sees the last position; ``"all"``: every one,
+            ``[sequence, position, token]``.
+        max_memory: Bytes, roughly, for natural runs and forward passes, beside the activations that
+            are written; by default half of what is free.
+        accelerate: False runs the plain hooked loop.
+        progress: Show a progress bar on standard error.
+
+    Returns:
+        A Grid with one value a sequence at every site.
+
+    Raises:
+        DataError: Tokens, or a metric's values, that cannot be used.
+        SiteError: A component, layer, head or position that the model lacks, or one whose edits it
+            ignores.
+    """
+    checks.choice(direction, "direction", DIRECTIONS, DataError)
+    check_pair(model, clean, corrupted)
+    base, source = (corrupted, clean) if direction == "denoising" else (clean, corrupted)
+    return _grid(
+        model, base, component, metric, source, lambda activation: activation, direction,
+        has_source=True, by=by, layers=layers, heads=heads, positions=positions, logits=logits,
+        max_memory=max_memory, accelerate=accelerate, progress=progress, details={},
+    )  # fmt: skip
+
+
+def ablate(
+    model: Any,
+    tokens: Any,
+    component: str,
+    metric: Metric,
+    kind: str,
+    *,
+    reference: Any = None,
+    seed: int = 0,
+    by: Any = None,
+    layers: Any = None,
+    heads: Any = None,
+    positions: Any = None,
+    logits: str = "last",
+    max_memory: float | int | None = None,
+    accelerate: bool = True,
+    progress: bool = False,
+) -> Grid:
+    """Replace activations by what holds no information of the sequence, site after site.
+
+    Args:
+        model: A hooked model; it is left as it was found.
+        tokens: ``[sequence, position]``.
+        component: Which activation; this and the rest as in ``patch_activations``.
+        metric: From logits, ``[sequence, token]``, to one value a sequence.
+        kind: ``"zero"``; ``"mean"``: the mean over the reference sequences, at each position;
+            ``"resample"``: the activation of another reference sequence, drawn at random.
+        reference: Sequences of the same length for means and resampling; ``tokens`` by default.
+        seed: Of the resampling.
+        by: The grid's axes beside the layer.
+        layers: Which layers.
+        heads: Which heads.
+        positions: Which positions.
+        logits: ``"last"`` or ``"all"``.
+        max_memory: Bytes.
+        accelerate: False runs the plain hooked loop.
+        progress: Show a progress bar.
+
+    Returns:
+        A Grid with one value a sequence at every site.
+
+    Raises:
+        DataError: Tokens, a kind, or a metric's values that cannot be used.
+        SiteError: As ``patch_activations``.
+    """
+    checks.choice(kind, "kind of ablation", ABLATIONS, DataError)
+    seed = checks.seed(seed, DataError)
+    check_tokens(model, tokens)
+    reference = tokens if reference is None else reference
+    check_tokens(model, reference)
+    if reference.shape[1] != tokens.shape[1] or (kind == "resample" and len(reference) < 2):
+        raise DataError(
+            f"reference must hold sequences of {tokens.shape[1]} positions, at least two for "
+            f"resampling; got {tuple(reference.shape)}."
+        )
+    rows = _others(len(tokens), len(reference), torch.equal(reference, tokens), seed)
+
+    def without_information(activation: Tensor) -> Tensor:
+        if kind == "resample":
+            return activation[rows.to(activation.device)]
+        one = activation.mean(0, keepdim=True)
+        one = torch.zeros_like(one) if kind == "zero" else one
+        return one.expand(len(tokens), *one.shape[1:])
+
+    return _grid(
+        model, tokens, component, metric, reference, without_information, f"{kind} ablation",
+        has_source=False, by=by, layers=layers, heads=heads, positions=positions, logits=logits,
+        max_memory=max_memory, accelerate=accelerate, progress=progress, details={"seed": seed},
+    )  # fmt: skip
+
+
+def _others(n: int, n_reference: int, same: bool, seed: int) -> Tensor:
+    """A random reference row for each of ``n`` sequences; another's, where they are the same."""
+    generator = np.random.default_rng(seed)
+    if same:
+        return torch.from_numpy((np.arange(n) + generator.integers(1, n, size=n)) % n)
+    return torch.from_numpy(generator.integers(n_reference, size=n))
+
+
+def _natural(
+    model: Any, tokens: Tensor, component: str, layers: Sequence[int]
+) -> tuple[dict[int, Tensor], Tensor]:
+    """Activations by layer, and the outputs at the last position."""
+    sites = {f"{layer}": Site(hook_name(component, layer)) for layer in layers}
+    found, outputs = run_and_capture(model, tokens, sites)
+    return {layer: found[f"{layer}"] for layer in layers}, outputs
+
+
+def _grid(
+    model: Any,
+    base: Tensor,
+    component: str,
+    metric: Metric,
+    origin: Tensor,
+    replace: Callable[[Tensor], Tensor],
+    intervention: str,
+    *,
+    has_source: bool,
+    by: Any,
+    layers: Any,
+    heads: Any,
+    positions: Any,
+    logits: str,
+    max_memory: float | int | None,
+    accelerate: bool,
+    progress: bool,
+    details: Mapping[str, Any],
+) -> Grid:
+    """Write ``replace(activation)`` of the ``origin`` runs into the ``base`` runs, everywhere."""
+    checks.choice(component, "component", COMPONENTS, SiteError)
+    checks.choice(logits, "kind of logits", ("last", "all"), DataError)
+    layers = chosen_labels(layers, model.cfg.n_layers, "layers")
+    check_hooks(model, (hook_name(component, layer) for layer in layers))
+    with torch.no_grad():
+        origin_values, origin_outputs = _natural(model, origin, component, layers)
+        labels, edits = plan_edits(component, origin_values[layers[0]], by, heads, positions)
+        engine, how, inert = choose_engine(
+            model, base, component, layers, edits,
+            last_only=logits == "last", max_memory=max_memory, accelerate=accelerate,
+        )  # fmt: skip
+        measure = checked_metric(metric, len(base))
+        natural = measure(engine.outputs)
+        found = natural.new_zeros(len(layers), *map(len, labels.values()), len(base))
+        for index, layer in enumerate(_shown(layers, progress)):
+            written = replace(origin_values[layer])
+            for edit, outputs in engine.run(layer, written, edits):
+                found[(index, *edit.place)] = without_rounding(
+                    measure(outputs), natural, engine.rounding
+                )
+        if logits == "all" and has_source:
+            origin_outputs = natural_outputs(model, origin, logits)
+        source_values = measure(origin_outputs) if has_source else None
+    return Grid(
+        intervention=intervention,
+        component=component,
+        axes={"layer": tuple(layers), **labels},
+        values=found,
+        base=natural,
+        source=source_values,
+        metric=getattr(metric, "__name__", type(metric).__name__),
+        engine=how,
+        details={**details, **({"inert_hooks": inert} if inert else {})},
+    )
+
+
+def check_pair(model: Any, clean: Any, corrupted: Any) -> None:
+    """Raise a DataError unless both are sequences that the model can read, of one shape."""
+    for tokens in (clean, corrupted):
+        check_tokens(model, tokens)
+    if clean.shape != corrupted.shape:
+        raise DataError(
+            "clean and corrupted must be sequences in pairs, of one shape; got "
+            f"{tuple(clean.shape)} and {tuple(corrupted.shape)}."
+        )
+
+
+def without_rounding(value: Tensor, natural: Tensor, rounding: float) -> Tensor:
+    """``natural`` where a value differs from it by no more than an engine's rounding."""
+    most = rounding * natural.abs().max().clamp_min(1.0)
+    return torch.where((value - natural).abs() <= most, natural, value)
+
+
+def natural_outputs(model: Any, tokens: Tensor, logits: str) -> Tensor:
+    """Outputs of unedited runs: at the last position, or at all of them."""
+    if logits == "last":
+        return last_outputs(model, tokens)
+    return torch.cat([model(batch) for batch in tokens.split(ROWS)])
+
+
+def checked_metric(metric: Metric, n: int) -> Metric:
+    """``metric``, raising a DataError unless it gives one finite value for each of n sequences."""
+    if not callable(metric):
+        raise DataError(f"metric must be a function of logits; got {metric!r}.")
+
+    def measure(outputs: Tensor) -> Tensor:
+        value = metric(outputs)
+        if not isinstance(value, Tensor) or value.shape != (n,) or not value.isfinite().all():
+            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+            if isinstance(value, Tensor) and value.shape == (n,):
+                got = "NaN or infinity"
+            raise DataError(
+                f"the metric must return one finite value for each of the {n} sequences; got "
+                f"{got} from logits of shape {tuple(outputs.shape)}. Leave out a final mean()."
+            )
+        return value.detach()
+
+    return measure
+
+
+def _shown(layers: Sequence[int], progress: bool) -> Iterator[int]:
+    from tqdm.auto import tqdm
+
+    shown = tqdm(layers, desc="layers", disable=None if progress else True, delay=2, leave=False)
+    return iter(shown)

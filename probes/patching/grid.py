@@ -1,0 +1,399 @@
+"""Labelled results: what an intervention at every site of a kind does to a metric.
+
+>>> grid.top(1)  # doctest: +SKIP
+[({'layer': 1, 'position': 5}, 0.93)]
+
+A site counts as making a difference by a sign-flip test over sequences, corrected for how many
+sites there are (see ``probes.statistics.significance``); how large the difference is comes with
+bootstrap intervals.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from probes import files
+from probes.errors import DataError
+from probes.patching import labelled
+from probes.patching.figures import draw_heat_map
+from probes.statistics.intervals import (
+    CONFIDENCE,
+    MIN_SEQUENCES,
+    NEGLIGIBLE,
+    mean_intervals,
+    ratio_intervals,
+)
+from probes.statistics.significance import N_FLIPS, adjust_p_values, sign_flip_p_values
+
+LEVEL = 0.05
+N_SHOWN = 8
+"""Strongest sites in a notebook's table."""
+
+FLIPS_A_SITE = 25
+"""Sign flips for every site, so that ``1 / n_flips`` times the number of sites stays below 0.05."""
+
+SCREEN = 0.01
+"""Only sites with p up to this are worth more than ``N_FLIPS`` flips."""
+
+NEGLIGIBLE_GAP = 0.01
+"""Source and base differ too little to normalise by, as a share of the spread over sequences."""
+
+ROUNDING = 1e-9
+"""Of the metric, as a share of its size."""
+
+_COLUMNS = ("mean", "effect", "low", "high", "p", "p_holm")
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Effects of one kind of intervention at every site, one value a sequence.
+
+    Values are kept in float64 on the CPU.
+
+    Attributes:
+        intervention: ``"denoising"``, ``"noising"``, ``"mean ablation"``, …
+        component: What was changed: ``"resid_pre"``, ``"z"``, ``"pattern"``, …
+        axes: Names of the axes of ``values``, in order, each with its labels, integers or text:
+            ``{"layer": (0, 1), "position": (0, 1, 2)}``.
+        values: ``[*axes, sequence]``: the metric of the patched runs.
+        base: ``[sequence]``: the metric of the unpatched runs that were patched.
+        source: ``[sequence]``: the metric of the runs that the activations came from; None if they
+            came from no run, as in ablations.
+        metric: Its name, with the unit.
+        engine: How it was computed, in words.
+        details: Plain data of any kind: versions, seeds, …
+
+    Parameters of the methods:
+        - ``seed``: Of resampling or sign flips.
+        - ``confidence``: Coverage of the intervals, between 0 and 1.
+        - ``level``: What a corrected p must not exceed.
+        - ``method``: A correction that ``adjust_p_values`` knows.
+        - ``n``: How many.
+        - ``path``: A file to write to as well.
+
+    Raises:
+        DataError: Shapes that do not fit the axes, values that are not finite, or details that are
+            no plain data.
+    """
+
+    intervention: str
+    component: str
+    axes: Mapping[str, Sequence[int | str]]
+    values: Tensor
+    base: Tensor
+    source: Tensor | None
+    metric: str
+    engine: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        axes = labelled.checked(self.axes, reserved=_COLUMNS)
+        shape = tuple(map(len, axes.values()))
+        object.__setattr__(self, "axes", axes)
+        n_sequences = len(self.base) if isinstance(self.base, Tensor) and self.base.ndim else 0
+        for name, wanted in (
+            ("values", (*shape, n_sequences)),
+            ("base", (n_sequences,)),
+            ("source", (n_sequences,)),
+        ):
+            if name != "source" or self.source is not None:
+                tensor = _checked(name, getattr(self, name), wanted, axes)
+                object.__setattr__(self, name, tensor)
+        try:
+            plain = json.loads(json.dumps(dict(self.details), allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"details must be plain data, as in JSON: {error}. Turn tensors into lists."
+            ) from error
+        object.__setattr__(self, "details", plain)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of the axes."""
+        return tuple(self.values.shape[:-1])
+
+    @property
+    def n_sites(self) -> int:
+        """Product of the sizes of the axes."""
+        return math.prod(self.shape)
+
+    @property
+    def n_sequences(self) -> int:
+        """How many sequences were run at every site."""
+        return len(self.base)
+
+    @property
+    def mean(self) -> Float[Tensor, "*axes"]:
+        """The metric of the patched runs, mean over sequences, ``[*axes]``."""
+        return self.values.mean(-1)
+
+    @property
+    def differences(self) -> Float[Tensor, "*axes sequence"]:
+        """``[*axes, sequence]``: the patched runs' metric less the unpatched runs', in its unit."""
+        return self.values - self.base
+
+    @property
+    def normalized(self) -> bool:
+        """Whether effects are shares of the way from base to source, rather than differences.
+
+        False for ablations, and where source and base differ too little on average.
+        """
+        if self.source is None:
+            return False
+        gap = self.source - self.base
+        spread = float(gap.std(correction=0))
+        rounding = ROUNDING * float(self.source.abs().max() + self.base.abs().max())
+        return abs(float(gap.mean())) > max(NEGLIGIBLE_GAP * spread, rounding, NEGLIGIBLE)
+
+    @property
+    def effects(self) -> Float[Tensor, "*axes"]:
+        """``[*axes]``: 0 is no effect; normalised, 1 gives the source runs' mean metric.
+
+        ``(mean(values) - mean(base)) / (mean(source) - mean(base))``, or for ablations the mean
+        difference in the metric's unit.
+
+        Raises:
+            DataError: Source and base differ too little on average to normalise by.
+        """
+        found = self.differences.mean(-1)
+        return found if self._gap is None else found / self._gap.mean()
+
+    @property
+    def _gap(self) -> Tensor | None:
+        """What the source's metric is above the base's; None where effects are differences."""
+        if self.source is None:
+            return None
+        gap = self.source - self.base
+        if not self.normalized:
+            raise DataError(
+                f"effects cannot be normalised: {self.metric} of source and base differ by "
+                f"{float(gap.mean()):.3g} on average, which is negligible beside what single "
+                f"sequences differ by (up to {float(gap.abs().max()):.3g}). Use .differences, or "
+                "pair base and source so that the metric changes one way."
+            )
+        return gap
+
+    def intervals(
+        self, seed: int = 0, confidence: float = CONFIDENCE
+    ) -> tuple[Float[Tensor, "*axes"], Float[Tensor, "*axes"]]:
+        """The lower and upper limits of the effects, ``[*axes]``, by bootstrap over sequences.
+
+        They are huge where resamples leave in doubt that source and base differ at all.
+
+        Raises:
+            DataError: Fewer than 16 sequences, or effects that are undefined.
+        """
+        gap = self._gap
+        if gap is None:
+            return mean_intervals(self.differences, seed, confidence)[1:]
+        up = gap.mean().sign()
+        return ratio_intervals((gap - self.differences) * up, gap * up, seed, confidence)[1:]
+
+    def p_values(self, seed: int = 0) -> Float[Tensor, "*axes"]:
+        """The two-sided p of no mean difference at every site, ``[*axes]``, by flipping signs.
+
+        In grids of many sites, those with p up to ``SCREEN`` are tested again with so many flips
+        that the strongest of all can pass at 0.05 after Holm's correction. Either p is valid, and
+        so is this choice between them: no p below ``SCREEN`` comes from the first test.
+        """
+        p, n_more = sign_flip_p_values(self.differences, N_FLIPS, seed), FLIPS_A_SITE * self.n_sites
+        if n_more > N_FLIPS:
+            again = p <= SCREEN
+            p[again] = sign_flip_p_values(self.differences[again], n_more, seed)
+        return p
+
+    def adjusted(self, method: str = "holm", seed: int = 0) -> Float[Tensor, "*axes"]:
+        """The p values, ``[*axes]``, corrected for the number of sites."""
+        return adjust_p_values(self.p_values(seed), method)
+
+    def significant(
+        self, level: float = LEVEL, method: str = "holm", seed: int = 0
+    ) -> Bool[Tensor, "*axes"]:
+        """Where the corrected p is at most ``level``, ``[*axes]``."""
+        return self.adjusted(method, seed) <= level
+
+    def top(self, n: int = 5) -> list[tuple[dict[str, int | str], float]]:
+        """The ``n`` sites of the largest absolute effect, each with its labels, strongest first."""
+        return labelled.strongest(self.effects, self.axes, n)
+
+    def select(self, **labels: Any) -> "Grid":
+        """The part of the grid at some labels of some axes, each a label or a list of them.
+
+        ``grid.select(layer=1, position=[3, 4])``. Every axis stays, if only with one label.
+
+        Args:
+            **labels: By axis, a label or a list of them.
+
+        Raises:
+            DataError: An axis or label that the grid does not have.
+        """
+        values = self.values
+        axes, places = labelled.choose(self.axes, labels)
+        for axis, index in enumerate(places):
+            values = values.index_select(axis, index)
+        return replace(self, axes=axes, values=values)
+
+    def to_dataframe(self, seed: int = 0) -> Any:
+        """A pandas DataFrame, one row a site.
+
+        Columns: a label of every axis; ``mean`` of the metric; ``effect``, ``low`` and ``high``
+        (95%), NaN where effects are undefined; ``p`` and ``p_holm``. With fewer than 16 sequences
+        ``low``, ``high``, ``p`` and ``p_holm`` are NaN.
+        """
+        import pandas as pd
+
+        unknown = torch.full(self.shape, torch.nan, dtype=torch.float64)
+        figures = dict.fromkeys(_COLUMNS, unknown) | {"mean": self.mean}
+        defined, enough = self.normalized or self.source is None, self.n_sequences >= MIN_SEQUENCES
+        if defined:
+            figures["effect"] = self.effects
+        if defined and enough:
+            figures["low"], figures["high"] = self.intervals(seed)
+        if enough:
+            figures["p"] = self.p_values(seed)
+            figures["p_holm"] = adjust_p_values(figures["p"])
+        sites = pd.MultiIndex.from_product(list(self.axes.values()), names=list(self.axes))
+        columns = {name: tensor.flatten().numpy() for name, tensor in figures.items()}
+        return pd.DataFrame(columns, index=sites).reset_index()
+
+    def to_json(self, path: Any = None) -> str:
+        """The grid as JSON text, also written to ``path`` if one is given.
+
+        Raises:
+            OutputPathError: The path cannot be written to.
+        """
+        plain = dict(vars(self)) | {"axes": {name: list(ls) for name, ls in self.axes.items()}}
+        for name in ("values", "base", "source"):
+            plain[name] = None if plain[name] is None else plain[name].tolist()
+        return files.json_text(plain | {"shape": list(self.shape)}, path, indent=None)
+
+    @classmethod
+    def from_json(cls, source: Any) -> "Grid":
+        """The grid that ``to_json`` made.
+
+        Args:
+            source: A path, or the JSON text itself.
+
+        Raises:
+            DataError: A file that cannot be read, or that holds something else.
+        """
+        is_text = isinstance(source, str) and source.lstrip().startswith("{")
+        try:
+            plain = json.loads(source if is_text else Path(source).read_text("utf-8"))
+            shape = plain.pop("shape")
+            for name in ("values", "base", "source"):
+                if plain[name] is not None:
+                    plain[name] = torch.tensor(plain[name], dtype=torch.float64)
+            grid = cls(**plain)
+        except (OSError, TypeError, ValueError, KeyError, AttributeError) as error:
+            if isinstance(error, DataError):
+                raise
+            where = "this text" if is_text else repr(str(source))
+            raise DataError(
+                f"{where} is not what Grid.to_json writes: {type(error).__name__}: {error}."
+            ) from error
+        if list(grid.shape) != shape:
+            raise DataError(f"the grid's values have shape {grid.shape}, not {shape} as it says.")
+        return grid
+
+    def plot(self, path: Any = None, *, level: float = LEVEL, seed: int = 0) -> Any:
+        """Heat map of the effects; with 16 sequences or more, dots where they are significant.
+
+        The last two axes are rows and columns, those before them panels. Where effects cannot be
+        normalised, mean differences are drawn.
+
+        Args:
+            path: Also write the figure there, as PNG or SVG by its ending.
+            level: Of the dots, after Holm's correction for the number of sites.
+            seed: Of the sign flips.
+
+        Returns:
+            A ``matplotlib.figure.Figure``.
+
+        Raises:
+            DataError: More axes or panels than a figure holds.
+            OutputPathError: Another ending, or the path cannot be written to.
+        """
+        if path is not None:
+            files.check_figure_path(path)
+        marks = self.significant(level, seed=seed) if self.n_sequences >= MIN_SEQUENCES else None
+        note = "" if marks is None else f"; dots: p ≤ {level:g} (sign flips, Holm)"
+        figure = draw_heat_map(
+            self._shown,
+            self.axes,
+            label=self._unit,
+            title=f"{self._heading}\n{self.metric}, {self._count}{note}",
+            marks=marks,
+        )
+        if path is not None:
+            files.write_figure(figure, path)
+        return figure
+
+    @property
+    def _shown(self) -> Tensor:
+        """Effects, or mean differences where effects are undefined."""
+        return self.effects if self.normalized else self.differences.mean(-1)
+
+    @property
+    def _unit(self) -> str:
+        return "normalised effect" if self.normalized else f"difference of {self.metric}"
+
+    @property
+    def _heading(self) -> str:
+        fixed = [f"{name} {ls[0]}" for name, ls in self.axes.items() if len(ls) == 1]
+        return ", ".join([f"{self.intervention} of {self.component}", *fixed])
+
+    @property
+    def _count(self) -> str:
+        return f"{self.n_sequences} sequence{'s' if self.n_sequences != 1 else ''}"
+
+    @property
+    def _summary(self) -> str:
+        sizes = " × ".join(f"{name} ({len(labels)})" for name, labels in self.axes.items())
+        return f"{self.intervention} of {self.component}: {sizes}, {self._count}; strongest"
+
+    def __repr__(self) -> str:
+        [(labels, effect)] = labelled.strongest(self._shown, self.axes, 1)
+        site = ", ".join(f"{name} {label}" for name, label in labels.items())
+        return f"Grid({self._summary} {self._unit} {effect:.3g} at {site})"
+
+    def _repr_html_(self) -> str:
+        header = "".join(f"<th>{escape(name)}</th>" for name in [*self.axes, self._unit])
+        rows = ""
+        for labels, effect in labelled.strongest(self._shown, self.axes, N_SHOWN):
+            cells = [*labels.values(), f"{effect:.3f}"]
+            rows += "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells) + "</tr>"
+        return (
+            "<table><caption style='white-space: nowrap; text-align: left'>"
+            f"{escape(self._summary)} sites</caption>"
+            f"<thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table>"
+        )
+
+
+def _checked(
+    name: str, tensor: Any, wanted: tuple[int, ...], axes: Mapping[str, Sequence[Any]]
+) -> Tensor:
+    """A tensor of the wanted shape and of finite values, in float64 on the CPU."""
+    got = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
+    if got != wanted or wanted[-1] < 1:
+        meant = ", ".join([*axes, "sequence"] if name == "values" else ["sequence"])
+        raise DataError(
+            f"{name} must be a tensor [{meant}] of shape {wanted}, with at least one sequence as "
+            f"base has them; got {got}."
+        )
+    plain = tensor.detach().to("cpu", torch.float64)
+    if not plain.isfinite().all():
+        index = [int(i) for i in (~plain.isfinite()).nonzero()[0]]
+        raise DataError(
+            f"{name} must be finite; entry {index} is {float(plain[tuple(index)])}. Check the "
+            "metric on that sequence."
+        )
+    return plain

@@ -1,0 +1,177 @@
+"""Path patching: the effect that one head has on another, or on the logits, directly.
+
+A sender head's output is replaced by the source's, while every other head keeps its natural
+output; what then reaches the receiver (its query, key or value, or the read-out) is put into an
+otherwise natural run (Wang et al. 2023, *Interpretability in the Wild*; Goldowsky-Dill et al. 2023,
+*Localizing Model Behavior with Path Patching*). MLPs in between are recomputed, or kept natural.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from probes import checks
+from probes.capture import read_activations
+from probes.errors import DataError, SiteError
+from probes.patching.activations import (
+    DIRECTIONS,
+    Metric,
+    check_pair,
+    checked_metric,
+    natural_outputs,
+    without_rounding,
+)
+from probes.patching.edits import Edit, chosen_labels, hook_name, plan_edits
+from probes.patching.grid import Grid
+from probes.patching.trust import choose_engine, inert_hooks
+from probes.sites import Site, check_hooks
+
+INPUTS = ("q", "k", "v")
+
+
+def patch_paths(
+    model: Any,
+    clean: Any,
+    corrupted: Any,
+    receiver: tuple[int, int] | str,
+    metric: Metric,
+    *,
+    receiver_input: str = "q",
+    direction: str = "denoising",
+    layers: Any = None,
+    heads: Any = None,
+    positions: Any = None,
+    freeze_mlps: bool = False,
+    logits: str = "last",
+    max_memory: float | int | None = None,
+) -> Grid:
+    """The effect of every head below a receiver, along its direct path to the receiver alone.
+
+    Args:
+        model: A hooked model; it is left as it was found.
+        clean: ``[sequence, position]``.
+        corrupted: As many sequences, of the same length.
+        receiver: ``(layer, head)``, or ``"logits"``.
+        metric: From logits, ``[sequence, token]``, to one value a sequence.
+        receiver_input: ``"q"``, ``"k"`` or ``"v"``: through which of the receiver's inputs (for
+            ``k`` and ``v`` of grouped-query attention the head is a key-value head).
+        direction: As in ``patch_activations``.
+        layers: Of the senders; all below the receiver by default.
+        heads: Of the senders.
+        positions: At which positions the sender's output is replaced; all by default.
+        freeze_mlps: Keep MLPs between sender and receiver natural as well.
+        logits: ``"last"`` or ``"all"``: what the metric sees.
+        max_memory: Bytes that the runs may take; by default half of what is free.
+
+    Returns:
+        A Grid of senders by layer and head.
+
+    Raises:
+        DataError: Tokens, or a metric's values, that cannot be used.
+        SiteError: A receiver or a sender that the model lacks, or no layer below the receiver.
+    """
+    checks.choice(direction, "direction", DIRECTIONS, DataError)
+    checks.choice(receiver_input, "input of the receiver", INPUTS, SiteError)
+    checks.choice(logits, "kind of logits", ("last", "all"), DataError)
+    check_pair(model, clean, corrupted)
+    base, source = (corrupted, clean) if direction == "denoising" else (clean, corrupted)
+    top, head = _receiver(model, receiver, receiver_input)
+    layers = chosen_labels(layers, top, f"layers of senders below {_named(receiver)}")
+    hooks = [hook_name("z", layer) for layer in layers]
+    check_hooks(model, hooks)
+    with torch.no_grad():
+        inert = inert_hooks(model, base, "z", layers)
+        sent = read_activations(model, source, {name: Site(name) for name in hooks})
+        labels, edits = plan_edits("z", sent[hooks[0]], ["head"], heads, positions)
+        path = _Path(model, base, layers, top, freeze_mlps)
+        measure = checked_metric(metric, len(base))
+        received = "resid_post" if head is None else receiver_input
+        block = model.cfg.n_layers - 1 if head is None else top
+        where = Edit((0,), tuple(range(base.shape[1])), head)
+        engine, how, _ = choose_engine(
+            model, base, received, [block], [where],
+            last_only=logits == "last", max_memory=max_memory,
+        )  # fmt: skip
+        base_values = measure(engine.outputs)
+        found = base_values.new_zeros(len(layers), len(labels["head"]), len(base))
+        for index, layer in enumerate(layers):
+            for edit in edits:
+                arriving = path.arriving(layer, sent[hooks[index]], edit, received, block)
+                ((_, outputs),) = engine.run(block, arriving, [where])
+                found[(index, *edit.place)] = without_rounding(
+                    measure(outputs), base_values, engine.rounding
+                )
+        source_values = measure(natural_outputs(model, source, logits))
+    mlps = "MLPs frozen" if freeze_mlps else "MLPs recomputed"
+    return Grid(
+        intervention=f"path patching, {direction}",
+        component=f"z to {_named(receiver)}{'' if head is None else f' {receiver_input}'}",
+        axes={"layer": tuple(layers), **labels},
+        values=found,
+        base=base_values,
+        source=source_values,
+        metric=getattr(metric, "__name__", type(metric).__name__),
+        engine=how,
+        details={"mlps": mlps, **({"inert_hooks": inert} if inert else {})},
+    )
+
+
+def _receiver(model: Any, receiver: Any, receiver_input: str) -> tuple[int, int | None]:
+    """The number of layers below the receiver, and its head."""
+    if receiver == "logits":
+        return model.cfg.n_layers, None
+    pair = isinstance(receiver, tuple | list) and len(receiver) == 2
+    if not pair:
+        raise SiteError(f"receiver must be (layer, head) or 'logits'; got {receiver!r}.")
+    if model.cfg.n_layers < 2:
+        raise SiteError("no head is below another in a model of one layer. Use 'logits'.")
+    layer = checks.integer(
+        receiver[0], "the receiver's layer", 1, SiteError, model.cfg.n_layers - 1
+    )
+    grouped = receiver_input != "q" and model.cfg.n_key_value_heads is not None
+    n_heads = model.cfg.n_key_value_heads if grouped else model.cfg.n_heads
+    return layer, checks.integer(receiver[1], "the receiver's head", 0, SiteError, n_heads - 1)
+
+
+def _named(receiver: Any) -> str:
+    return "logits" if receiver == "logits" else f"L{receiver[0]}H{receiver[1]}"
+
+
+class _Path:
+    """Runs in which one head is replaced and all others, up to the receiver, are held."""
+
+    def __init__(
+        self, model: Any, tokens: Tensor, layers: Sequence[int], top: int, freeze_mlps: bool
+    ) -> None:
+        self.model, self.tokens = model, tokens
+        self.held = [hook_name("z", layer) for layer in range(min(layers), top)]
+        if freeze_mlps and not model.cfg.attn_only:
+            self.held += [hook_name("mlp_out", layer) for layer in range(min(layers), top)]
+        self.values = self._read(self.held)
+
+    def natural(self, component: str, layer: int) -> Tensor:
+        """An activation under whatever hooks there are."""
+        name = hook_name(component, layer)
+        return self._read([name])[name]
+
+    def _read(self, names: Sequence[str]) -> dict[str, Tensor]:
+        sites = {name: Site(name) for name in names}
+        # in one batch: what is held is of all sequences
+        return read_activations(self.model, self.tokens, sites, batch_size=len(self.tokens))
+
+    def arriving(
+        self, layer: int, sent: Tensor, edit: Edit, component: str, at_layer: int
+    ) -> Tensor:
+        """What arrives at the receiver when the sender alone is replaced."""
+        sender = Site(hook_name("z", layer), list(edit.positions), edit.head)
+        values = dict(self.values)
+        values[sender.hook] = sender.write(values[sender.hook], sender.read(sent))
+        hooks = [(name, _hold(values[name])) for name in self.held]
+        with self.model.hooks(fwd_hooks=hooks):
+            return self.natural(component, at_layer)
+
+
+def _hold(value: Tensor) -> Any:
+    return lambda activation, hook: value

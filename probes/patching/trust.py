@@ -1,0 +1,220 @@
+"""Before a run: do edits move the logits, may runs be resumed on this model, and is there room?"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+
+from probes import checks
+from probes.errors import DataError, SiteError
+from probes.patching.edits import Edit, hook_name, perturbed, write
+from probes.patching.engines import HookedLoop, Resumed
+from probes.patching.partial_runs import why_not
+
+ROWS = 16
+"""Sequences a resumed forward pass, stacked edits counted; wider passes fall out of CPU caches."""
+
+TRIAL_LENGTH = 8
+"""Positions of the trial before a run; whole sequences where a tokenizer may have padded them."""
+
+SHARE_OF_FREE_MEMORY = 0.5
+
+
+def choose_engine(
+    model: Any,
+    tokens: Tensor,
+    component: str,
+    layers: Sequence[int],
+    edits: Sequence[Edit],
+    *,
+    last_only: bool,
+    max_memory: float | int | None = None,
+    accelerate: bool = True,
+) -> tuple[HookedLoop | Resumed, str, list[str]]:
+    """The fastest engine that gives the hooked loop's outputs on this model.
+
+    First every hook that will be used is edited once in a trial on a few tokens, which must move
+    the logits; there :class:`Resumed` must agree with the hooked loop as well.
+
+    Args:
+        model: A hooked model.
+        tokens: ``[sequence, position]``: the runs that will be edited.
+        component: Which activation.
+        layers: In which layers.
+        edits: Those of one layer.
+        last_only: Outputs at the last position alone.
+        max_memory: Bytes that the runs may take; by default half of what is free.
+        accelerate: False takes the hooked loop.
+
+    Returns:
+        The engine, its description, and the hooks whose edit left every logit as it was.
+
+    Raises:
+        SiteError: No hook's edit moves the logits: the model ignores such edits.
+        DataError: Too little memory.
+    """
+    reason = why_not(model) if accelerate else "asked for"
+    rows = _rows(model, tokens, reason is None, max_memory)
+    trial = _Trial(model, tokens, component, layers, rows, edits)
+    inert = trial.inert()
+    if reason is None:
+        reason = trial.disagreement(last_only)
+    if reason is None:
+        engine = Resumed(model, tokens, component, last_only=last_only, rows=rows)
+        return engine, "resumed from the edited position", inert
+    rows = _rows(model, tokens, False, max_memory)
+    loop = HookedLoop(model, tokens, component, last_only=last_only, rows=rows)
+    return loop, f"hooked loop: {reason}", inert
+
+
+def inert_hooks(model: Any, tokens: Tensor, component: str, layers: Sequence[int]) -> list[str]:
+    """Edit a component once in each layer; the hooks whose edit leaves every logit as it was.
+
+    Raises:
+        SiteError: All of them: the model ignores such edits.
+    """
+    return _Trial(model, tokens, component, layers, ROWS).inert()
+
+
+class _Trial:
+    """A few edits that perturb what is there, on the first tokens of two sequences.
+
+    They are stacked on the batch axis after the natural run, up to ``rows`` sequences a pass.
+
+    Args:
+        model: A hooked model.
+        tokens: ``[sequence, position]``.
+        component: Which activation.
+        layers: Each is edited whole.
+        rows: Sequences a forward pass.
+        edits: Of one layer, in ``tokens``: the middle one is tried in the first layer and the last
+            one in the last layer, in the same places of shorter sequences.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokens: Tensor,
+        component: str,
+        layers: Sequence[int],
+        rows: int,
+        edits: Sequence[Edit] = (),
+    ) -> None:
+        self.model, self.component, self.layers = model, component, layers
+        padded = getattr(model, "tokenizer", None) is not None
+        self.tokens = tokens[:2] if padded else tokens[:2, :TRIAL_LENGTH]
+        short, length = self.tokens.shape[1], tokens.shape[1]
+        whole = Edit((), tuple(range(short)))
+        self._edits = [(layer, whole) for layer in layers]
+        if edits:
+            ends = ((layers[0], edits[len(edits) // 2]), (layers[-1], edits[-1]))
+            self._edits += [(layer, _moved(edit, length, short)) for layer, edit in ends]
+        self._values: dict[int, Tensor] = {}
+        self._edited: list[Tensor] = []
+        size = max(1, rows // len(self.tokens) - 1)
+        for start in range(0, len(self._edits), size):
+            some = self._edits[start : start + size]
+            hooks = [(hook_name(component, layer), self._edit(layer, some)) for layer in layers]
+            with model.hooks(fwd_hooks=hooks):
+                outputs = model(torch.cat([self.tokens] * (len(some) + 1)))
+            self._natural, *edited = outputs.split(len(self.tokens))
+            self._edited += edited
+
+    def _edit(self, layer: int, some: Sequence[tuple[int, Edit]]) -> Any:
+        def edit(activation: Tensor, hook: Any) -> Tensor:
+            natural, *parts = activation.clone().split(len(self.tokens))
+            self._values[layer] = perturbed(self.component, natural)
+            for part, (at, where) in zip(parts, some, strict=True):
+                if at == layer:
+                    write(self.component, part, self._values[layer], where)
+            return torch.cat([natural, *parts])
+
+        return edit
+
+    def inert(self) -> list[str]:
+        """Hooks whose edit moves no logit; a SiteError if that is true of all."""
+        inert = [
+            hook_name(self.component, layer)
+            for layer, outputs in zip(self.layers, self._edited, strict=False)
+            if _distance(outputs, self._natural) <= _noise(outputs.dtype)
+        ]
+        if len(inert) == len(self.layers):
+            raise SiteError(
+                f"editing {inert[0]!r} changes no logit of this model, nor does any other hook "
+                "that was asked for, so every effect would be 0: either the model ignores such "
+                "edits (a HookedTransformer does not), or nothing depends on that activation "
+                "there. Choose other layers, another component or longer sequences."
+            )
+        return inert
+
+    def disagreement(self, last_only: bool) -> str | None:
+        """Why resumed runs cannot be trusted on this model; None if they agree with hooked ones."""
+        try:
+            resumed = Resumed(self.model, self.tokens, self.component, last_only=last_only, rows=2)
+            found = [
+                next(resumed.run(layer, self._values[layer], [edit]))[1]
+                for layer, edit in self._edits
+            ]
+        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+            return f"resuming its runs failed ({type(error).__name__}: {error})"
+        for outputs, hooked in zip(found, self._edited, strict=True):
+            difference = _distance(outputs, hooked[:, -1] if last_only else hooked)
+            if not difference <= _tolerance(outputs.dtype):
+                return f"resumed runs differ from hooked ones by {difference:.1g}"
+        return None
+
+
+def _moved(edit: Edit, length: int, short: int) -> Edit:
+    """An edit of sequences of one length at the same places of shorter ones."""
+    positions = sorted({position * short // length for position in edit.positions})
+    key = None if edit.key is None else edit.key * short // length
+    return replace(edit, positions=tuple(positions), key=key)
+
+
+def _distance(outputs: Tensor, reference: Tensor) -> float:
+    """The largest difference, in units of the largest output."""
+    scale = float(reference.abs().max().clamp_min(1.0))
+    return float((outputs - reference).abs().max()) / scale
+
+
+def _noise(dtype: torch.dtype) -> float:
+    """By how much rows of one forward pass may differ for no reason."""
+    return 16 * torch.finfo(dtype).eps if dtype in (torch.float32, torch.float64) else 0.0
+
+
+def _tolerance(dtype: torch.dtype) -> float:
+    return math.sqrt(torch.finfo(dtype).eps) / 3
+
+
+def _rows(model: Any, tokens: Tensor, resumed: bool, max_memory: float | int | None) -> int:
+    """Sequences a forward pass that memory has room for, beside what is kept of natural runs."""
+    device = next(model.parameters()).device
+    asked = free_memory(device) if max_memory is None else max_memory
+    budget = checks.number(asked, "max_memory", 0, math.inf, DataError, "It is in bytes.")
+    cfg, length = model.cfg, tokens.shape[1]
+    size = next(model.parameters()).element_size()
+    heads = cfg.n_heads * cfg.d_head
+    kept = 3 * (cfg.n_layers + 1) * (cfg.d_model + heads) * length * size if resumed else 0
+    passing = length * size * (8 * cfg.d_model + 6 * heads + 3 * (cfg.d_mlp or 0))
+    passing += length * size * (4 * cfg.n_heads * length + 2 * cfg.d_vocab_out)
+    needed = kept * len(tokens) + passing
+    if needed > budget:
+        raise DataError(
+            f"patching {len(tokens)} sequences of {length} positions needs about "
+            f"{needed / 1e6:.3g} MB, more than the {budget / 1e6:.3g} MB allowed. Pass fewer "
+            "sequences at a time, or raise max_memory."
+        )
+    most = ROWS if resumed else len(tokens)
+    return int(max(1, min(most, (budget - kept * len(tokens)) // passing)))
+
+
+def free_memory(device: Any) -> int:
+    """Half of the memory that is free on a device, in bytes."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0] * SHARE_OF_FREE_MEMORY)
+    return int(psutil.virtual_memory().available * SHARE_OF_FREE_MEMORY)

@@ -1,0 +1,227 @@
+"""Divergences and bootstrap intervals over sequences.
+
+Every score of this package is one minus a ratio of means over sequences,
+``1 - E[numerator] / E[denominator]``: 1 where the discrepancy in the numerator vanishes, 0 where
+it is as large as that of the reference in the denominator. R² has that form too.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy import stats
+from torch import Tensor
+
+from probes import checks
+from probes.errors import DataError
+
+CONFIDENCE = 0.95
+N_RESAMPLES = 1000
+MIN_SEQUENCES = 16
+NEGLIGIBLE = 1e-12
+"""A mean denominator at or below this (nats, or squared units) is rounding, not a reference."""
+
+_MAX_ELEMENTS = 2**22
+"""Of a matrix of resampled means: more sites are done in several such matrices."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A score with its bootstrap confidence interval.
+
+    Attributes:
+        score: The figure itself.
+        low: Lower end of its interval, 95% unless said otherwise.
+        high: Upper end.
+    """
+
+    score: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.score:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def one_minus_ratio(
+    numerator: Float[Tensor, " sequence"],
+    denominator: Float[Tensor, " sequence"],
+    seed: int = 0,
+) -> Interval:
+    """Score ``1 - mean(numerator) / mean(denominator)`` with a 95% percentile bootstrap interval.
+
+    Args:
+        numerator: ``[sequence]``: the model's discrepancy.
+        denominator: ``[sequence]``: the reference's discrepancy, in the same unit.
+        seed: Of the resampling.
+
+    Returns:
+        The score, with the ends of its interval.
+
+    Raises:
+        DataError: Fewer than 16 sequences, different lengths, values that are not finite, or a
+            denominator whose mean is zero.
+
+    Examples:
+        >>> import probes, torch
+        >>> error, reference = torch.linspace(0, 1, 64), torch.ones(64)
+        >>> print(probes.one_minus_ratio(error, reference))
+        0.500 [0.430, 0.575]
+    """
+    if numerator.shape != denominator.shape:
+        raise DataError(
+            "a score needs as many numerators as denominators; got "
+            f"{tuple(numerator.shape)} and {tuple(denominator.shape)}."
+        )
+    above, below = _checked(numerator), _checked(denominator)
+    if below.mean() <= NEGLIGIBLE:
+        raise DataError(
+            f"the reference discrepancy is {below.mean():.3g}, so the score is undefined: the "
+            "variable does not vary, or intervening on it changes nothing."
+        )
+
+    def score(a: Any, b: Any, axis: int = -1) -> Any:
+        return _score(a.mean(axis), b.mean(axis))
+
+    return _bootstrap((above, below), score, seed)
+
+
+def mean_interval(values: Float[Tensor, " sequence"], seed: int = 0) -> Interval:
+    """Mean over sequences with a 95% percentile bootstrap interval (units of ``values``).
+
+    Args:
+        values: ``[sequence]``.
+        seed: Of the resampling.
+
+    Returns:
+        The mean, with the ends of its interval.
+
+    Raises:
+        DataError: Fewer than 16 values, or values that are not finite.
+    """
+    return _bootstrap((_checked(values),), np.mean, seed)
+
+
+def _bootstrap(samples: tuple[Any, ...], statistic: Callable[..., Any], seed: int) -> Interval:
+    """A statistic of paired samples with its percentile interval."""
+    result = stats.bootstrap(
+        samples,
+        statistic,
+        paired=True,
+        vectorized=True,
+        n_resamples=N_RESAMPLES,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(checks.seed(seed, DataError)),
+    )
+    low, high = result.confidence_interval
+    return Interval(float(statistic(*samples, axis=-1)), float(low), float(high))
+
+
+def ratio_intervals(
+    numerator: Float[Tensor, "*site sequence"],
+    denominator: Float[Tensor, "*reference sequence"],
+    seed: int = 0,
+    confidence: float = CONFIDENCE,
+) -> tuple[Float[Tensor, "*site"], Float[Tensor, "*site"], Float[Tensor, "*site"]]:
+    """``one_minus_ratio`` of many sites at once: scores, lower and upper limits.
+
+    All sites share the resamples, those of ``one_minus_ratio`` with the same seed, so the means of
+    all are one matrix product of resample weights with values.
+
+    Args:
+        numerator: ``[*site, sequence]``: the discrepancies at every site.
+        denominator: The reference's, in the same unit: one for all sites, ``[sequence]``, or any
+            shape that broadcasts to that of ``numerator``.
+        seed: Of the resampling.
+        confidence: Coverage of the percentile intervals, between 0 and 1.
+
+    Returns:
+        Score, low and high, each ``[*site]``, float64; NaN at sites whose mean denominator is
+        negligible.
+
+    Raises:
+        DataError: Fewer than 16 sequences, shapes that do not fit, or values that are not finite.
+    """
+    above, below = _checked(numerator), _checked(denominator)
+    try:
+        spread = np.broadcast_to(below, above.shape)
+    except ValueError:
+        raise DataError(
+            "the denominator must broadcast to the numerator, [*site, sequence]; got shapes "
+            f"{tuple(denominator.shape)} and {tuple(numerator.shape)}."
+        ) from None
+    below = below if below.ndim == 1 else spread
+    low, high = _limits((above, below), _score, seed, confidence)
+    score = _score(above.mean(-1), below.mean(-1))
+    undefined = below.mean(-1) <= NEGLIGIBLE
+    found = (np.where(undefined, np.nan, values) for values in (score, low, high))
+    score, low, high = (torch.from_numpy(values) for values in found)
+    return score, low, high
+
+
+def mean_intervals(
+    values: Float[Tensor, "*site sequence"], seed: int = 0, confidence: float = CONFIDENCE
+) -> tuple[Float[Tensor, "*site"], Float[Tensor, "*site"], Float[Tensor, "*site"]]:
+    """``mean_interval`` of many sites at once: means, lower and upper limits, in float64.
+
+    Args:
+        values: ``[*site, sequence]``.
+        seed: Of the resampling.
+        confidence: Coverage of the percentile intervals, between 0 and 1.
+
+    Returns:
+        Mean, low and high, each ``[*site]``.
+
+    Raises:
+        DataError: Fewer than 16 sequences, or values that are not finite.
+    """
+    array = _checked(values)
+    low, high = _limits((array,), lambda mean: mean, seed, confidence)
+    return torch.from_numpy(array).mean(-1), torch.from_numpy(low), torch.from_numpy(high)
+
+
+def _checked(values: Tensor) -> Any:
+    """Values as a NumPy array, if there are enough sequences and all are finite."""
+    n_sequences = values.shape[-1] if values.ndim else 0
+    if n_sequences < MIN_SEQUENCES:
+        raise DataError(
+            f"a bootstrap interval needs at least {MIN_SEQUENCES} sequences; got {n_sequences}. "
+            "Use more sequences."
+        )
+    array = values.detach().to("cpu", torch.float64).numpy()
+    if not np.isfinite(array).all():
+        raise DataError(
+            "a bootstrap interval needs finite values; got NaN or infinity. Check that the model's "
+            "outputs are finite on these sequences."
+        )
+    return array
+
+
+def _score(above: Any, below: Any) -> Any:
+    return 1 - above / np.maximum(below, NEGLIGIBLE)
+
+
+def _limits(
+    samples: tuple[Any, ...], statistic: Callable[..., Any], seed: int, confidence: float
+) -> Any:
+    """Percentile limits ``[2, *site]`` of a statistic of means, from resamples of the sequences."""
+    confidence = checks.number(confidence, "confidence", 0, 1, DataError)
+    *sites, n_sequences = samples[0].shape
+    flat = [sample.reshape(-1, n_sequences) for sample in samples]
+    rng = np.random.default_rng(checks.seed(seed, DataError))
+    weights = np.empty((N_RESAMPLES, n_sequences))
+    for row in weights:
+        chosen = rng.integers(0, n_sequences, n_sequences)
+        row[:] = np.bincount(chosen, minlength=n_sequences) / n_sequences
+    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+    limits = np.empty((2, len(flat[0])))
+    step = _MAX_ELEMENTS // N_RESAMPLES
+    for start in range(0, len(flat[0]), step):
+        chunks = [x if len(x) == 1 else x[start : start + step] for x in flat]
+        means = [weights @ chunk.T for chunk in chunks]
+        limits[:, start : start + step] = np.quantile(statistic(*means), tails, axis=0)
+    return limits.reshape(2, *sites)
