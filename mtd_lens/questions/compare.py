@@ -13,6 +13,7 @@ from mtd_lens.questions.score import (
 )
 from mtd_lens.registry import family_of
 from mtd_lens.results.comparison import Comparison
+from mtd_lens.results.first_form import sources_of
 from probes import checks
 
 N_SEQUENCES = 256
@@ -69,6 +70,8 @@ def compare(
         n_sequences=n_sequences,
         lengths=chosen,
         rows=tuple(rows),
+        parameters={},
+        drawn=sources_of(entry.name for entry in rows[0])[1],
         divergence=family.divergence,
         versions=versions(),
     )

@@ -12,8 +12,9 @@ from torch import Tensor
 import probes
 from mtd_lens.contracts import Analysis, InspectableFamily
 from mtd_lens.errors import ArgumentError, ModelError
-from mtd_lens.questions.score import name_of, task_for
+from mtd_lens.questions.score import name_of, task_for, versions
 from mtd_lens.registry import family_of
+from mtd_lens.results.first_form import sources_of
 from mtd_lens.results.inspection import Inspection, distances
 from mtd_lens.vectors import signed_shares
 from probes import checks
@@ -115,17 +116,23 @@ def inspect(
         analysis = _on_cpu(family.analyse(model, causal_model, shown, fit_tokens, batch))
         choice_tokens = fit_tokens[:N_CHOICE_SEQUENCES, :n_kept]
         nearest_heads = _nearest_heads(model, family, causal_model, choice_tokens)
+    algorithm, drawn = sources_of(analysis.predictions if analysis else ())
     return Inspection(
         model=name or name_of(model),
         task=task.name or task.to_json(),
         seed=seed,
+        n_sequences=len(shown),
         parameters=causal_model.parameters,
+        divergence=family.divergence,
+        versions=versions(),
         tokens=shown.cpu(),
         token_names=names,
         attention=_attention(model, shown),
         analysis=analysis,
         nearest_heads=nearest_heads,
         n_cut=tokens.shape[1] - n_kept,
+        algorithm=algorithm,
+        drawn=drawn,
     )
 
 

@@ -283,8 +283,15 @@ def _tested(singles: Sequence[_Single], level: float, seed: int) -> tuple[SiteSc
     adjusted = probes.adjust_p_values(p_values, method="holm")
     columns = (values.tolist() for values in (*scores, p_values, adjusted, adjusted <= level))
     return tuple(
-        SiteScore(single.variable, single.place, *figures)
-        for single, *figures in zip(singles, *columns, strict=True)
+        SiteScore(
+            *limits,
+            variable=single.variable,
+            place=single.place,
+            p_value=p_value,
+            adjusted_p_value=adjusted,
+            significant=significant,
+        )
+        for single, *limits, p_value, adjusted, significant in zip(singles, *columns, strict=True)
     )
 
 
@@ -322,7 +329,12 @@ def _probe(
     raw = probes.raw_features(tokens, positions, queries[0] + 1, trial.task.n_tokens)
     residual, deviation = errors(raw, target)
     read = [
-        ProbeScore(carrier.variable, place, *found, *control)
+        ProbeScore(
+            *found,
+            variable=carrier.variable,
+            place=place,
+            **dict(zip(("control", "control_low", "control_high"), control, strict=True)),
+        )
         for place, found, control in zip(places, intervals(target), intervals(decoy), strict=True)
     ]
     return read, positions, 1 - float(residual.mean() / deviation.mean())

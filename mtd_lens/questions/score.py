@@ -13,6 +13,7 @@ import probes
 from mtd_lens.contracts import Claim, Estimate, Family, Measurement, Trial
 from mtd_lens.errors import ArgumentError, ModelError
 from mtd_lens.registry import family_of, load_task
+from mtd_lens.results.first_form import sources_of
 from mtd_lens.results.scorecard import ClaimResult, EstimatorResult, MatrixEntry, Scorecard
 from probes import checks
 from probes.statistics.intervals import Interval
@@ -104,6 +105,7 @@ def score(
         )
         results.append(_decide(claim, found, null, threshold, seed))
         matrix += [_entry(claim, m, seed) for m in found["model"] if m.layer is not None]
+    estimators = estimator_results(family.estimates(trials["model"]), seed)
     return Scorecard(
         model=name or name_of(model),
         task=task.name or task.to_json(),
@@ -112,7 +114,8 @@ def score(
         parameters=causal_model.parameters,
         claims=tuple(results),
         matrix=tuple(matrix),
-        estimators=estimator_results(family.estimates(trials["model"]), seed),
+        estimators=estimators,
+        algorithm=sources_of(estimator.name for estimator in estimators)[0],
         divergence=family.divergence,
         versions=versions(),
     )
@@ -241,7 +244,7 @@ def _entry(claim: Claim, measurement: Measurement, seed: int) -> MatrixEntry:
     found = _interval(measurement, seed)
     assert measurement.layer is not None
     return MatrixEntry(
-        claim.id, measurement.layer, measurement.site, found.score, found.low, found.high
+        **vars(found), claim=claim.id, layer=measurement.layer, site=measurement.site
     )
 
 

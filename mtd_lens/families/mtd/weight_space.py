@@ -73,6 +73,9 @@ def read_weights(
         model=info.name if info else getattr(model.cfg, "model_name", None) or "model",
         task=task.name or task.to_json(),
         seed=seed,
+        n_sequences=0,
+        parameters={},
+        divergence="",
         n_random=n_random,
         findings=tuple(found.beside(null) for found, *null in zip(findings, *nulls, strict=True)),
     )
