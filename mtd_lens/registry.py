@@ -220,7 +220,7 @@ def load_model(
             check_model(model, task)
         model = moved(model, dtype=dtype)
     elif variant in variants:
-        model = variants[variant](task, dtype or torch.float32)
+        model = variants[variant](task, dtype=dtype or torch.float32)
     else:
         raise UnknownNameError(
             f"no model is named {name!r}. {nearest(name, list_models())} "
