@@ -21,8 +21,7 @@ from probes.capture import (
     read_activations,
 )
 from probes.errors import DataError, SiteError
-from probes.patching.edits import perturbed
-from probes.sites import Site, check_hooks
+from probes.sites import Site, check_hooks, perturbed
 
 # Where the effect of an edit must show within the same block, whatever the blocks above do.
 _WITNESS = {
