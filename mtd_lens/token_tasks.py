@@ -10,7 +10,7 @@ from torch import Tensor
 import probes
 from mtd_lens.errors import ModelError, TaskError, TokensError
 from mtd_lens.shapes import Predictions, Tokens
-from probes.capture import vector_size
+from probes.subject import subject_of
 
 INTEGERS = frozenset({torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8})
 
@@ -103,7 +103,7 @@ def check_model(model: Any, task: Any) -> None:
         raise ModelError(
             f"a model under test must be a HookedTransformer; got {type(model).__name__}."
         )
-    size = vector_size(model)
+    size = subject_of(model).vector_size
     if size is not None:
         raise ModelError(
             f"the task's tokens are numbers of a vocabulary, but this model reads vectors of "

@@ -16,7 +16,8 @@ from mtd_lens.questions.score import name_of, task_for
 from mtd_lens.registry import family_of
 from mtd_lens.vectors import signed_shares
 from probes import checks
-from probes.capture import check_tokens, vector_size
+from probes.capture import check_tokens
+from probes.subject import subject_of
 
 N_SEQUENCES = 4
 MAX_SEQUENCES = 16
@@ -269,7 +270,7 @@ def _check_text(value: Any, what: str) -> None:
 
 def _checked_names(token_names: Any, model: Any) -> tuple[str, ...]:
     n_tokens = model.cfg.d_vocab
-    vectors = vector_size(model) is not None
+    vectors = subject_of(model).vector_size is not None
     if token_names is None:
         return tuple(f"component {i}" if vectors else str(i) for i in range(n_tokens))
     listed = isinstance(token_names, Sequence) and not isinstance(token_names, str)

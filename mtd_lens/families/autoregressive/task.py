@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mtd_lens.errors import ArgumentError, ModelError, TaskError, TokensError
 from probes import checks
-from probes.capture import vector_size
+from probes.subject import subject_of
 
 ENSEMBLES = ("orthogonal", "unitary")
 
@@ -247,7 +247,7 @@ def check_model(model: Any, task: Any) -> None:
         raise ModelError(
             f"a model under test must be a HookedTransformer; got {type(model).__name__}."
         )
-    size = vector_size(model)
+    size = subject_of(model).vector_size
     if size is None:
         raise ModelError(
             f"the task's tokens are vectors of {task.dim} components, but this model reads token "
