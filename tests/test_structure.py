@@ -12,7 +12,7 @@ FILES = sorted([*ROOT.glob("mtd_lens/**/*.py"), *ROOT.glob("probes/**/*.py")])
 # no cycle. Family modules stand in the order of the paper's stages.
 FLOORS = [
     ["probes.errors"],
-    ["probes.checks"],
+    ["probes.checks", "probes.subject"],
     [
         "probes.statistics.intervals",
         "probes.statistics.significance",
@@ -21,9 +21,9 @@ FLOORS = [
         "probes.files",
         "probes.patching.figures",
         "probes.patching.labelled",
-        "probes.patching.edits",
         "probes.patching.partial_runs",
     ],
+    ["probes.patching.edits"],
     ["probes.patching.grid", "probes.capture", "probes.linear", "probes.circuits"],
     ["probes.interchange", "probes.alignment", "probes.patching.engines"],
     ["probes.patching.trust"],
