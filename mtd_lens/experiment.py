@@ -104,7 +104,8 @@ class Trial:
 
         def compute() -> Tensor:
             outputs = check_outputs(self.natural(tokens).outputs)
-            return self.task.outputs.prediction(self.model, outputs)
+            found = self.task.outputs.prediction(self.model, outputs)
+            return found.clamp_min(floor) if (floor := getattr(self.task.outputs, 'floor', 0)) else found
 
         return self.memo("predictions", self.model, tokens, compute=compute)
 
