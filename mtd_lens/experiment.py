@@ -104,8 +104,7 @@ class Trial:
 
         def compute() -> Tensor:
             outputs = check_outputs(self.natural(tokens).outputs)
-            found = self.task.outputs.prediction(self.model, outputs)
-            return found.clamp_min(floor) if (floor := getattr(self.task.outputs, 'floor', 0)) else found
+            return self.task.outputs.prediction(self.model, outputs)
 
         return self.memo("predictions", self.model, tokens, compute=compute)
 

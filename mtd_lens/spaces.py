@@ -134,7 +134,7 @@ class Tokens:
             model: Whose output is read.
             output: ``[…, token]``, raw.
         """
-        return probabilities(model, output)
+        return self._floored(probabilities(model, output))
 
     def trained(self, output: Float[Tensor, "*row token"]) -> Float[Tensor, "*row token"]:
         """Probabilities from the logits of a model in training.
@@ -142,7 +142,7 @@ class Tokens:
         Args:
             output: ``[…, token]``, raw.
         """
-        return output.to(torch.float64).softmax(-1)
+        return self._floored(output.to(torch.float64).softmax(-1))
 
     def divergence(
         self, reference: Float[Tensor, "*row token"], prediction: Float[Tensor, "*row token"]
@@ -153,7 +153,7 @@ class Tokens:
             reference: ``[…, token]``, rows sum to 1.
             prediction: ``[…, token]``, rows sum to 1.
         """
-        return probes.kl_divergence(reference, prediction)
+        return probes.kl_divergence(reference, self._floored(prediction))
 
     def _floored(self, prediction: Tensor) -> Tensor:
         return prediction.clamp_min(self.floor) if self.floor else prediction
@@ -312,9 +312,7 @@ def last_predictions(
     Raises:
         ModelError: The model's output is not finite.
     """
-    found = outputs.prediction(model, check_outputs(probes.last_outputs(model, tokens)))
-    floor = getattr(outputs, "floor", 0.0)
-    return found.clamp_min(floor) if floor else found
+    return outputs.prediction(model, check_outputs(probes.last_outputs(model, tokens)))
 
 
 def every_prediction(

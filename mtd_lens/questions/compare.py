@@ -77,7 +77,7 @@ def _at_length(
     references = family.references(task, tokens[fit], truth[fit], tokens[test], True)
     divergence = task.outputs.divergence
     found = {
-        label: (divergence(truth[test], reference.prediction.clamp_min(floor) if (floor := getattr(task.outputs, 'floor', 0)) else reference.prediction), reference.parameters)
+        label: (divergence(truth[test], reference.prediction), reference.parameters)
         for label, reference in references.items()
     }
     predicted = last_predictions(experiment.model, tokens[test], task.outputs)
