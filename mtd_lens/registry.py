@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from mtd_lens import families
+from mtd_lens import checkpoints, families
 from mtd_lens.contracts import Family, LocalizableFamily, Task
 from mtd_lens.errors import (
     ArgumentError,
@@ -29,7 +29,6 @@ from mtd_lens.errors import (
     UnknownNameError,
     nearest,
 )
-from mtd_lens.training import checkpoints
 
 DEFAULT_TASK = "mtd-q5-m3-t64"
 DEFAULT_MODEL = f"{DEFAULT_TASK}/constructed-absolute"

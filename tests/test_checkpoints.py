@@ -14,7 +14,7 @@ import torch
 
 import mtd_lens
 from mtd_lens import CheckpointError, MTDLensError, OutputPathError, TrainingConfig, train
-from mtd_lens.training.checkpoints import MANIFEST, MODEL, checkpoints_in
+from mtd_lens.checkpoints import MANIFEST, MODEL, checkpoints_in
 from mtd_lens.training.run_folder import export_checkpoint, read_metrics, read_run
 
 SETTINGS = {

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from mtd_lens import checkpoints
 from mtd_lens.architectures import (
     ARCHITECTURES,
     VECTOR_ARCHITECTURES,
@@ -25,7 +26,7 @@ from mtd_lens.contracts import Examples, TrainableFamily, VectorTask
 from mtd_lens.errors import ArgumentError, CheckpointError, ModelError, TrainingError
 from mtd_lens.questions.score import versions
 from mtd_lens.registry import family_of, load_checkpoint, load_task, task_from_json
-from mtd_lens.training import checkpoints, run_folder
+from mtd_lens.training import run_folder
 from mtd_lens.training.config import VECTOR_LOSS, TrainingConfig
 from mtd_lens.training.processes import processes_of
 from probes import checks
