@@ -140,7 +140,6 @@ from .families.mtd.posterior import (
 )
 from .families.mtd.task import MTDBatch as MTDBatch
 from .families.mtd.task import MTDTask as MTDTask
-from .families.mtd.weight_space import WeightReading as WeightReading
 from .families.mtd.weight_space import read_weights as read_weights
 from .families.ngram.causal_model import (
     NGramCausalModel as NGramCausalModel,
@@ -175,11 +174,8 @@ from .families.ngram.estimators import (
 from .families.ngram.task import NGramBatch as NGramBatch
 from .families.ngram.task import NGramTask as NGramTask
 from .hooked import task_of as task_of
-from .questions.align import AlignmentReport as AlignmentReport
 from .questions.align import align as align
-from .questions.compare import Comparison as Comparison
 from .questions.compare import compare as compare
-from .questions.inspect import Inspection as Inspection
 from .questions.inspect import inspect as inspect
 from .questions.localize import localize as localize
 from .questions.score import score as score
@@ -210,8 +206,12 @@ from .registry import (
 from .registry import (
     register_task as register_task,
 )
+from .results.alignment import AlignmentReport as AlignmentReport
+from .results.comparison import Comparison as Comparison
+from .results.inspection import Inspection as Inspection
 from .results.localization import Localization as Localization
 from .results.scorecard import Scorecard as Scorecard
+from .results.weights import WeightReading as WeightReading
 from .training.config import TrainingConfig as TrainingConfig
 from .training.loop import Run as Run
 from .training.loop import train as train

@@ -1,19 +1,20 @@
 """Single sequences under the lens: a model's attention beside the algorithm's, query by query."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 from torch import Tensor
 
 import probes
-from mtd_lens.contracts import Analysis, AnalyticPattern, InspectableFamily
+from mtd_lens.contracts import Analysis, InspectableFamily
 from mtd_lens.errors import ArgumentError, ModelError
 from mtd_lens.questions.score import name_of, task_for
 from mtd_lens.registry import family_of
+from mtd_lens.results.inspection import Inspection, distances
 from mtd_lens.vectors import signed_shares
 from probes import checks
 from probes.capture import check_tokens, vector_size
@@ -34,76 +35,8 @@ MAX_ENTRIES = 2_400_000
 N_PATTERNS = 4
 """So many maps beside the heads' are allowed for in each sequence."""
 
-MAX_OUTCOMES = 24
-"""Of more outcomes, the likeliest are shown."""
-
 MAX_SEED = 2**63
 """Seeds lie below."""
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """A model's attention and predictions on a few sequences, beside the algorithm's.
-
-    Attributes:
-        model: Its name.
-        task: The task's name, or its description if it has none.
-        seed: Of the sequences.
-        parameters: Of the algorithm, fitted to the model's predictions.
-        tokens: ``[sequence, position]``, or ``[sequence, position, component]`` of vectors.
-        token_names: What each token of the vocabulary, or component of a vector, is called.
-        attention: ``[layer, head, sequence, query, key]``; without a softmax, as shares of its
-            magnitude at each query, with their signs.
-        analysis: What the algorithm and the estimators say of the sequences; None where the task's
-            family does not tell.
-        nearest_heads: By name of the analytic pattern, the head of each layer that is nearest to it
-            at each query, ``[layer, query]``, chosen on other sequences.
-        n_cut: Positions at the end of the sequences that were left out.
-    """
-
-    model: str
-    task: str | Mapping[str, Any]
-    seed: int
-    parameters: Mapping[str, float]
-    tokens: Shaped[Tensor, "sequence position *component"]
-    token_names: tuple[str, ...]
-    attention: Float[Tensor, "layer head sequence query key"]
-    analysis: Analysis | None
-    nearest_heads: Mapping[str, Int[Tensor, "layer query"]]
-    n_cut: int
-
-    def __repr__(self) -> str:
-        n_layers, n_heads, n_sequences, length = self.attention.shape[:4]
-        return (
-            f"Inspection({self.model!r}: {n_layers} layers, {n_heads} heads, {n_sequences} "
-            f"sequences of {length} tokens)"
-        )
-
-    def distances(self, pattern: Any) -> Float[Tensor, "layer head query"]:
-        """Total variation of every head from an analytic pattern, mean over the sequences.
-
-        Half the sum of absolute differences over the keys. Since the magnitudes of both sum to 1 at
-        each query, or to 0, it is 0 where a head's attention is the pattern, and 1 where they share
-        no key, or only keys to which they give opposite signs; NaN at queries where the algorithm
-        says nothing.
-
-        Args:
-            pattern: One of ``analysis.patterns``.
-
-        Returns:
-            ``[layer, head, query]``, from 0 to 1.
-
-        Raises:
-            ArgumentError: Something else than an analytic pattern.
-        """
-        if not isinstance(pattern, AnalyticPattern):
-            known = [each.name for each in self.analysis.patterns] if self.analysis else []
-            listed = ", ".join(f"{index}: {name!r}" for index, name in enumerate(known))
-            raise ArgumentError(
-                f"distances takes an analytic pattern; got {pattern!r}. Give one of "
-                f"inspection.analysis.patterns ({listed or 'here there are none'})."
-            )
-        return _distances(self.attention, pattern)
 
 
 def inspect(
@@ -210,19 +143,6 @@ def checked_number(n_sequences: Any) -> int:
     return number
 
 
-def likeliest(predictions: Mapping[str, Tensor]) -> list[int]:
-    """Outcomes to show, in order: of more than ``MAX_OUTCOMES``, those that any source gives most.
-
-    Args:
-        predictions: By source, ``[…, outcome]``; NaN where there is none.
-    """
-    if not predictions:
-        return []
-    every = torch.stack(list(predictions.values())).nan_to_num()
-    peak = every.reshape(-1, every.shape[-1]).amax(0)
-    return sorted(peak.topk(min(MAX_OUTCOMES, len(peak))).indices.tolist())
-
-
 def _attention(model: Any, tokens: Tensor) -> Float[Tensor, "layer head sequence query key"]:
     hooks = [f"blocks.{layer}.attn.hook_pattern" for layer in range(model.cfg.n_layers)]
     found = probes.read_activations(model, tokens, {hook: probes.Site(hook) for hook in hooks})
@@ -237,16 +157,9 @@ def _nearest_heads(
     for part in tokens.split(probes.capture.BATCH_SIZE // 4):
         attention = _attention(model, part)
         for pattern in family.patterns(causal_model, part):
-            distances = _distances(attention, pattern).nan_to_num()
-            sums[pattern.name] = sums.get(pattern.name, 0) + distances
+            away = distances(attention, pattern).nan_to_num()
+            sums[pattern.name] = sums.get(pattern.name, 0) + away
     return {name: total.argmin(1) for name, total in sums.items()}
-
-
-def _distances(
-    attention: Float[Tensor, "layer head sequence query key"], pattern: AnalyticPattern
-) -> Float[Tensor, "layer head query"]:
-    values = pattern.values.cpu().to(attention)
-    return torch.stack([(layer - values).abs().sum(-1).mean(1) / 2 for layer in attention])
 
 
 def _on_cpu(analysis: Analysis) -> Analysis:
