@@ -7,21 +7,22 @@ half beside what the same search finds where there is nothing to find.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from torch import Tensor
 
 import probes
-from mtd_lens.contracts import Carrier, CausalModel
+from mtd_lens.contracts import Carrier, Task
 from mtd_lens.errors import ArgumentError, SiteError
+from mtd_lens.experiment import Experiment
 from mtd_lens.measures.pairs import draw_pairs, prediction_with
-from mtd_lens.questions.score import NULL_SEED, check_sampling, name_of, task_for, versions
-from mtd_lens.registry import localizable_family_of
+from mtd_lens.questions.localize import carriers_of
 from mtd_lens.results.alignment import AlignmentReport
+from mtd_lens.spaces import Space, last_predictions
 from probes import checks
 from probes.alignment import STEPS, Alignment
-from probes.patching.edits import HEADED, HEADLESS, hook_name
-from probes.statistics.intervals import NEGLIGIBLE, Interval
+from probes.sites import HEADED, HEADLESS, hook_name
+from probes.statistics import NEGLIGIBLE, Interval
+from probes.subject import HookedModel, subject_of
 
 N_SEQUENCES = 768
 
@@ -30,14 +31,14 @@ KINDS = (*HEADLESS, *HEADED)
 
 
 def align(
-    model: Any,
+    model: HookedModel,
     variable: str,
     layer: int,
     width: int | None = None,
     *,
     kind: str = "resid_post",
     head: int | None = None,
-    task: Any = None,
+    task: Task | str | None = None,
     n_sequences: int = N_SEQUENCES,
     seed: int = 0,
     steps: int = STEPS,
@@ -70,22 +71,20 @@ def align(
         SiteError: A layer, head or hook that the model does not have.
         DataError: A width that the site does not have, or a site that leads to no prediction.
     """
-    check_sampling(n_sequences, seed)
     checks.choice(kind, "kind of site", KINDS, ArgumentError)
-    task = task_for(model, task)
-    family = localizable_family_of(task)
-    carriers = {carrier.variable: carrier for carrier in family.carriers(task)}
+    experiment = Experiment.of(model, task, seed).drawn(n_sequences)
+    carriers = {c.variable: c for c in carriers_of(experiment.algorithm, experiment.task)}
     checks.choice(variable, "variable", carriers, ArgumentError)
-    family.check_model(model, task)
-    layer = checks.integer(layer, "layer", 0, SiteError, model.cfg.n_layers - 1)
+    subject = subject_of(model)
+    layer = checks.integer(layer, "layer", 0, SiteError, subject.n_layers - 1)
     if head is not None:
-        head = checks.integer(head, "head", 0, SiteError, model.cfg.n_heads - 1)
+        head = checks.integer(head, "head", 0, SiteError, subject.n_heads - 1)
 
-    search = _prepare(model, task, family, carriers[variable], n_sequences, seed)
+    search = _prepare(experiment, carriers[variable])
     if width is None:
         width = search.default_width
     site = probes.Site(hook_name(kind, layer), search.positions, head)
-    null = family.null(model, task, NULL_SEED + seed)
+    null = experiment.null()
 
     learned = search.fit(model, site, width, steps)
     on_null = search.fit(null, site, width, steps)
@@ -99,8 +98,7 @@ def align(
         "mean_value": search.score_mean(model),
     }
     return AlignmentReport(
-        model=name_of(model),
-        task=task.name or task.to_json(),
+        **experiment.head,
         variable=variable,
         layer=layer,
         kind=kind,
@@ -109,12 +107,7 @@ def align(
         n_components=len(learned.basis),
         scores=scores,
         unpatched=float(search.unpatched(model).mean()),
-        divergence=family.divergence,
-        parameters=search.causal_model.parameters,
-        seed=seed,
-        n_sequences=n_sequences,
         alignment=learned,
-        versions=versions(),
     )
 
 
@@ -141,8 +134,7 @@ class _Half:
 class _Search:
     """What every fit and every score of a report shares."""
 
-    family: Any
-    causal_model: CausalModel
+    outputs: Space
     positions: tuple[int, ...]
     default_width: int
     fitting: _Half
@@ -150,7 +142,13 @@ class _Search:
     seed: int
 
     def fit(
-        self, model: Any, site: probes.Site, width: int, steps: int, *, arbitrary: bool = False
+        self,
+        model: HookedModel,
+        site: probes.Site,
+        width: int,
+        steps: int,
+        *,
+        arbitrary: bool = False,
     ) -> Alignment:
         half = self.fitting
         return probes.fit_alignment(
@@ -160,45 +158,43 @@ class _Search:
             half.arbitrary if arbitrary else half.target,
             site,
             width,
-            predict=lambda output: self.family.predicted(model, output),
-            divergence=self.family.divergences,
+            predict=lambda output: self.outputs.prediction(model, output),
+            divergence=self.outputs.divergence,
             steps=steps,
             seed=self.seed,
         )
 
-    def score(self, model: Any, site: probes.Site, *, arbitrary: bool = False) -> Interval:
+    def score(self, model: HookedModel, site: probes.Site, *, arbitrary: bool = False) -> Interval:
         half = self.held_out
         runs = probes.run_interchange(model, half.tokens, half.source, {"swapped": site})
         target = half.arbitrary if arbitrary else half.target
         base, patched = (
-            self.family.divergences(target, self.family.predicted(model, output))
+            self.outputs.divergence(target, self.outputs.prediction(model, output))
             for output in (runs.base, runs.patched["swapped"])
         )
         return probes.one_minus_ratio(patched, base, seed=self.seed)
 
-    def score_mean(self, model: Any) -> Interval:
-        patched = self.family.divergences(self.held_out.target, self.held_out.mean)
+    def score_mean(self, model: HookedModel) -> Interval:
+        patched = self.outputs.divergence(self.held_out.target, self.held_out.mean)
         return probes.one_minus_ratio(patched, self.unpatched(model), seed=self.seed)
 
-    def unpatched(self, model: Any) -> Tensor:
+    def unpatched(self, model: HookedModel) -> Tensor:
         """Divergence of each counterfactual from the unpatched prediction."""
         half = self.held_out
-        prediction = self.family.predicted(model, probes.last_outputs(model, half.tokens))
-        return self.family.divergences(half.target, prediction)
+        prediction = last_predictions(model, half.tokens, self.outputs)
+        return self.outputs.divergence(half.target, prediction)
 
 
-def _prepare(
-    model: Any, task: Any, family: Any, carrier: Carrier, n_sequences: int, seed: int
-) -> _Search:
-    """Sequences and pairs; those for scores are apart from those for fits."""
-    tokens = task.sample(n_sequences, seed).tokens.to(next(model.parameters()).device)
-    fit_tokens, held_out = tokens[: n_sequences // 2], tokens[n_sequences // 2 :]
-    causal_model = family.fit_causal_model(model, task, fit_tokens)
-    variable, queries = carrier.variable, carrier.queries
-    natural = causal_model.run(fit_tokens)[variable]
+def _prepare(experiment: Experiment, carrier: Carrier) -> _Search:
+    """Pairs of both splits: those for scores are apart from those for fits."""
+    algorithm, causal_model = experiment.algorithm, experiment.causal_model
+    variable, queries, seed = carrier.variable, carrier.queries, experiment.seed
+    outputs, control = experiment.task.outputs, algorithm.control
+    natural = causal_model.run(experiment.fit_tokens)[variable]
+    assert control is not None
 
     def half(tokens: Tensor, pair_seed: int) -> _Half:
-        pairs = draw_pairs(causal_model, tokens, variable, queries, family.divergences, pair_seed)
+        pairs = draw_pairs(causal_model, tokens, variable, queries, outputs.divergence, pair_seed)
         if float(pairs.effect.mean()) <= NEGLIGIBLE:
             raise ArgumentError(
                 f"{variable} does not vary on this task, or swapping it changes no prediction, so "
@@ -208,22 +204,21 @@ def _prepare(
         def outcome(values: Tensor) -> Tensor:
             return prediction_with(causal_model, tokens, variable, values, queries)
 
-        control = family.control(task, tokens, variable, seed)[pairs.source]
+        decoy = control(causal_model, tokens, variable, seed)[pairs.source]
         return _Half(
             tokens,
             pairs.source,
             pairs.counterfactual,
-            arbitrary=outcome(control),
-            mean=outcome(natural.mean(0).expand_as(control)),
+            arbitrary=outcome(decoy),
+            mean=outcome(natural.mean(0).expand_as(decoy)),
         )
 
     return _Search(
-        family=family,
-        causal_model=causal_model,
-        positions=causal_model.query_positions(tokens.shape[1])[queries],
+        outputs=outputs,
+        positions=causal_model.query_positions(experiment.tokens.shape[1])[queries],
         default_width=max(natural.shape[-1] - 1, 1),
-        fitting=half(fit_tokens, seed),
-        held_out=half(held_out, seed + 1),
+        fitting=half(experiment.fit_tokens, seed),
+        held_out=half(experiment.tokens, seed + 1),
         seed=seed,
     )
 

@@ -1,29 +1,26 @@
 """Predictions against the truth, at several context lengths: reference estimators and a model."""
 
 from collections.abc import Iterable
-from typing import Any
 
+from mtd_lens.contracts import Task
 from mtd_lens.errors import ArgumentError
-from mtd_lens.questions.score import (
-    check_sampling,
-    estimator_results,
-    name_of,
-    task_for,
-    versions,
-)
-from mtd_lens.registry import family_of
+from mtd_lens.experiment import Experiment, check_sampling
+from mtd_lens.questions.estimators import distances
 from mtd_lens.results.comparison import Comparison
+from mtd_lens.results.scorecard import EstimatorResult
+from mtd_lens.spaces import last_predictions
 from probes import checks
+from probes.subject import HookedModel, subject_of
 
 N_SEQUENCES = 256
 
 
 def compare(
-    model: Any,
-    task: Any = None,
-    lengths: Any = None,
-    n_sequences: Any = N_SEQUENCES,
-    seed: Any = 0,
+    model: HookedModel,
+    task: Task | str | None = None,
+    lengths: Iterable[int] | None = None,
+    n_sequences: int = N_SEQUENCES,
+    seed: int = 0,
     *,
     name: str | None = None,
     progress: bool = False,
@@ -52,37 +49,53 @@ def compare(
     from tqdm.auto import tqdm
 
     check_sampling(n_sequences, seed)
-    task = task_for(model, task)
-    family = family_of(task)
-    family.check_model(model, task)
-    chosen = _checked_lengths(family.shortest(task), task, model, lengths)
-    rows = []
-    for length in tqdm(
-        chosen, desc="lengths", disable=None if progress else True, delay=2, leave=False
-    ):
-        entries = family.contenders(task, model, length, n_sequences, seed)
-        rows.append(estimator_results(entries, seed))
+    experiment = Experiment.of(model, task, seed, name=name)
+    chosen, shown = _checked_lengths(experiment, lengths), None if progress else True
+    rows = [
+        _at_length(experiment, length, n_sequences)
+        for length in tqdm(chosen, desc="lengths", disable=shown, delay=2, leave=False)
+    ]
     return Comparison(
-        model=name or name_of(model),
-        task=task.name or task.to_json(),
-        seed=seed,
-        n_sequences=n_sequences,
+        **experiment.head | {"n_sequences": n_sequences},
         lengths=chosen,
         rows=tuple(rows),
-        divergence=family.divergence,
-        versions=versions(),
+        drawn=experiment.family.drawn,
     )
 
 
-def _checked_lengths(shortest: int, task: Any, model: Any, lengths: Any) -> tuple[int, ...]:
+def _at_length(
+    experiment: Experiment, length: int, n_sequences: int
+) -> tuple[EstimatorResult, ...]:
+    """Every estimator and the model against the truth, on contexts of one length."""
+    task, family = experiment.task, experiment.family
+    if family.resized is not None:
+        task = family.resized(task, length)
+    batch = task.sample(2 * n_sequences, experiment.seed)
+    tokens = batch.tokens.to(experiment.device)
+    truth = family.truth(task, batch).to(experiment.device)
+    fit, test = slice(0, n_sequences), slice(n_sequences, None)
+    references = family.references(task, tokens[fit], truth[fit], tokens[test], True)
+    divergence = task.outputs.divergence
+    found = {
+        label: (divergence(truth[test], reference.prediction), reference.parameters)
+        for label, reference in references.items()
+    }
+    predicted = last_predictions(experiment.model, tokens[test], task.outputs)
+    found["model"] = (divergence(truth[test], predicted), {})
+    return distances(found, experiment.seed)
+
+
+def _checked_lengths(experiment: Experiment, lengths: Iterable[int] | None) -> tuple[int, ...]:
+    family, task = experiment.family, experiment.task
+    shortest, longest = family.shortest(task), subject_of(experiment.model).n_ctx
+    if family.resized is None:
+        shortest = longest = task.seq_len
     if lengths is None:
         halves = [task.seq_len // 2**power for power in (3, 2, 1, 0)]
         return tuple(length for length in dict.fromkeys(halves) if length >= shortest)
     if not isinstance(lengths, Iterable) or not (chosen := tuple(lengths)):
         raise ArgumentError(f"lengths must list at least one context length; got {lengths!r}.")
     return tuple(
-        checks.integer(
-            length, "a context length", shortest, ArgumentError, maximum=int(model.cfg.n_ctx)
-        )
+        checks.integer(length, "a context length", shortest, ArgumentError, maximum=longest)
         for length in chosen
     )
