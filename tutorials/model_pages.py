@@ -15,9 +15,9 @@ from torch import Tensor
 
 import mtd_lens
 import probes
+from mtd_lens.checkpoints import read_manifest
 from mtd_lens.registry import shipped_checkpoints
 from mtd_lens.results import forms as render
-from mtd_lens.training.checkpoints import read_manifest
 from mtd_lens.training.config import TrainingConfig
 from mtd_lens.training.run_folder import read_metrics
 
