@@ -15,7 +15,7 @@ import pytest
 
 import mtd_lens
 import probes
-from probes.errors import MTDLensError
+from probes.errors import ProbesError
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "tutorials"
@@ -110,7 +110,7 @@ def uncaught(node):
     yield node
     for child in ast.iter_child_nodes(node):
         caught = isinstance(child, ast.Try) and any(
-            ast.unparse(handler.type or ast.Name("any")) in ("any", "Exception", "MTDLensError")
+            ast.unparse(handler.type or ast.Name("any")) in ("any", "Exception", "ProbesError")
             for handler in child.handlers
         )
         for part in child.handlers + child.orelse + child.finalbody if caught else [child]:
@@ -139,7 +139,7 @@ def raised_by(function):
             mentioned = node.args
         for name in mentioned:
             error = getattr(module, name.id, None) if isinstance(name, ast.Name) else None
-            if inspect.isclass(error) and issubclass(error, MTDLensError):
+            if inspect.isclass(error) and issubclass(error, ProbesError):
                 found.add(error)
     return found
 
@@ -274,14 +274,14 @@ def test_a_docstring_that_leaves_something_out_is_noticed():
             first: A thing.
             third: Another.
         """
-        raise MTDLensError("no")
+        raise ProbesError("no")
 
     found = [text.removeprefix("bad: ") for text in missing_in("bad", bad)]
     assert found == [
         "parameter first has no shape",
         "parameter second is not described",
         "there is no parameter third",
-        "raises MTDLensError, which is not described",
+        "raises ProbesError, which is not described",
         "what it returns is not described",
     ]
 
