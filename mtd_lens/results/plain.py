@@ -8,7 +8,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from torch import Tensor
 
 from probes.errors import ProbesError
-from probes.files import packed, unpacked
+from probes.packing import packed, unpacked
 
 IN_WORDS = {float: "a number", int: "an integer", str: "a text", bool: "true or false"}
 
