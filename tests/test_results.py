@@ -6,11 +6,10 @@ import pytest
 
 from mtd_lens.registry import shipped_checkpoints
 from mtd_lens.training.checkpoints import read_manifest
-from tutorials.site import measurements
-from tutorials.site import results as site
+from tutorials.site import measurements, results as site
 
 FAMILIES = ("mtd", "ngram", "autoregressive")
-MAX_BYTES = 10_000
+MAX_BYTES = 12_000
 
 
 @pytest.fixture(params=FAMILIES)

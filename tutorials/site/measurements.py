@@ -16,11 +16,12 @@ import mtd_lens
 from mtd_lens.measures.held_out import SEED
 from mtd_lens.registry import shipped_checkpoints
 from mtd_lens.results import forms
+from probes.subject import HookedModel
 
 Figures = dict[str, Any]
 """Plain data, as JSON holds it."""
 
-Study = Callable[[Any], Figures]
+Study = Callable[[HookedModel], Figures]
 """What a family measures of a model beside its scorecard."""
 
 NAME = "measurements.json"
@@ -118,6 +119,7 @@ def of_comparison(comparison: mtd_lens.Comparison) -> Figures:
         "n_sequences": comparison.n_sequences,
         "seed": comparison.seed,
         "divergence": comparison.divergence,
+        "drawn": list(comparison.drawn),
         "lengths": list(comparison.lengths),
         "from_truth": {},
     }

@@ -5,7 +5,9 @@ from typing import Any
 
 import mtd_lens
 from mtd_lens.families.mtd import study
+from probes.subject import HookedModel
 from tutorials.site import RESULTS
+from tutorials.site.measurements import Figures
 from tutorials.site.pages import Model, Results, comparison, final, groups, nearest_first
 
 MODELS_A_FIGURE = 4
@@ -28,6 +30,34 @@ def kind_of(layer: dict[str, Any]) -> str:
     if layer["tv_between_sequence_and_mean"] < POSITIONAL:
         return "uniform average" if uniform else "by position alone"
     return "average weighted by content" if uniform else "by content"
+
+
+def measure(model: HookedModel) -> Figures:
+    """The figures of a model, its weights' among them."""
+    return study.measure(model) | {"weights": best_findings(mtd_lens.read_weights(model))}
+
+
+def best_findings(reading: mtd_lens.WeightReading) -> Figures:
+    """For each kind of agreement of the weights with the construction, the best layer's."""
+    best: dict[str, Any] = {}
+    for found in reading.findings:
+        known = best.get(found.name)
+        if found.score is not None and (known is None or found.score > known.score):
+            best[found.name] = found
+    return {
+        "n_random": reading.n_random,
+        "findings": [
+            {
+                "name": name,
+                "layers": list(found.layers),
+                "value": found.value,
+                "unit": found.unit,
+                "null": list(found.null_value),
+                "score": found.score,
+            }
+            for name, found in best.items()
+        ],
+    }
 
 
 def findings(model: Model) -> list[dict[str, str]]:
@@ -165,4 +195,4 @@ def context(models: list[Model]) -> dict[str, Any]:
     }
 
 
-MTD = Results("mtd", study.measure, draw_figures, context, at_end, oddities)
+MTD = Results("mtd", measure, draw_figures, context, at_end, oddities)

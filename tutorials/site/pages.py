@@ -9,9 +9,10 @@ from typing import Any
 
 import jinja2
 
-import mtd_lens
 from mtd_lens.measures.held_out import N_SEQUENCES, SEED
 from mtd_lens.registry import shipped_checkpoints
+from mtd_lens.results.comparison import Comparison
+from mtd_lens.results.scorecard import EstimatorResult
 from mtd_lens.training.checkpoints import read_manifest
 from mtd_lens.training.config import TrainingConfig
 from mtd_lens.training.run_folder import read_metrics
@@ -192,25 +193,31 @@ def nearest_first(model: Model) -> Model:
     return {entry["name"]: entry for entry in found}
 
 
-def comparison(model: Model) -> mtd_lens.Comparison:
+def comparison(model: Model) -> Comparison:
     """A model's comparison with the truth, as far as figures show it."""
     kept = model["comparison"]
     rows = [
-        {
-            "length": length,
-            "divergence_from_truth": [
-                {
-                    "name": source,
-                    "divergence": found["divergence"][index],
-                    "low": found.get("low", found["divergence"])[index],
-                    "high": found.get("high", found["divergence"])[index],
-                    "parameters": {},
-                    "closest": False,
-                }
-                for source, found in kept["from_truth"].items()
-            ],
-        }
-        for index, length in enumerate(kept["lengths"])
+        tuple(
+            EstimatorResult(
+                name=source,
+                divergence=found["divergence"][index],
+                low=found.get("low", found["divergence"])[index],
+                high=found.get("high", found["divergence"])[index],
+                parameters={},
+                closest=False,
+            )
+            for source, found in kept["from_truth"].items()
+        )
+        for index in range(len(kept["lengths"]))
     ]
-    data = kept | {"model": model["name"], "task": model["task"], "lengths": rows, "versions": {}}
-    return mtd_lens.Comparison.from_dict(data)
+    return Comparison(
+        model=model["name"],
+        task=model["task"],
+        seed=kept["seed"],
+        n_sequences=kept["n_sequences"],
+        parameters={},
+        divergence=kept["divergence"],
+        lengths=tuple(kept["lengths"]),
+        rows=tuple(rows),
+        drawn=tuple(kept["drawn"]),
+    )

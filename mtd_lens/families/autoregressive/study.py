@@ -21,11 +21,12 @@ from torch import Tensor
 
 import probes
 from mtd_lens.families.autoregressive import estimators, references
-from mtd_lens.families.autoregressive.claims import predicted_vectors
 from mtd_lens.families.autoregressive.task import AutoregressiveTask, Vectors
 from mtd_lens.hooked import task_of
 from mtd_lens.measures.held_out import N_SEQUENCES, SEED, interval, ratio
 from mtd_lens.shapes import PerSequence
+from mtd_lens.spaces import last_predictions
+from probes.subject import HookedModel, subject_of
 
 DEPTHS = (1, 2, 3, 4)
 
@@ -42,23 +43,23 @@ Figures = dict[str, Any]
 """Plain data, as JSON holds it."""
 
 
-def measure(model: Any) -> Figures:
+def measure(model: HookedModel) -> Figures:
     """The figures of a model."""
     return {"held_out": held_out(model)}
 
 
-def held_out(model: Any) -> Figures:
+def held_out(model: HookedModel) -> Figures:
     """Squared error at the last query, of the model and of gradient descent.
 
     Step sizes are fitted to the truth on other sequences.
     """
     task = task_of(model)
     batch, fit = task.sample(N_SEQUENCES, SEED), task.sample(N_SEQUENCES, SEED + 1)
-    found = references.reference_predictions(task, fit.tokens, fit.truth, batch.tokens)
+    found = references.references(task, fit.tokens, fit.truth, batch.tokens)
     steps = n_steps_of(model)
     free = "one step" if steps == 1 else f"{steps} steps, free"
-    predictions = {"model": predicted_vectors(model, batch.tokens, task)} | {
-        name: found[name][0] for name in dict.fromkeys(("one step", free, "zero"))
+    predictions = {"model": last_predictions(model, batch.tokens, task.outputs)} | {
+        name: found[name].prediction for name in dict.fromkeys(("one step", free, "zero"))
     }
     errors = {name: probes.squared_error(batch.truth, value) for name, value in predictions.items()}
     return {
@@ -70,12 +71,12 @@ def held_out(model: Any) -> Figures:
     }
 
 
-def n_steps_of(model: Any) -> int:
+def n_steps_of(model: HookedModel) -> int:
     """As many steps of gradient descent as a model has layers, or as many as are fitted."""
-    return min(int(model.cfg.n_layers), references.MAX_STEPS)
+    return min(subject_of(model).n_layers, references.MAX_STEPS)
 
 
-def measure_depth(models: Mapping[str, Iterable[Any]]) -> list[Figures]:
+def measure_depth(models: Mapping[str, Iterable[HookedModel]]) -> list[Figures]:
     """Squared error from the truth at the last query: models, and fitted gradient descent.
 
     Models are trained on all queries. Step sizes are fitted to the last query, but for the prefix
@@ -87,7 +88,7 @@ def measure_depth(models: Mapping[str, Iterable[Any]]) -> list[Figures]:
     models = {kind: list(members) for kind, members in models.items()}
     task = task_of(next(member for members in models.values() for member in members))
     batch, fit = task.sample(N_SEQUENCES, SEED), task.sample(N_SEQUENCES, SEED + 1)
-    found = references.reference_predictions(task, fit.tokens, fit.truth, batch.tokens)
+    found = references.references(task, fit.tokens, fit.truth, batch.tokens)
     truths = fit.tokens[:, 1:] @ fit.matrices.transpose(1, 2)
 
     def row(source: str, depth: int, predicted: Tensor) -> Figures:
@@ -95,7 +96,7 @@ def measure_depth(models: Mapping[str, Iterable[Any]]) -> list[Figures]:
         return {"source": source, "depth": depth} | error
 
     rows = [
-        row(kind, model.cfg.n_layers, predicted_vectors(model, batch.tokens, task))
+        row(kind, subject_of(model).n_layers, last_predictions(model, batch.tokens, task.outputs))
         for kind, members in models.items()
         for model in members
     ]
@@ -105,8 +106,8 @@ def measure_depth(models: Mapping[str, Iterable[Any]]) -> list[Figures]:
         fitted = references.fit_common(fit.tokens, truths, prefix_steps, depth)
         sizes = torch.full((depth,), fitted["step_size"], dtype=torch.float64)
         rows += [
-            row("gradient descent", depth, found[name][0]),
-            row("gradient descent, free", depth, found[free][0]),
+            row("gradient descent", depth, found[name].prediction),
+            row("gradient descent, free", depth, found[free].prediction),
             row("gradient descent, prefix", depth, prefix_steps(batch.tokens, sizes)[:, -1]),
         ]
     return rows

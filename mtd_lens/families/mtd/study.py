@@ -1,4 +1,4 @@
-"""What is measured of a trained model beside its scorecard: predictions, patterns, weights."""
+"""What is measured of a trained model beside its scorecard: predictions, patterns, scores."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from torch import Tensor
 import probes
 from mtd_lens.families.mtd import estimators
 from mtd_lens.families.mtd.causal_model import MTDCausalModel, best_beta
-from mtd_lens.families.mtd.claims import model_predictions
 from mtd_lens.families.mtd.posterior import posterior_mean
-from mtd_lens.families.mtd.weight_space import read_weights
 from mtd_lens.hooked import randomized, task_of
 from mtd_lens.measures.held_out import N_SEQUENCES, SEED, interval, ratio, spread
+from mtd_lens.spaces import last_predictions
+from probes.subject import HookedModel, subject_of
 
 N_PATTERNS = 1024
 """Sequences that attention is averaged over."""
@@ -31,13 +31,12 @@ Figures = dict[str, Any]
 """Plain data, as JSON holds it."""
 
 
-def measure(model: Any) -> Figures:
+def measure(model: HookedModel) -> Figures:
     """The figures of a model, in the order in which its page shows them."""
     nulls = [randomized(model, seed, "null") for seed in range(N_NULLS)]
     return {
         "held_out": held_out(model),
         "patterns": patterns_beside_null(model, nulls),
-        "weights": best_findings(model),
         "content_correlations": [
             {"value": value, "null": spread(null)}
             for value, *null in zip(
@@ -47,7 +46,7 @@ def measure(model: Any) -> Figures:
     }
 
 
-def held_out(model: Any) -> Figures:
+def held_out(model: HookedModel) -> Figures:
     """KL from the truth at the last query, of the model and of what it is held against."""
     task = task_of(model)
     batch = task.sample(N_SEQUENCES, SEED)
@@ -55,7 +54,7 @@ def held_out(model: Any) -> Figures:
     truth = estimators.predict(task, tokens, batch.weights)
     uniform = torch.full_like(batch.weights, 1 / task.order)
     predictions = {
-        "model": model_predictions(model, tokens),
+        "model": last_predictions(model, tokens, task.outputs),
         "one step": MTDCausalModel(task, best_beta(task)).run(tokens)["prediction"][:, -1],
         "exact Bayes": estimators.predict(task, tokens, posterior_mean(task, tokens)),
         "uniform": estimators.predict(task, tokens, uniform),
@@ -73,7 +72,7 @@ def held_out(model: Any) -> Figures:
     }
 
 
-def patterns_beside_null(model: Any, nulls: list[Any]) -> list[Figures]:
+def patterns_beside_null(model: HookedModel, nulls: list[HookedModel]) -> list[Figures]:
     """``patterns``, with the ranges over random models of what departures go by."""
     found = patterns(model)
     for layer, *others in zip(found, *map(patterns, nulls), strict=True):
@@ -82,12 +81,14 @@ def patterns_beside_null(model: Any, nulls: list[Any]) -> list[Figures]:
     return found
 
 
-def patterns(model: Any) -> list[Figures]:
+def patterns(model: HookedModel) -> list[Figures]:
     """Every layer's attention at the last query: its mean, and what departures from it go by."""
     task = task_of(model)
     tokens = task.sample(N_PATTERNS, SEED).tokens
-    names = [f"blocks.{layer}.attn.hook_pattern" for layer in range(model.cfg.n_layers)]
-    _, cache = model.run_with_cache(tokens, names_filter=names)
+    sites = {
+        str(layer): probes.Site(f"blocks.{layer}.attn.hook_pattern", positions=[-1])
+        for layer in range(subject_of(model).n_layers)
+    }
     evidence = torch.zeros(task.seq_len, dtype=torch.float64)
     evidence[task.order :] = 1 / (task.seq_len - task.order)
     # The tokens that an evidence position's responsibilities depend on, as one number each, and how
@@ -96,8 +97,8 @@ def patterns(model: Any) -> list[Figures]:
     windows = (tokens.unfold(1, task.order + 1, 1) * base).sum(-1).flatten()
     decisive = estimators.responsibilities(task, tokens).amax(-1).flatten()
     found = []
-    for layer, name in enumerate(names):
-        pattern = cache[name][:, :, -1].to(torch.float64)  # [sequence, head, key]
+    for layer, read in probes.read_activations(model, tokens, sites).items():
+        pattern = read[:, :, 0].to(torch.float64)  # [sequence, head, key]
         mean = pattern.mean(0)
         distance = probes.total_variation(mean, evidence.expand_as(mean))
         head = int(distance.argmin())
@@ -105,7 +106,7 @@ def patterns(model: Any) -> list[Figures]:
         from_mean = probes.total_variation(pattern[:, head], mean[head].expand(len(tokens), -1))
         found.append(
             {
-                "layer": layer,
+                "layer": int(layer),
                 "mean_over_heads": mean.mean(0).tolist(),
                 "head": head,
                 "mean_pattern_tv_from_uniform": float(distance[head]),
@@ -134,31 +135,7 @@ def correlation(one: Float[Tensor, " entry"], two: Float[Tensor, " entry"]) -> f
     return float(torch.corrcoef(torch.stack([one, two]))[0, 1]) if varies else 0.0
 
 
-def best_findings(model: Any) -> Figures:
-    """For each kind of agreement of the weights with the construction, the best layer's."""
-    reading = read_weights(model)
-    best: dict[str, Any] = {}
-    for finding in reading.findings:
-        known = best.get(finding.name)
-        if finding.score is not None and (known is None or finding.score > known.score):
-            best[finding.name] = finding
-    return {
-        "n_random": reading.n_random,
-        "findings": [
-            {
-                "name": name,
-                "layers": list(finding.layers),
-                "value": finding.value,
-                "unit": finding.unit,
-                "null": list(finding.null_value),
-                "score": finding.score,
-            }
-            for name, finding in best.items()
-        ],
-    }
-
-
-def content_correlations(model: Any) -> list[float]:
+def content_correlations(model: HookedModel) -> list[float]:
     """For each layer, the correlation of a head's content scores with the log transition.
 
     Both are centred over key tokens, as softmax ignores their mean; of several heads, the one of
@@ -166,10 +143,11 @@ def content_correlations(model: Any) -> list[float]:
     """
     target = task_of(model).transition.log().T  # [query token, key token]
     target = target - target.mean(1, keepdim=True)
+    subject = subject_of(model)
     found = []
-    for layer in range(model.cfg.n_layers):
+    for layer in range(subject.n_layers):
         heads = []
-        for head in range(model.cfg.n_heads):
+        for head in range(subject.n_heads):
             scores = probes.token_scores(model, layer, head)
             scores = scores - scores.mean(1, keepdim=True)
             heads.append(float((scores * target).sum() / (scores.norm() * target.norm())))

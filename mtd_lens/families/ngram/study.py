@@ -8,6 +8,7 @@ import probes
 from mtd_lens.families.ngram import estimators
 from mtd_lens.hooked import probabilities, task_of
 from mtd_lens.measures.held_out import N_SEQUENCES, SEED, interval, ratio
+from probes.subject import HookedModel
 
 BATCH = 256
 """Sequences a forward pass."""
@@ -16,12 +17,12 @@ Figures = dict[str, Any]
 """Plain data, as JSON holds it."""
 
 
-def measure(model: Any) -> Figures:
+def measure(model: HookedModel) -> Figures:
     """The figures of a model."""
     return {"held_out": held_out(model)}
 
 
-def held_out(model: Any) -> Figures:
+def held_out(model: HookedModel) -> Figures:
     """KL from the truth, the excess over its entropy, of the model and of exact Bayes."""
     task = task_of(model)
     batch = task.sample(N_SEQUENCES, SEED)
