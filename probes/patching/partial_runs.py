@@ -20,6 +20,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn import functional
 
+from probes.subject import Subject, subject_of
+
 Stream = Float[Tensor, "batch position d_model"]
 
 _STOCK_ATTENTION = frozenset({"Attention", "GroupedQueryAttention"})
@@ -27,38 +29,17 @@ _STOCK_ATTENTION = frozenset({"Attention", "GroupedQueryAttention"})
 
 def why_not(model: Any) -> str | None:
     """The reason why a model's runs cannot be resumed, in words; None if they can be."""
-    cfg = getattr(model, "cfg", None)
     blocks = getattr(model, "blocks", None)
-    if cfg is None or blocks is None or not hasattr(model, "input_to_embed"):
+    if blocks is None or not hasattr(model, "input_to_embed"):
         return "it is not a HookedTransformer"
     if any(type(block).__name__ != "TransformerBlock" for block in blocks):
         return "its blocks are not TransformerLens's"
     if any(point.fwd_hooks or point.bwd_hooks for point in model.hook_dict.values()):
         return "it has hooks of its own"
-    if next(model.parameters()).dtype not in (torch.float32, torch.float64):
+    subject = subject_of(model)
+    if subject.dtype not in (torch.float32, torch.float64):
         return "in 16 bits, passes of other lengths round otherwise"
-    for option, reason in _UNSUPPORTED.items():
-        if getattr(cfg, option, False):
-            return reason
-    if cfg.attention_dir != "causal":
-        return "its attention is not causal"
-    if cfg.positional_embedding_type in ("shortformer", "relative_positional_bias"):
-        return f"its positional embedding is {cfg.positional_embedding_type!r}"
-    if (cfg.output_logits_soft_cap or 0) > 0:
-        return "it caps its logits"
-    if getattr(cfg, "n_devices", 1) > 1:
-        return "it is spread over several devices"
-    return None
-
-
-_UNSUPPORTED = {
-    "parallel_attn_mlp": "its attention and MLP run in parallel",
-    "use_normalization_before_and_after": "it normalises after its layers",
-    "use_attn_in": "use_attn_in is set",
-    "use_split_qkv_input": "use_split_qkv_input is set",
-    "use_hook_mlp_in": "use_hook_mlp_in is set",
-    "load_in_4bit": "its weights are quantised",
-}
+    return next(iter(subject.departures), None)
 
 
 class PartialRunner:
@@ -84,6 +65,7 @@ class PartialRunner:
         keep_z: bool = False,
     ) -> None:
         self.model, self.last_only = model, last_only
+        self.subject = subject_of(model)
         self.n_layers, self.length = len(model.blocks), tokens.shape[1]
         self.streams: list[Tensor] = []
         self.attn_out: list[Tensor] = []
@@ -91,7 +73,7 @@ class PartialRunner:
         self._keys: list[Tensor] = []
         self._values: list[Tensor] = []
         stream, _, _, self._mask = model.input_to_embed(tokens)
-        self._fused = [_fused(block, model.cfg, self._mask) for block in model.blocks]
+        self._fused = [_fused(block, self.subject, self._mask) for block in model.blocks]
         for layer in range(self.n_layers):
             self.streams.append(stream)
             keys, values, z, attn_out = self._natural_attention(layer)
@@ -127,7 +109,7 @@ class PartialRunner:
     def after_mlp(self, layer: int, middle: Tensor) -> Tensor:
         """The stream after a block, from the stream between its attention and its MLP."""
         block = self.model.blocks[layer]
-        if self.model.cfg.attn_only:
+        if not self.subject.has_mlp:
             return middle
         return middle + block.mlp(block.ln2(middle.contiguous()))  # MLPs reshape by view
 
@@ -248,7 +230,7 @@ class PartialRunner:
         return self.after_mlp(layer, queries + attn_out)
 
     def _read_out(self, stream: Tensor) -> Tensor:
-        if self.model.cfg.normalization_type is not None:
+        if self.subject.normalization is not None:
             stream = self.model.ln_final(stream)
         return self.model.unembed(stream)
 
@@ -303,8 +285,8 @@ def _stack(x: Tensor, copies: int) -> Tensor:
 class _FusedAttention:
     """Stock attention by torch's fused kernel; keys and values are kept by query head."""
 
-    def __init__(self, attn: Any, cfg: Any) -> None:
-        self.n_heads, self.d_head = cfg.n_heads, cfg.d_head
+    def __init__(self, attn: Any, subject: Subject) -> None:
+        self.n_heads, self.d_head = subject.n_heads, subject.d_head
         self.scale = 1 / float(attn.attn_scale)
         grouped = type(attn).__name__ == "GroupedQueryAttention"
         key_value = (attn._W_K, attn._W_V) if grouped else (attn.W_K, attn.W_V)
@@ -363,25 +345,12 @@ def _causal_mask(query: Tensor, first: int) -> Float[Tensor, "query key"]:
     return mask.triu_(first + 1)
 
 
-def _fused(block: Any, cfg: Any, mask: Tensor | None) -> _FusedAttention | None:
+def _fused(block: Any, subject: Subject, mask: Tensor | None) -> _FusedAttention | None:
     """Fused attention of a block whose attention is the stock kind without padding, else None."""
     attn = block.attn
     stock = (
         type(attn).__name__ in _STOCK_ATTENTION
-        and cfg.positional_embedding_type == "standard"
-        and not (cfg.attn_scores_soft_cap or 0) > 0
         and attn.attn_type == "global"
-        and not any(getattr(cfg, name, False) for name in _SPECIAL_ATTENTION)
-        and not str(getattr(cfg, "original_architecture", "")).startswith("Olmo")
+        and subject.plain_attention
     )
-    return _FusedAttention(attn, cfg) if stock and mask is None else None
-
-
-_SPECIAL_ATTENTION = (
-    "use_qk_norm",
-    "use_logn_attn",
-    "use_attention_sinks",
-    "clip_qkv",
-    "use_attn_result",
-    "ungroup_grouped_query_attention",
-)
+    return _FusedAttention(attn, subject) if stock and mask is None else None

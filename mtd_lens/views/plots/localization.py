@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from mtd_lens.errors import ArgumentError
-from mtd_lens.results.forms import figure as number
-from mtd_lens.results.forms import interval
+from mtd_lens.results.forms import figure as number, interval
 from mtd_lens.results.localization import TOGETHER, Finding, Localization, Place
 from mtd_lens.views.plots import style
 from mtd_lens.views.plots.cells import (
