@@ -9,7 +9,6 @@ import doctest
 import importlib
 import inspect
 import re
-import runpy
 import subprocess
 import sys
 import textwrap
@@ -351,10 +350,11 @@ def test_the_site_loads_nothing_from_elsewhere():
 
 def test_formulas_become_mathml_and_code_stays():
     pytest.importorskip("latex2mathml", reason="installed by `make docs`")
-    formulas = runpy.run_path(str(DOCS / "formulas.py"))["with_mathml"]
-    found = formulas("<p>$x &lt; 1$ and</p><code>$HOME and $x</code><p>$$\\frac{a}{b}$$</p>")
+    from tutorials.site.formulas import with_mathml
+
+    found = with_mathml("<p>$x &lt; 1$ and</p><code>$HOME and $x</code><p>$$\\frac{a}{b}$$</p>")
     assert found.count("<math") == 2
     assert "<mo><" not in found
     assert 'display="block"' in found
     assert "<code>$HOME and $x</code>" in found
-    assert formulas("5 $ and 6 $ more") == "5 $ and 6 $ more"
+    assert with_mathml("5 $ and 6 $ more") == "5 $ and 6 $ more"
