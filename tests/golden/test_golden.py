@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 from compare import WITHIN, compact, compared, stored
-from record import CASES, flattened, normalized, record
+from record import CASES, record
 
 PARAMETERS = [
     pytest.param(case, id=case.model, marks=[pytest.mark.slow] * case.slow) for case in CASES
