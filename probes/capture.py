@@ -4,7 +4,8 @@ Models are left as they were found: hooks of ours are removed (also after an exc
 the caller stay, and neither the mode nor the weights change.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -72,6 +73,57 @@ def run_and_capture(
         DataError: Tokens that the model cannot read.
     """
     return _run(model, tokens, sites, batch_size, stop=None)
+
+
+class NaturalRuns:
+    """A model's unedited runs on some sequences: what is read of them is read once, and kept.
+
+    Args:
+        model: A hooked model, whose weights and hooks stay as they are.
+        tokens: ``[sequence, position]``.
+        batch_size: Sequences a forward pass.
+    """
+
+    def __init__(self, model: Any, tokens: Tensor, batch_size: int = BATCH_SIZE) -> None:
+        self.model, self.tokens, self.batch_size = model, tokens, batch_size
+        self._found: dict[Any, tuple[Readable, Tensor]] = {}
+
+    def read(self, sites: Sequence[Readable]) -> list[Tensor]:
+        """Activations at sites, ``[sequence, …]`` each; those not read yet in one pass.
+
+        Args:
+            sites: Where.
+
+        Raises:
+            SiteError: A hook that the model does not have, or that does not run.
+            DataError: Tokens that the model cannot read.
+        """
+        wanted = {_key(site): site for site in sites}
+        missing = {key: site for key, site in wanted.items() if key not in self._found}
+        if missing:
+            names = {f"{index}": site for index, site in enumerate(missing.values())}
+            found, self.outputs = run_and_capture(self.model, self.tokens, names, self.batch_size)
+            for (key, site), name in zip(missing.items(), names, strict=True):
+                self._found[key] = site, found[name]
+        return [self._found[_key(site)][1] for site in sites]
+
+    @cached_property
+    def outputs(self) -> Tensor:
+        """Outputs at the last position, ``[sequence, outcome]``."""
+        return last_outputs(self.model, self.tokens, self.batch_size)
+
+
+def _key(site: Readable) -> Any:
+    """What tells a site from others: its kind and its fields, tensors by identity."""
+    fields = vars(site) if hasattr(site, "__dict__") else {"site": site}
+    return type(site), *(
+        tuple(value)
+        if isinstance(value, list | tuple | range)
+        else value
+        if isinstance(value, str | int | None)
+        else id(value)
+        for value in fields.values()
+    )
 
 
 def _run(

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from mtd_lens.contracts import Analysis, AnalyticPattern
-from mtd_lens.questions.inspect import Inspection
+from mtd_lens.results.inspection import Inspection
 
 N_LAYERS, N_HEADS, N_SEQUENCES, LENGTH, ORDER = 3, 2, 2, 12, 3
 SOURCES = ("truth", "exact Bayes", "guess", "one step", "model", "2 steps")  # not as drawn

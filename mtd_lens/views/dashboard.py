@@ -20,8 +20,8 @@ from torch import Tensor
 
 from mtd_lens.errors import ArgumentError
 from mtd_lens.questions import inspect as inspecting
-from mtd_lens.questions.inspect import Inspection
 from mtd_lens.results import forms as render
+from mtd_lens.results.inspection import MAX_OUTCOMES, Inspection, likeliest
 from mtd_lens.results.scorecard import Scorecard, parameters
 
 LEVELS = 32767
@@ -165,7 +165,7 @@ def _page(inspection: Inspection, card: Scorecard | None) -> str:
         n_sequences=len(inspection.tokens),
         n_heads=inspection.attention.shape[1],
         n_tokens=len(inspection.token_names),
-        max_outcomes=inspecting.MAX_OUTCOMES,
+        max_outcomes=MAX_OUTCOMES,
         patterns=analysis.patterns if analysis else (),
         latent=analysis.latent if analysis else "",
         predicts_latent=analysis is not None and analysis.predicts_latent,
@@ -210,7 +210,7 @@ def _data(inspection: Inspection) -> dict[str, Any]:
     }
     if analysis is None:
         return data
-    shown = inspecting.likeliest(analysis.predictions)
+    shown = likeliest(analysis.predictions)
     return data | {
         "patterns": [
             {"name": p.name, "nearest": inspection.nearest_heads[p.name].tolist()}

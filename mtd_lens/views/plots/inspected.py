@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mtd_lens.contracts import Analysis
 from mtd_lens.errors import ArgumentError
-from mtd_lens.questions.inspect import Inspection
+from mtd_lens.results.inspection import Inspection
 from mtd_lens.results.scorecard import parameters
 from mtd_lens.views.plots import style
 from probes import checks

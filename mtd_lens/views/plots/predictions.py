@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 from mtd_lens.errors import ArgumentError
-from mtd_lens.questions.inspect import likeliest
+from mtd_lens.results.inspection import likeliest
 from mtd_lens.views.plots import style
 from mtd_lens.views.plots.inspected import (
     checked_analysis,

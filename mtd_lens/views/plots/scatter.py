@@ -10,7 +10,7 @@ import torch
 
 from mtd_lens.contracts import Analysis, AnalyticPattern
 from mtd_lens.errors import ArgumentError
-from mtd_lens.questions.inspect import Inspection
+from mtd_lens.results.inspection import Inspection
 from mtd_lens.views.plots import style
 from mtd_lens.views.plots.inspected import MODEL, are_shares, checked_analysis, headline
 from mtd_lens.views.plots.outputs import check_outputs

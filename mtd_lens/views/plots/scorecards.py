@@ -4,8 +4,13 @@ import os
 from typing import Any
 
 from mtd_lens.errors import ArgumentError
-from mtd_lens.results.scorecard import ClaimResult, Scorecard, interval, parameters
-from mtd_lens.results.scorecard import figure as number
+from mtd_lens.results.scorecard import (
+    ClaimResult,
+    Scorecard,
+    figure as number,
+    interval,
+    parameters,
+)
 from mtd_lens.views.plots import style
 from mtd_lens.views.plots.cells import (
     LOWEST_SCORE,

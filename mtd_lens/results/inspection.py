@@ -1,0 +1,101 @@
+"""The result of ``inspect``: what a model does on a few sequences, beside the algorithm."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from mtd_lens.contracts import Analysis, AnalyticPattern
+from mtd_lens.errors import ArgumentError
+
+MAX_OUTCOMES = 24
+"""Of more outcomes, the likeliest are shown."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A model's attention and predictions on a few sequences, beside the algorithm's.
+
+    Attributes:
+        model: Its name.
+        task: The task's name, or its description if it has none.
+        seed: Of the sequences.
+        parameters: Of the algorithm, fitted to the model's predictions.
+        tokens: ``[sequence, position]``, or ``[sequence, position, component]`` of vectors.
+        token_names: What each token of the vocabulary, or component of a vector, is called.
+        attention: ``[layer, head, sequence, query, key]``; without a softmax, as shares of its
+            magnitude at each query, with their signs.
+        analysis: What the algorithm and the estimators say of the sequences; None where the task's
+            family does not tell.
+        nearest_heads: By name of the analytic pattern, the head of each layer that is nearest to it
+            at each query, ``[layer, query]``, chosen on other sequences.
+        n_cut: Positions at the end of the sequences that were left out.
+    """
+
+    model: str
+    task: str | Mapping[str, Any]
+    seed: int
+    parameters: Mapping[str, float]
+    tokens: Shaped[Tensor, "sequence position *component"]
+    token_names: tuple[str, ...]
+    attention: Float[Tensor, "layer head sequence query key"]
+    analysis: Analysis | None
+    nearest_heads: Mapping[str, Int[Tensor, "layer query"]]
+    n_cut: int
+
+    def __repr__(self) -> str:
+        n_layers, n_heads, n_sequences, length = self.attention.shape[:4]
+        return (
+            f"Inspection({self.model!r}: {n_layers} layers, {n_heads} heads, {n_sequences} "
+            f"sequences of {length} tokens)"
+        )
+
+    def distances(self, pattern: Any) -> Float[Tensor, "layer head query"]:
+        """Total variation of every head from an analytic pattern, mean over the sequences.
+
+        Half the sum of absolute differences over the keys. Since the magnitudes of both sum to 1 at
+        each query, or to 0, it is 0 where a head's attention is the pattern, and 1 where they share
+        no key, or only keys to which they give opposite signs; NaN at queries where the algorithm
+        says nothing.
+
+        Args:
+            pattern: One of ``analysis.patterns``.
+
+        Returns:
+            ``[layer, head, query]``, from 0 to 1.
+
+        Raises:
+            ArgumentError: Something else than an analytic pattern.
+        """
+        if not isinstance(pattern, AnalyticPattern):
+            known = [each.name for each in self.analysis.patterns] if self.analysis else []
+            listed = ", ".join(f"{index}: {name!r}" for index, name in enumerate(known))
+            raise ArgumentError(
+                f"distances takes an analytic pattern; got {pattern!r}. Give one of "
+                f"inspection.analysis.patterns ({listed or 'here there are none'})."
+            )
+        return distances(self.attention, pattern)
+
+
+def distances(
+    attention: Float[Tensor, "layer head sequence query key"], pattern: AnalyticPattern
+) -> Float[Tensor, "layer head query"]:
+    """Total variation of every head from an analytic pattern, as ``Inspection.distances``."""
+    values = pattern.values.cpu().to(attention)
+    return torch.stack([(layer - values).abs().sum(-1).mean(1) / 2 for layer in attention])
+
+
+def likeliest(predictions: Mapping[str, Tensor]) -> list[int]:
+    """Outcomes to show, in order: of more than ``MAX_OUTCOMES``, those that any source gives most.
+
+    Args:
+        predictions: By source, ``[…, outcome]``; NaN where there is none.
+    """
+    if not predictions:
+        return []
+    every = torch.stack(list(predictions.values())).nan_to_num()
+    peak = every.reshape(-1, every.shape[-1]).amax(0)
+    return sorted(peak.topk(min(MAX_OUTCOMES, len(peak))).indices.tolist())
