@@ -15,8 +15,7 @@ from torch import Tensor
 from probes import checks
 from probes.capture import BATCH_SIZE, check_source, check_tokens, read_activations, run_and_capture
 from probes.errors import DataError, SiteError
-from probes.patching.edits import perturbed
-from probes.sites import Site, check_hooks
+from probes.sites import Site, check_hooks, perturbed
 
 # Where the effect of an edit must show within the same block, whatever the blocks above do.
 _WITNESS = {

@@ -22,7 +22,7 @@ from mtd_lens.registry import localizable_family_of
 from mtd_lens.results import forms as render
 from probes import checks
 from probes.alignment import STEPS, Alignment
-from probes.patching.edits import HEADED, HEADLESS, hook_name
+from probes.sites import HEADED, HEADLESS, hook_name
 from probes.statistics.intervals import NEGLIGIBLE, Interval
 
 N_SEQUENCES = 768

@@ -30,7 +30,7 @@ from mtd_lens.results.localization import (
     SiteScore,
 )
 from probes import checks
-from probes.patching.edits import hook_name, hook_suffix
+from probes.sites import hook_name, hook_suffix
 from probes.statistics.intervals import NEGLIGIBLE
 
 N_SEQUENCES = 512

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probes.patching.edits import PATTERN, Edit, hook_name, write
+from probes.patching.edits import Edit, write
 from probes.patching.partial_runs import PartialRunner
+from probes.sites import PATTERN, hook_name
 
 _WITHIN_ATTENTION = ("q", "k", "v", PATTERN)
 _OF_ONE_QUERY = ("q", PATTERN)

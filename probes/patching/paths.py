@@ -23,10 +23,10 @@ from probes.patching.activations import (
     natural_outputs,
     without_rounding,
 )
-from probes.patching.edits import Edit, chosen_labels, hook_name, plan_edits
+from probes.patching.edits import Edit, chosen_labels, plan_edits
 from probes.patching.grid import Grid
 from probes.patching.trust import choose_engine, inert_hooks
-from probes.sites import Site, check_hooks
+from probes.sites import Site, check_hooks, hook_name
 
 INPUTS = ("q", "k", "v")
 

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from probes import checks
 from probes.errors import DataError, SiteError
-from probes.patching.edits import Edit, hook_name, perturbed, write
+from probes.patching.edits import Edit, write
 from probes.patching.engines import HookedLoop, Resumed
 from probes.patching.partial_runs import why_not
+from probes.sites import hook_name, perturbed
 
 ROWS = 16
 """Sequences a resumed forward pass, stacked edits counted; wider passes fall out of CPU caches."""
