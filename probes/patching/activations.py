@@ -18,6 +18,7 @@ from probes.patching.edits import chosen_labels, plan_edits
 from probes.patching.grid import Grid
 from probes.patching.trust import ROWS, choose_engine
 from probes.sites import COMPONENTS, Site, check_hooks, hook_name
+from probes.subject import subject_of
 
 DIRECTIONS = ("denoising", "noising")
 ABLATIONS = ("zero", "mean", "resample")
@@ -196,7 +197,7 @@ def _grid(
     """Write ``replace(activation)`` of the ``origin`` runs into the ``base`` runs, everywhere."""
     checks.choice(component, "component", COMPONENTS, SiteError)
     checks.choice(logits, "kind of logits", ("last", "all"), DataError)
-    layers = chosen_labels(layers, model.cfg.n_layers, "layers")
+    layers = chosen_labels(layers, subject_of(model).n_layers, "layers")
     check_hooks(model, (hook_name(component, layer) for layer in layers))
     with torch.no_grad():
         origin_values, origin_outputs = _natural(model, origin, component, layers)
