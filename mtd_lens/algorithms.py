@@ -1,7 +1,11 @@
-"""Variables of a causal model that are held at values."""
+"""What causal models share: variables that are held at values, and the fit of one parameter."""
 
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from typing import Any, ClassVar, Self
 
+from scipy import optimize
 from torch import Tensor
 
 from mtd_lens.errors import ArgumentError
@@ -10,8 +14,126 @@ from probes import checks
 SIMPLEX_TOLERANCE = 1e-5
 """By which held probabilities may be negative, and their sum another than 1."""
 
+N_FIT_SEQUENCES, FIT_SEED = 2048, 0
+"""Sequences of a task on which the parameter that predicts best on it is fitted."""
 
-def checked(
+
+class Intervenable:
+    """A causal model, a frozen dataclass with a field ``interventions``: values by variable."""
+
+    variables: ClassVar[tuple[str, ...]]
+    probabilities: ClassVar[tuple[str, ...]] = ()
+    """Variables whose rows lie on the simplex."""
+
+    interventions: Mapping[str, Tensor]
+
+    def do(self, **values: Tensor) -> Self:
+        """This model with variables held at values, on top of earlier interventions.
+
+        Args:
+            **values: A tensor for each variable, ``[sequence, query, entry]`` as ``run`` gives it,
+                or one that broadcasts to it. NaN entries are left to their cause, so that a
+                variable can be held at some positions only.
+
+        Returns:
+            A new causal model; this one stays as it is.
+
+        Raises:
+            ArgumentError: An unknown variable, a value that is no floating-point tensor, or
+                probabilities off the simplex.
+        """
+        new = _checked(values, self.variables, self.probabilities)
+        return replace(self, interventions={**self.interventions, **new})  # type: ignore[type-var]
+
+    def held(self, name: str, natural: Tensor) -> Tensor:
+        """A variable's value: what it is held at, and ``natural`` where that is NaN, or not held.
+
+        Args:
+            name: Of the variable.
+            natural: ``[sequence, query, entry]``: what its causes give it.
+
+        Raises:
+            ArgumentError: An intervention whose shape does not fit.
+        """
+        if name not in self.interventions:
+            return natural
+        value = self.interventions[name].to(natural)
+        try:
+            value = value.expand_as(natural)
+        except RuntimeError as error:
+            raise ArgumentError(
+                f"the intervention on {name} has shape {tuple(value.shape)}; expected one that "
+                f"broadcasts to {tuple(natural.shape)}."
+            ) from error
+        return value.where(~value.isnan(), natural)
+
+
+def with_flag(name: str, value: float, at_bound: bool) -> dict[str, float]:
+    """A fitted parameter, with a flag where it lies at the end of its range: no estimate."""
+    return {name: value, **({f"{name}_at_bound": 1.0} if at_bound else {})}
+
+
+def around(best: float, span: float, most: float = math.inf) -> tuple[float, float]:
+    """The range within a factor ``span`` of the best value, in which a model's own is sought.
+
+    A model whose predictions ignore the context follows 0 best, under which no intervention has an
+    effect to test; the bound keeps the algorithm that it is held against one that has.
+    """
+    return best / span, min(best * span, most)
+
+
+def is_at_bound(value: float, bounds: tuple[float, float], tolerance: float) -> bool:
+    """Whether a positive value lies at an end of its range, up to a share of it."""
+    return min(abs(math.log(value / bound)) for bound in bounds) < tolerance
+
+
+def search(objective: Callable[[float], float], bounds: tuple[float, float], xatol: float) -> float:
+    """Where an objective of one variable is least, by bounded scalar search."""
+    result = optimize.minimize_scalar(
+        objective, bounds=bounds, method="bounded", options={"xatol": xatol}
+    )
+    return float(result.x)
+
+
+def check_fit(
+    name: str,
+    targets: Any,
+    expected: tuple[int, ...],
+    axes: str,
+    bounds: tuple[float, float],
+    most: float,
+    *,
+    from_zero: bool = False,
+) -> None:
+    """Raise an ArgumentError for targets or bounds with which no parameter can be fitted.
+
+    Args:
+        name: Of the parameter.
+        targets: What is to be followed.
+        expected: Its shape.
+        axes: The same in words.
+        bounds: Of the parameter.
+        most: What they may be at most.
+        from_zero: Whether the lower one may be 0.
+    """
+    if not isinstance(targets, Tensor):
+        raise ArgumentError(
+            f"targets must be a tensor, {axes}; got {type(targets).__name__}. Use "
+            "torch.as_tensor(targets)."
+        )
+    if tuple(targets.shape) != expected or not targets.isfinite().all():
+        raise ArgumentError(
+            f"targets must be finite, {axes} = {expected}; got shape {tuple(targets.shape)}."
+        )
+    low, high = bounds
+    if not (low >= 0 if from_zero else low > 0) or not low < high <= most:
+        start = "from 0" if from_zero else "above 0"
+        raise ArgumentError(
+            f"bounds of {name} must be increasing, {start} to {most:g}; got {bounds!r}."
+        )
+
+
+def _checked(
     values: Mapping[str, Tensor], variables: Collection[str], probabilities: Collection[str] = ()
 ) -> Mapping[str, Tensor]:
     """The values, if they are what variables can be held at.
@@ -32,25 +154,6 @@ def checked(
         if name in probabilities:
             _check_simplex(name, value[~value.isnan().any(-1)])
     return values
-
-
-def held(interventions: Mapping[str, Tensor], name: str, natural: Tensor) -> Tensor:
-    """A variable's value: what it is held at, and ``natural`` where that is NaN, or not held.
-
-    Raises:
-        ArgumentError: An intervention whose shape does not fit.
-    """
-    if name not in interventions:
-        return natural
-    value = interventions[name].to(natural)
-    try:
-        value = value.expand_as(natural)
-    except RuntimeError as error:
-        raise ArgumentError(
-            f"the intervention on {name} has shape {tuple(value.shape)}; expected one that "
-            f"broadcasts to {tuple(natural.shape)}."
-        ) from error
-    return value.where(~value.isnan(), natural)
 
 
 def _check_simplex(name: str, rows: Tensor) -> None:

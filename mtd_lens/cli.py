@@ -196,8 +196,7 @@ def dashboard(
 ) -> None:
     """Write a page that shows a model's attention beside the algorithm's, to open in a browser."""
     _check_paths(out)
-    from mtd_lens.questions import inspect as inspection
-    from mtd_lens.questions import score as scoring
+    from mtd_lens.questions import inspect as inspection, score as scoring
     from mtd_lens.registry import load_model
     from mtd_lens.views import dashboard as dashboards
 

@@ -1,17 +1,24 @@
-"""The protocols that a task family fills in.
+"""What a task family is made of: tasks, algorithms, claims, and the record that holds them.
 
-A family is one folder under ``mtd_lens/families`` whose ``__init__`` holds a ``FAMILY``. Nothing
-else in the package names it: the registry finds the folder, and scoring, reports and commands work
-through the protocols below. Predictions are compared by the family's own ``divergence``, so they
-may be probabilities (KL, nats) or vectors (squared error).
+A family is one :class:`Family`, a record of functions, of which most are optional: what is left out
+is refused by what needs it, with a message that says so. It lives in a folder of
+``mtd_lens.families`` or in any package, which registers it (see :mod:`mtd_lens.registry`). Nothing
+else names it: questions, results and commands work through the records below.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
+
+from mtd_lens.spaces import Space
+from probes.circuits import WeightFinding
+from probes.subject import HookedModel
+
+if TYPE_CHECKING:
+    from mtd_lens.experiment import Trial
 
 
 @runtime_checkable
@@ -35,35 +42,29 @@ class Task(Protocol):
         - ``seed``: Of the draw.
     """
 
-    family: str
-    name: str | None
+    @property
+    def family(self) -> str: ...  # noqa: D102
 
     @property
-    def n_tokens(self) -> int:
-        """Size of the vocabulary; for vectors, their components."""
+    def name(self) -> str | None: ...  # noqa: D102
 
     @property
     def seq_len(self) -> int:
         """Length of a sequence."""
+
+    @property
+    def inputs(self) -> Space:
+        """What its sequences are made of."""
+
+    @property
+    def outputs(self) -> Space:
+        """What is predicted."""
 
     def sample(self, n: int, seed: int) -> Batch:
         """The ``n`` sequences that a seed draws."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data from which the family can make the task again."""
-
-
-@runtime_checkable
-class VectorTask(Task, Protocol):
-    """A task whose tokens are vectors, and whose prediction is the next one.
-
-    Wherever tokens are ``[sequence, position]``, its are floating-point ``[sequence, position,
-    component]``; predictions are compared by squared error.
-    """
-
-    @property
-    def dim(self) -> int:
-        """Components of a vector, ``n_tokens`` as well."""
 
 
 @runtime_checkable
@@ -96,25 +97,9 @@ class CausalModel(Protocol):
         """The positions at which the variables are defined, for sequences of ``length``."""
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One model under test with everything a claim may look at.
-
-    Attributes:
-        model: A hooked model.
-        task: The task it is tested on.
-        causal_model: The algorithm, its parameters fitted to the model that the scorecard is for.
-        fit_tokens: ``[sequence, position]``: for fitting and for every choice (layer, head).
-        tokens: ``[sequence, position]``: for scores alone.
-        seed: Of pairs, controls and resampling.
-    """
-
-    model: Any
-    task: Any
-    causal_model: Any
-    fit_tokens: Tensor
-    tokens: Tensor
-    seed: int
+EVERY, LAST, BUT_LAST = slice(None), slice(-1, None), slice(None, -1)
+"""Query positions, as an index into a variable's query axis. At the last one, a later layer holds
+what was computed from all of them."""
 
 
 @dataclass(frozen=True)
@@ -151,129 +136,14 @@ class Claim:
         id: ``variable.test``.
         statement: The claim in one sentence.
         measure: The test: one measurement for every layer that it can be made at; none where the
-            claim does not apply (the variable does not vary).
+            claim does not apply (the variable does not vary). ``mtd_lens.measures`` has those that
+            any causal model can use. A test with a method ``reads(trial)`` says which activations
+            it will ask for, so that those of all claims are read in one pass.
     """
 
     id: str
     statement: str
-    measure: Callable[[Trial], Sequence[Measurement]]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A reference estimator beside a model's predictions, or beside the truth.
-
-    Attributes:
-        name: Of the estimator.
-        divergence: One value a sequence: ``divergence(estimator ‖ model)`` in a scorecard,
-            ``divergence(truth ‖ estimator)`` in a comparison.
-        parameters: What was fitted on the fit split, such as the step size.
-    """
-
-    name: str
-    divergence: Float[Tensor, " sequence"]
-    parameters: Mapping[str, float]
-
-
-@runtime_checkable
-class Family(Protocol):
-    """Everything the package needs to know about a kind of task.
-
-    Attributes:
-        name: As in ``Task.family``.
-        divergence: Name and unit of the divergence between predictions.
-        edited_hooks: Hooks within a block that the claims edit; checked before a run. Claims do
-            without ``"hook_mlp_out"`` where a model's blocks have no MLP.
-
-    Parameters of the methods:
-        - ``task``: A task of the family.
-        - ``model``: A hooked model.
-        - ``causal_model``: The algorithm, fitted to a model.
-        - ``trial``: A model under test with everything that a claim may look at.
-        - ``tokens``: ``[sequence, position]``.
-        - ``data``: What ``Task.to_json`` returned.
-        - ``seed``: Of random weights or of sequences.
-        - ``length``: Tokens in the context.
-        - ``n_sequences``: How many to draw.
-    """
-
-    name: str
-    divergence: str
-    edited_hooks: tuple[str, ...]
-
-    def shortest(self, task: Any) -> int:
-        """The fewest tokens from which the next one can be predicted in context."""
-
-    def presets(self) -> Mapping[str, Callable[[], Any]]:
-        """The loaders of the family's named tasks."""
-
-    def task_from_json(self, data: Mapping[str, Any]) -> Any:
-        """The task that ``Task.to_json`` described."""
-
-    def variants(self) -> Mapping[str, Callable[..., Any]]:
-        """The builders ``(task, dtype) -> model`` of the models that every task has."""
-
-    def check_model(self, model: Any, task: Any) -> None:
-        """Check that ``model`` can be run on ``task``.
-
-        Raises:
-            ModelError: It cannot.
-        """
-
-    def fit_causal_model(self, model: Any, task: Any, tokens: Tensor) -> Any:
-        """The causal model whose free parameters follow the model's predictions on ``tokens``."""
-
-    def null(self, model: Any, task: Any, seed: int) -> Any:
-        """A model of the same architecture with random weights."""
-
-    def ceiling(self, task: Any, causal_model: Any) -> Any:
-        """A model that computes the causal model exactly."""
-
-    def claims(self, task: Any) -> Sequence[Claim]:
-        """What a scorecard tests."""
-
-    def estimates(self, trial: Trial) -> Sequence[Estimate]:
-        """The reference estimators against the model's predictions, on ``trial.tokens``."""
-
-    def contenders(
-        self, task: Any, model: Any, length: int, n_sequences: int, seed: int
-    ) -> Sequence[Estimate]:
-        """The estimators and the model against the truth, on contexts of ``length``."""
-
-
-@dataclass(frozen=True)
-class Examples:
-    """What a model is trained on.
-
-    Attributes:
-        inputs: ``[sequence, position]``: what the model reads.
-        targets: ``[sequence, query]``: the next token at the last ``query`` positions; of vectors
-            ``[sequence, query, component]``.
-        truth: ``[sequence, query, token]``: the next token's distribution given the latent
-            variables; None where it was not asked for, or where tokens are vectors.
-    """
-
-    inputs: Tensor
-    targets: Tensor
-    truth: Tensor | None
-
-
-@runtime_checkable
-class TrainableFamily(Protocol):
-    """What a family adds so that models can be trained on its tasks; a Family may do without."""
-
-    def examples(self, task: Any, n: int, seed: int, *, with_truth: bool) -> Examples:
-        """Draw fresh examples."""
-
-    def yardsticks(
-        self, task: Any, n: int, seed: int
-    ) -> tuple[Tensor, Mapping[str, Float[Tensor, "sequence token"]]]:
-        """Held-out sequences, and predictions at their end that training is followed against."""
-
-    def discrepancy(
-        self, reference: Tensor, output: Float[Tensor, "sequence outcome"]
-    ) -> Float[Tensor, " sequence"]:
-        """Divergence of a model's raw output at the last position from reference predictions."""
+    measure: Callable[["Trial"], Sequence[Measurement]]
 
 
 @dataclass(frozen=True)
@@ -293,34 +163,6 @@ class Carrier:
     variable: str
     kinds: tuple[str, ...]
     queries: slice
-
-
-@runtime_checkable
-class LocalizableFamily(Family, Protocol):
-    """What a family adds so that its variables can be sought in any model; a Family may do without.
-
-    Each carrier's interchange is followed to the prediction at the last query.
-    """
-
-    def carriers(self, task: Any) -> Sequence[Carrier]:
-        """Where each variable may be sought, in causal order."""
-
-    def predicted(self, model: Any, output: Float[Tensor, "sequence outcome"]) -> Tensor:
-        """A model's prediction from its raw output at the last position."""
-
-    def divergences(self, reference: Tensor, prediction: Tensor) -> Float[Tensor, " sequence"]:
-        """Divergence of predictions from reference predictions, in the family's unit."""
-
-    def control(self, task: Any, tokens: Tensor, variable: str, seed: int) -> Tensor:
-        """The variable's control task: an arbitrary function of the tokens of the same shape."""
-
-
-@runtime_checkable
-class ReadableFamily(Protocol):
-    """What a family adds so that parameters alone can be read; a Family may do without."""
-
-    def read_weights(self, model: Any, task: Any, *, seed: int) -> Any:
-        """Findings with ``to_json`` and a text form, each beside random models'."""
 
 
 @dataclass(frozen=True)
@@ -343,24 +185,24 @@ class AnalyticPattern:
 class Analysis:
     """What the algorithm, the estimators and a model say of some sequences, at every position.
 
-    Sources are named as in a comparison (``"one step"``, ``"exact Bayes"``, …), and ``"model"`` and
-    ``"truth"``; the truth is there only where the latent variables are known.
+    Sources are named as in a comparison, the algorithm's own as the algorithm is, and ``"model"``
+    and ``"truth"``; the truth is there only where the latent variables are known.
 
     Attributes:
-        patterns: The algorithm's own attention, in causal order.
         latent: What is inferred in context, in words: ``"mixture weights"``.
         components: Name of each component of the latent: ``"lag 1"``, ….
         latents: By source, ``[sequence, position, component]``; NaN where it is not defined. Where
             what is inferred is the prediction itself, ``predictions``.
         predictions: By source, ``[sequence, position, outcome]``: of what follows each position;
             NaN where it is not defined.
+        patterns: The algorithm's own attention, in causal order.
     """
 
-    patterns: tuple[AnalyticPattern, ...]
     latent: str
     components: tuple[str, ...]
     latents: Mapping[str, Float[Tensor, "sequence position component"]]
     predictions: Mapping[str, Float[Tensor, "sequence position outcome"]]
+    patterns: tuple[AnalyticPattern, ...] = ()
 
     @property
     def predicts_latent(self) -> bool:
@@ -368,18 +210,118 @@ class Analysis:
         return self.latents is self.predictions
 
 
-@runtime_checkable
-class InspectableFamily(Family, Protocol):
-    """What a family adds so that single sequences can be looked at; a Family may do without."""
+@dataclass(frozen=True)
+class Reference:
+    """A reference estimator's predictions.
 
-    def patterns(self, causal_model: Any, tokens: Tensor) -> Sequence[AnalyticPattern]:
-        """The attention that computes each variable exactly, in causal order."""
+    Attributes:
+        prediction: ``[sequence, outcome]``: after the last position.
+        parameters: What was fitted, such as the step size, with a flag ``…_at_bound`` where it lies
+            at the end of its range.
+    """
 
-    def analyse(
-        self, model: Any, causal_model: Any, tokens: Tensor, fit_tokens: Tensor, batch: Any
-    ) -> Analysis:
-        """The algorithm beside the model on ``tokens``; ``fit_tokens`` are for fitting.
+    prediction: Float[Tensor, "sequence outcome"]
+    parameters: Mapping[str, float] = field(default_factory=dict)
 
-        ``batch`` is what the task sampled the tokens with, or None for tokens of the user's own;
-        its sequences may go on after ``tokens`` end.
-        """
+
+@dataclass(frozen=True)
+class Examples:
+    """What a model is trained on.
+
+    Attributes:
+        inputs: ``[sequence, position]``: what the model reads.
+        targets: ``[sequence, query]``: the next token at each query; of vectors
+            ``[sequence, query, component]``.
+        truth: ``[sequence, query, token]``: the next token's distribution given the latent
+            variables; None where it was not asked for, or where vectors are predicted.
+        queries: Positions of the queries; None for the last ones, as many as there are targets.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    truth: Tensor | None
+    queries: tuple[int, ...] | None = None
+
+    def at_queries(self, output: Float[Tensor, "batch pos outcome"]) -> Tensor:
+        """``[batch, query, outcome]``: a model's output where there are targets."""
+        n_queries = self.targets.shape[1]
+        return output[:, -n_queries:] if self.queries is None else output[:, list(self.queries)]
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """A way to solve a family's tasks, which models are held against.
+
+    Attributes:
+        name: In words, such as ``"one step"``: of its row in comparisons and its source in figures.
+        fit: ``(task, tokens, predictions) -> causal model``: the one whose free parameters follow
+            ``predictions``, ``[sequence, outcome]``, after ``tokens``.
+        claims: ``task -> claims``: what a scorecard tests.
+        construct: ``(task, causal model) -> model``: a model that computes the causal model
+            exactly, the ceiling of every claim. Without one, claims have no ceiling, and say so.
+        carriers: ``task -> carriers``: where its variables may be sought, in causal order.
+        control: ``(causal model, tokens, variable, seed) -> values``: a variable's control task, an
+            arbitrary function of the tokens of the same shape.
+        patterns: ``(causal model, tokens) -> patterns``: the attention that computes each variable
+            exactly, in causal order.
+    """
+
+    name: str
+    fit: Callable[[Any, Tensor, Tensor], CausalModel]
+    claims: Callable[[Any], Sequence[Claim]]
+    construct: Callable[[Any, Any], HookedModel] | None = None
+    carriers: Callable[[Any], Sequence[Carrier]] | None = None
+    control: Callable[[Any, Tensor, str, int], Tensor] | None = None
+    patterns: Callable[[Any, Tensor], Sequence[AnalyticPattern]] | None = None
+
+
+@dataclass(frozen=True)
+class Family:
+    """Everything that the package needs to know about a kind of task.
+
+    Attributes:
+        name: As in ``Task.family``.
+        task_from_json: ``data -> task``: the task that ``Task.to_json`` described.
+        shortest: ``task -> length``: the fewest tokens from which the next one can be predicted in
+            context.
+        algorithms: What models are held against; the first one unless another is asked for.
+        truth: ``(task, batch) -> [sequence, outcome]``: the best prediction after the last position
+            for who knows the latent variables.
+        references: ``(task, fit_tokens, fit_target, tokens, target_first) -> by name, references``:
+            estimators whose parameters are fitted on ``fit_tokens`` to follow ``fit_target``,
+            ``[sequence, outcome]``, and what they predict after ``tokens``. Minimised is
+            ``D(target ‖ estimator)`` with ``target_first``, or else ``D(estimator ‖ target)``. The
+            algorithm's own bears its name.
+        drawn: Of these, those that figures draw, in order; tables have all.
+        presets: By name, loaders of named tasks.
+        variants: By name, builders ``(task, dtype=…) -> model`` of the models that every task has.
+        resized: ``(task, length) -> task`` with sequences of another length.
+        null: ``(model, task, seed) -> model``: the same architecture with random weights; by
+            default :func:`mtd_lens.hooked.randomized`.
+        examples: ``(task, n, seed, with_truth) -> examples``: fresh ones, to train on.
+        yardsticks: ``(task, n, seed) -> (tokens, by name, [sequence, outcome])``: held-out
+            sequences, and predictions at their end that training is followed against.
+        analyse: ``(model, causal model, tokens, fit_tokens, batch) -> analysis``: the algorithm
+            beside the model on ``tokens``; ``fit_tokens`` are for fitting. ``batch`` is what the
+            task sampled the tokens with, or None for tokens of the user's own; its sequences may go
+            on after ``tokens`` end.
+        weights: ``(model, task, reads_logits) -> findings``: what parameters alone show of the
+            algorithm, on no data; ``reads_logits`` says whether the linear part of the read-out
+            gives logits, not probabilities.
+    """
+
+    name: str
+    task_from_json: Callable[[Mapping[str, Any]], Task]
+    shortest: Callable[[Any], int]
+    algorithms: tuple[Algorithm, ...]
+    truth: Callable[[Any, Any], Tensor]
+    references: Callable[[Any, Tensor, Tensor, Tensor, bool], Mapping[str, Reference]]
+    drawn: tuple[str, ...] = ()
+    presets: Mapping[str, Callable[[], Task]] = field(default_factory=dict)
+    variants: Mapping[str, Callable[..., HookedModel]] = field(default_factory=dict)
+    resized: Callable[[Any, int], Task] | None = None
+    null: Callable[[HookedModel, Any, int], HookedModel] | None = None
+    examples: Callable[[Any, int, int, bool], Examples] | None = None
+    yardsticks: Callable[[Any, int, int], tuple[Tensor, Mapping[str, Tensor]]] | None = None
+    analyse: Callable[[Any, Any, Tensor, Tensor, Any], Analysis] | None = None
+    weights: Callable[[HookedModel, Any, bool], Sequence[WeightFinding]] | None = None

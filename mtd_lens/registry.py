@@ -1,9 +1,10 @@
-"""Names for tasks and models.
+"""Names for families, tasks and models.
 
+A family is a folder of ``mtd_lens.families`` whose ``FAMILY`` is a record of it, or is registered.
 A model's name is ``TASK/VARIANT``. Variants of a family exist for all of its tasks; further models
-are registered one by one, here or by other packages through the entry-point groups
-``mtd_lens.tasks`` (a callable that returns a task) and ``mtd_lens.models`` (a callable that returns
-a model; the entry's name is ``TASK/VARIANT``).
+are registered one by one. Other packages offer theirs through the entry-point groups
+``mtd_lens.families``, ``mtd_lens.tasks`` and ``mtd_lens.models``: each entry is a callable that
+returns a family, a task or a model; a model's entry is named ``TASK/VARIANT``.
 """
 
 import copy
@@ -19,21 +20,24 @@ from typing import Any
 
 import torch
 
-from mtd_lens import families
-from mtd_lens.contracts import Family, LocalizableFamily, Task
+from mtd_lens import families, hooked
+from mtd_lens.architectures import build_trainable, size_for
+from mtd_lens.contracts import Family, Task
 from mtd_lens.errors import (
     ArgumentError,
     CheckpointError,
-    ModelError,
     MTDLensError,
     UnknownNameError,
     nearest,
 )
+from mtd_lens.hooked import ModelInfo, info_of, moved, with_info
+from mtd_lens.spaces import check_model
 from mtd_lens.training import checkpoints
 
 DEFAULT_TASK = "mtd-q5-m3-t64"
 DEFAULT_MODEL = f"{DEFAULT_TASK}/constructed-absolute"
 
+_families: dict[str, Family] = {}
 _tasks: dict[str, Callable[[], Any]] = {}
 _models: dict[str, Callable[[], Any]] = {}
 
@@ -64,8 +68,32 @@ def shipped_checkpoints() -> dict[str, Path]:
 
 
 def list_families() -> dict[str, Family]:
-    """Every task family, by name: one for each folder of ``mtd_lens.families``."""
-    return dict(_families_in(tuple(families.__path__)))
+    """Every task family, by name: those of the package, registered ones, and other packages'."""
+    offered = {
+        name: _called(loader, f"family {name!r}", Family)
+        for name, loader in _entry_points("mtd_lens.families").items()
+    }
+    return offered | _families | _families_in(tuple(families.__path__))
+
+
+def register_family(family: Family) -> None:
+    """Make a family known, and with it its named tasks and their models.
+
+    Args:
+        family: A record of it; its name is not taken yet.
+
+    Raises:
+        ArgumentError: No record of a family, one without an algorithm, or a name that is taken.
+    """
+    if not isinstance(family, Family):
+        raise ArgumentError(
+            f"register_family takes a mtd_lens.contracts.Family; got {type(family).__name__}."
+        )
+    if not family.algorithms:
+        raise ArgumentError(f"the family {family.name!r} names no algorithm. Give at least one.")
+    if family.name in list_families():
+        raise ArgumentError(f"a family is named {family.name!r} already. Choose another name.")
+    _families[family.name] = family
 
 
 def family_of(task: Any) -> Family:
@@ -85,23 +113,6 @@ def family_of(task: Any) -> Family:
     if name not in known:
         raise UnknownNameError(f"no task family {name!r} is installed. {nearest(name, known)}")
     return known[name]
-
-
-def localizable_family_of(task: Any) -> LocalizableFamily:
-    """The family of a task, if it says where in a model its variables may be sought.
-
-    Raises:
-        ArgumentError: Not a task.
-        UnknownNameError: Its family is not installed.
-        ModelError: Its family does not say so.
-    """
-    family = family_of(task)
-    if not isinstance(family, LocalizableFamily):
-        raise ModelError(
-            f"the family {family.name!r} does not say where its variables may be sought. Give it "
-            "the methods of mtd_lens.contracts.LocalizableFamily."
-        )
-    return family
 
 
 def list_tasks() -> list[str]:
@@ -167,7 +178,7 @@ def list_models() -> list[str]:
         except MTDLensError as error:
             warnings.warn(f"task {task_name!r} is left out: {error}", stacklevel=2)
             continue
-        names |= {f"{task_name}/{variant}" for variant in family.variants()}
+        names |= {f"{task_name}/{variant}" for variant in family.variants}
     return sorted(names)
 
 
@@ -193,33 +204,29 @@ def load_model(
         >>> mtd_lens.task_of(model).order
         2
     """
-    from mtd_lens.hooked import check_dtype
-
     target = _checked_device(device)
     if dtype is not None:
-        check_dtype(dtype)
+        hooked.check_dtype(dtype)
     loaders = _model_loaders()
     task_name, _, variant = str(name).partition("/")
     variants: Mapping[str, Callable[..., Any]] = {}
     task = None
     if task_name in _task_loaders():
         task = load_task(task_name)
-        variants = family_of(task).variants()
+        variants = family_of(task).variants
     if name in loaders:
         model = copy.deepcopy(_called(loaders[name], f"model {name!r}", torch.nn.Module))
         if task is not None:
-            family_of(task).check_model(model, task)
-        model = model if dtype is None else model.to(dtype, print_details=False)
+            check_model(model, task)
+        model = moved(model, dtype=dtype)
     elif variant in variants:
-        model = variants[variant](task, dtype or torch.float32)
+        model = variants[variant](task, dtype=dtype or torch.float32)
     else:
         raise UnknownNameError(
             f"no model is named {name!r}. {nearest(name, list_models())} "
             "list_models() or `mtd-lens models` lists all."
         )
-    if target is not None:
-        model = model.to(target, print_details=False)
-    return _knowing(model, name, task).eval()
+    return _knowing(moved(model, target), name, task).eval()
 
 
 def task_from_json(data: Mapping[str, Any], where: str) -> Any:
@@ -253,9 +260,6 @@ def load_checkpoint(path: Any, device: Any = None) -> Any:
             are not those of the architecture that it names.
         ArgumentError: A device that does not exist here.
     """
-    from mtd_lens.architectures import Size, build_trainable
-    from mtd_lens.hooked import ModelInfo, assemble
-
     target = _checked_device(device)
     folder = checkpoints.checkpoint_folder(path)
     manifest = checkpoints.read_manifest(folder)
@@ -263,9 +267,7 @@ def load_checkpoint(path: Any, device: Any = None) -> Any:
     task = task_from_json(manifest["task"], str(folder))
     config = manifest["config"]
     try:
-        size = Size(
-            task.n_tokens, task.seq_len, config["n_layers"], config["d_model"], config["n_heads"]
-        )
+        size = size_for(task, config["n_layers"], config["d_model"], config["n_heads"])
         trained = build_trainable(config["architecture"], size)
         trained.load(weights)
     except (MTDLensError, KeyError) as error:
@@ -276,8 +278,8 @@ def load_checkpoint(path: Any, device: Any = None) -> Any:
         ) from error
     label = f"{task.name or task.family}/{folder.resolve().name}"
     info = ModelInfo(task, label, redraw=trained.redraw if trained.has_fixed_weights else None)
-    model = assemble(trained.architecture, trained.weights(), info, trained.dtype)
-    return model if target is None else model.to(target, print_details=False)
+    model = hooked.assemble(trained.architecture, trained.weights(), info, trained.dtype)
+    return moved(model, target)
 
 
 def register_model(name: Any, loader: Any) -> None:
@@ -310,8 +312,6 @@ def register_model(name: Any, loader: Any) -> None:
 
 def _knowing(model: Any, name: str, task: Any) -> Any:
     """``model``, knowing its name and task."""
-    from mtd_lens.hooked import ModelInfo, info_of, with_info
-
     info = info_of(model)
     known = replace(info, name=name, task=task or info.task) if info else ModelInfo(task, name)
     return with_info(model, known)
@@ -321,7 +321,7 @@ def _task_loaders() -> dict[str, Callable[[], Any]]:
     """Loaders by name; the package's own names cannot be taken by others."""
     presets: dict[str, Callable[[], Any]] = {}
     for family in list_families().values():
-        presets |= family.presets()
+        presets |= family.presets
     return _entry_points("mtd_lens.tasks") | _tasks | presets
 
 

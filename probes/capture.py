@@ -4,7 +4,8 @@ Models are left as they were found: hooks of ours are removed (also after an exc
 the caller stay, and neither the mode nor the weights change.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from probes import checks
 from probes.errors import DataError, SiteError
 from probes.sites import Site, check_hooks
+from probes.subject import subject_of
 
 BATCH_SIZE = 32
 
@@ -74,6 +76,57 @@ def run_and_capture(
     return _run(model, tokens, sites, batch_size, stop=None)
 
 
+class NaturalRuns:
+    """A model's unedited runs on some sequences: what is read of them is read once, and kept.
+
+    Args:
+        model: A hooked model, whose weights and hooks stay as they are.
+        tokens: ``[sequence, position]``.
+        batch_size: Sequences a forward pass.
+    """
+
+    def __init__(self, model: Any, tokens: Tensor, batch_size: int = BATCH_SIZE) -> None:
+        self.model, self.tokens, self.batch_size = model, tokens, batch_size
+        self._found: dict[Any, tuple[Readable, Tensor]] = {}
+
+    def read(self, sites: Sequence[Readable]) -> list[Tensor]:
+        """Activations at sites, ``[sequence, …]`` each; those not read yet in one pass.
+
+        Args:
+            sites: Where.
+
+        Raises:
+            SiteError: A hook that the model does not have, or that does not run.
+            DataError: Tokens that the model cannot read.
+        """
+        wanted = {_key(site): site for site in sites}
+        missing = {key: site for key, site in wanted.items() if key not in self._found}
+        if missing:
+            names = {f"{index}": site for index, site in enumerate(missing.values())}
+            found, self.outputs = run_and_capture(self.model, self.tokens, names, self.batch_size)
+            for (key, site), name in zip(missing.items(), names, strict=True):
+                self._found[key] = site, found[name]
+        return [self._found[_key(site)][1] for site in sites]
+
+    @cached_property
+    def outputs(self) -> Tensor:
+        """Outputs at the last position, ``[sequence, outcome]``."""
+        return last_outputs(self.model, self.tokens, self.batch_size)
+
+
+def _key(site: Readable) -> Any:
+    """What tells a site from others: its kind and its fields, tensors by identity."""
+    fields = vars(site) if hasattr(site, "__dict__") else {"site": site}
+    return type(site), *(
+        tuple(value)
+        if isinstance(value, list | tuple | range)
+        else value
+        if isinstance(value, str | int | None)
+        else id(value)
+        for value in fields.values()
+    )
+
+
 def _run(
     model: Any,
     tokens: Any,
@@ -107,10 +160,9 @@ def _run(
 
 def check_tokens(model: Any, tokens: Any) -> None:
     """Raise a DataError unless ``tokens`` are sequences that ``model`` can read."""
-    if not hasattr(model, "hook_dict") or not hasattr(model, "cfg"):
-        raise DataError(f"expected a hooked model; got a {type(model).__name__}.")
+    subject = subject_of(model)
     kind = f"{tokens.dtype} {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else tokens
-    size = vector_size(model)
+    size = subject.vector_size
     if size is not None:
         real = isinstance(tokens, Tensor) and tokens.is_floating_point()
         if not real or tokens.ndim != 3 or tokens.shape[2] != size:
@@ -126,21 +178,16 @@ def check_tokens(model: Any, tokens: Any) -> None:
             raise DataError(
                 f"tokens must be an integer tensor, [sequence, position]; got {kind!r}."
             )
-    if len(tokens) < 1 or not 1 <= tokens.shape[1] <= model.cfg.n_ctx:
+    if len(tokens) < 1 or not 1 <= tokens.shape[1] <= subject.n_ctx:
         raise DataError(
-            f"tokens must hold sequences of 1 to {model.cfg.n_ctx} positions, the model's context; "
+            f"tokens must hold sequences of 1 to {subject.n_ctx} positions, the model's context; "
             f"got shape {tuple(tokens.shape)}."
         )
-    if size is None and (int(tokens.min()) < 0 or int(tokens.max()) >= model.cfg.d_vocab):
+    if size is None and (int(tokens.min()) < 0 or int(tokens.max()) >= subject.n_inputs):
         raise DataError(
-            f"tokens must lie in 0 … {model.cfg.d_vocab - 1}, the model's vocabulary; got "
+            f"tokens must lie in 0 … {subject.n_inputs - 1}, the model's vocabulary; got "
             f"{int(tokens.min())} … {int(tokens.max())}."
         )
-
-
-def vector_size(model: Any) -> int | None:
-    """Components of the vectors that a model reads; None for a model of tokens."""
-    return getattr(getattr(model, "embed", None), "d_in", None)
 
 
 def check_source(tokens: Tensor, source: Any) -> None:

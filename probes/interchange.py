@@ -13,9 +13,16 @@ import torch
 from torch import Tensor
 
 from probes import checks
-from probes.capture import BATCH_SIZE, check_source, check_tokens, read_activations, run_and_capture
+from probes.capture import (
+    BATCH_SIZE,
+    NaturalRuns,
+    check_source,
+    check_tokens,
+    read_activations,
+)
 from probes.errors import DataError, SiteError
 from probes.sites import Site, check_hooks, perturbed
+from probes.subject import subject_of
 
 # Where the effect of an edit must show within the same block, whatever the blocks above do.
 _WITNESS = {
@@ -46,13 +53,16 @@ def run_interchange(
     source: Any,
     sites: Mapping[str, Site | Sequence[Site]],
     batch_size: int = BATCH_SIZE,
+    *,
+    natural: NaturalRuns | None = None,
 ) -> Interchanged:
     """Run every sequence with its source's activations at one set of sites after another.
 
     A patched run starts at the set's first block, from the sequence's own residual stream; every
     value swapped in is that of the source's natural run, also where an earlier site of the set
-    would have changed it. Activations are kept for one batch at a time. Compare the outputs with
-    those of a causal model to score an interchange intervention (Geiger et al. 2021).
+    would have changed it. Activations are kept for one batch at a time, unless natural runs are
+    given. Compare the outputs with those of a causal model to score an interchange intervention
+    (Geiger et al. 2021).
 
     Args:
         model: A hooked model.
@@ -61,6 +71,8 @@ def run_interchange(
         sites: What is swapped, inside blocks, by a name of the caller's: a site, or several of any
             layers that are swapped together. Where sites of a set overlap, the last one holds.
         batch_size: Sequences a forward pass.
+        natural: The model's unedited runs on ``tokens``, or on more sequences that begin with
+            them: what they hold is not run again.
 
     Returns:
         The outputs at the last position, unpatched and for each set of sites.
@@ -76,23 +88,31 @@ def run_interchange(
     }
     first_layers = {name: _first_layer(name, group) for name, group in sets.items()}
     check_source(tokens, source)
-    swapped = {f"{id(site)}": site for group in sets.values() for site in group}
+    swapped = list({id(site): site for group in sets.values() for site in group}.values())
     streams = {
-        f"{layer}": Site(f"blocks.{layer}.hook_resid_pre") for layer in set(first_layers.values())
+        layer: Site(f"blocks.{layer}.hook_resid_pre") for layer in set(first_layers.values())
     }
     base: list[Tensor] = []
     patched: dict[str, list[Tensor]] = {name: [] for name in sets}
     for rows in torch.arange(len(tokens), device=tokens.device).split(batch_size):
-        values = read_activations(model, tokens[source[rows]], swapped, batch_size)
-        starts, output = run_and_capture(model, tokens[rows], streams, batch_size)
-        base.append(output)
+        if natural is None:
+            own = NaturalRuns(model, tokens[rows], batch_size)
+            of_source, here = NaturalRuns(model, tokens[source[rows]], batch_size), slice(None)
+            there: Any = here
+        else:
+            own = of_source = natural
+            there, here = source[rows], slice(int(rows[0]), int(rows[-1]) + 1)
+        found = of_source.read(swapped)
+        values = {id(site): value[there] for site, value in zip(swapped, found, strict=True)}
+        starts = dict(zip(streams, own.read(list(streams.values())), strict=True))
+        base.append(own.outputs[here])
         for name, group in sets.items():
             layer: int | None = first_layers[name]
-            start = starts[f"{layer}"]
+            start = starts[first_layers[name]][here]
             if model.hook_dict[f"blocks.{layer}.hook_resid_pre"].fwd_hooks:
                 # A hook of the caller's there would act twice on a stream that it has acted on.
                 layer, start = None, tokens[rows]
-            hooks = [(site.hook, _writer(site, values[f"{id(site)}"])) for site in group]
+            hooks = [(site.hook, _writer(site, values[id(site)])) for site in group]
             with torch.no_grad(), model.hooks(fwd_hooks=hooks):
                 patched[name].append(model(start, start_at_layer=layer)[:, -1])
     return Interchanged(
@@ -137,7 +157,7 @@ def check_editable(model: Any, tokens: Tensor, hook_suffixes: tuple[str, ...]) -
         checks.choice(suffix, "kind of hook", _WITNESS, SiteError)
         moved = False
         perturb = partial(_perturb, suffix.rpartition("hook_")[2])
-        for layer in range(model.cfg.n_layers):
+        for layer in range(subject_of(model).n_layers):
             edited, seen = f"blocks.{layer}.{suffix}", f"blocks.{layer}.{_WITNESS[suffix]}"
             check_hooks(model, (edited, seen))
             before = read_activations(model, few, {"seen": Site(seen)})["seen"]

@@ -31,7 +31,12 @@ class HookedModel(Protocol):
         """Hook points by their full names."""
 
     def hooks(self, fwd_hooks: Any = ..., bwd_hooks: Any = ...) -> AbstractContextManager[Any]:
-        """A context in which further hooks act."""
+        """A context in which further hooks act.
+
+        Args:
+            fwd_hooks: Pairs of a hook's name and a function of the activation and the hook point.
+            bwd_hooks: The same for gradients.
+        """
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The weights."""

@@ -7,8 +7,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 import probes
-from probes.statistics import intervals as statistics
-from probes.statistics import significance
+from probes.statistics import intervals as statistics, significance
 
 
 def normal(*shape, seed=0):

@@ -12,7 +12,7 @@ FILES = sorted([*ROOT.glob("mtd_lens/**/*.py"), *ROOT.glob("probes/**/*.py")])
 # no cycle. Family modules stand in the order of the paper's stages.
 FLOORS = [
     ["probes.errors"],
-    ["probes.checks"],
+    ["probes.checks", "probes.subject"],
     [
         "probes.statistics.intervals",
         "probes.statistics.significance",
@@ -48,11 +48,17 @@ FLOORS = [
         "mtd_lens.hooked",
         "mtd_lens.measures",
         "mtd_lens.results.forms",
+        "mtd_lens.results.inspection",
         "mtd_lens.architectures",
         "mtd_lens.training.processes",
     ],
     ["mtd_lens.training.checkpoints", "mtd_lens.training.config"],
-    ["mtd_lens.training.run_folder", "mtd_lens.token_tasks"],
+    [
+        "mtd_lens.training.run_folder",
+        "mtd_lens.token_tasks",
+        "mtd_lens.results.alignment",
+        "mtd_lens.results.weights",
+    ],
     ["mtd_lens.families"],
     ["mtd_lens.families.mtd.task"],
     ["mtd_lens.families.mtd.estimators", "mtd_lens.families.mtd.plan"],
@@ -92,7 +98,7 @@ FLOORS = [
     ["mtd_lens.families.autoregressive.family"],
     ["mtd_lens.families.autoregressive"],
     ["mtd_lens.registry", "mtd_lens.results.scorecard"],
-    ["mtd_lens.results.localization_tables"],
+    ["mtd_lens.results.comparison", "mtd_lens.results.localization_tables"],
     ["mtd_lens.questions.score"],
     ["mtd_lens.questions.inspect"],
     ["mtd_lens.views.plots.style"],

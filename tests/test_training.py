@@ -11,8 +11,7 @@ import mtd_lens
 from mtd_lens import ArgumentError, OutputPathError, TrainingConfig, TrainingError, train
 from mtd_lens.contracts import Examples
 from mtd_lens.registry import family_of
-from mtd_lens.training import loop as training
-from mtd_lens.training import run_folder
+from mtd_lens.training import loop as training, run_folder
 from mtd_lens.training.config import read_settings
 from mtd_lens.training.loop import loss_of, schedule
 

@@ -23,6 +23,7 @@ __all__ = [
     "Size",
     "Trainable",
     "build_trainable",
+    "size_for",
 ]
 
 ARCHITECTURES: dict[str, Any] = {
@@ -38,6 +39,23 @@ VECTOR_ARCHITECTURES: dict[str, Any] = {
     "softmax-augmented": partial(VectorTransformer, linear=False, lags=2),
 }
 """For tasks whose tokens are vectors; an augmented one's embedding reads the last two of them."""
+
+
+def size_for(task: Any, n_layers: int, d_model: int, n_heads: int) -> Size:
+    """The shape of a model for a task.
+
+    Args:
+        task: With ``inputs``, ``outputs`` and ``seq_len``.
+        n_layers: Depth.
+        d_model: Width of a stock model.
+        n_heads: Of a stock model.
+
+    Raises:
+        ArgumentError: A number out of its range.
+    """
+    reads, predicts = task.inputs.size, task.outputs.size
+    other = None if predicts == reads else predicts
+    return Size(reads, task.seq_len, n_layers, d_model, n_heads, other)
 
 
 def build_trainable(name: Any, size: Size, seed: Any = 0) -> Trainable:

@@ -4,6 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
 Form = Literal["relative", "absolute", "linear"]
 ReadOut = Literal["log_probs", "probs", "logits"]
 Activation = Literal["gelu", "relu"]
@@ -44,6 +49,7 @@ class Architecture:
             ``"logits"`` leave it linear; they differ in how the output is read. A vector that is
             predicted is the linear output itself.
         n_tokens: Size of the vocabulary; with ``reads_vectors``, components of a vector.
+        n_outputs: Outcomes that are predicted; None for as many as tokens.
         d_mlp: Width of the MLPs; None for attention only.
         activation: Of the MLPs.
         layer_norm: LayerNorm before each layer and before the unembedding.
@@ -64,6 +70,7 @@ class Architecture:
     n_ctx: int
     n_tokens: int
     d_mlp: int | None = None
+    n_outputs: int | None = None
     activation: Activation = "gelu"
     layer_norm: bool = False
     scaled: bool = False
@@ -71,3 +78,18 @@ class Architecture:
     reads_vectors: bool = False
     lags: int = 1
     causal: bool = True
+
+
+def last_vectors(
+    vectors: Float[Tensor, "batch pos d_in"], lags: int
+) -> Float[Tensor, "batch pos window"]:
+    """The last ``lags`` vectors at every position, newest first, 0 before the first one.
+
+    Args:
+        vectors: ``[batch, pos, d_in]``.
+        lags: How many.
+    """
+    padded = functional.pad(vectors, (0, 0, lags - 1, 0))
+    length = vectors.shape[1]
+    windows = [padded[:, lags - 1 - lag : lags - 1 - lag + length] for lag in range(lags)]
+    return torch.cat(windows, -1)

@@ -34,6 +34,7 @@ class Size:
         d_model: Width of a stock model's residual stream; a disentangled one's follows from its
             depth.
         n_heads: Of a stock model; must divide ``d_model``. A disentangled one has one.
+        n_outputs: Outcomes that are predicted; None for as many as tokens.
     """
 
     n_tokens: int
@@ -41,6 +42,7 @@ class Size:
     n_layers: int
     d_model: int = 64
     n_heads: int = 4
+    n_outputs: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("n_tokens", "n_ctx", "d_model", "n_heads"):
@@ -141,6 +143,7 @@ class StockTransformer(Trainable):
             d_head=d_head,
             n_ctx=size.n_ctx,
             n_tokens=size.n_tokens,
+            n_outputs=size.n_outputs,
             d_mlp=4 * d if gpt else None,
             layer_norm=gpt,
             scaled=True,
@@ -176,8 +179,9 @@ class StockTransformer(Trainable):
             weights |= {f"blocks.{layer}.{name}": value for name, value in block.items()}
         if gpt:
             weights |= {"ln_final.w": torch.ones(d), "ln_final.b": torch.zeros(d)}
-        weights["unembed.W_U"] = normal(d, size.n_tokens, std=inward)
-        weights["unembed.b_U"] = torch.zeros(size.n_tokens)
+        n_outputs = size.n_outputs or size.n_tokens
+        weights["unembed.W_U"] = normal(d, n_outputs, std=inward)
+        weights["unembed.b_U"] = torch.zeros(n_outputs)
         self._register(weights)
 
     def forward(

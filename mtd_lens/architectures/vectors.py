@@ -6,9 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mtd_lens.architectures.layout import Form
+from mtd_lens.architectures.layout import Form, last_vectors
 from mtd_lens.architectures.models import Size, StockTransformer
-from mtd_lens.vectors import last_vectors
 
 
 class VectorTransformer(StockTransformer):

@@ -95,7 +95,7 @@ def assemble(
         d_head=architecture.d_head,
         n_ctx=architecture.n_ctx,
         d_vocab=architecture.n_tokens,
-        d_vocab_out=architecture.n_tokens,
+        d_vocab_out=architecture.n_outputs or architecture.n_tokens,
         attn_only=architecture.d_mlp is None,
         d_mlp=architecture.d_mlp,
         act_fn=architecture.activation,
@@ -267,3 +267,6 @@ def _trained_scale(kind: str, parameter: Tensor, cfg: Any, n_summed: int) -> flo
         "W_U": LOGIT_STD**2 / (stream * fan_in),
     }
     return math.sqrt(variances.get(kind, 1.0 / fan_in))
+
+
+from mtd_lens.hooked.reading import moved, reads_logits  # noqa: E402,F401

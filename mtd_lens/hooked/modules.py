@@ -9,8 +9,8 @@ from transformer_lens import HookedTransformerConfig
 from transformer_lens.components import Attention, Embed, PosEmbed, Unembed
 from transformer_lens.hook_points import HookPoint
 
+from mtd_lens.architectures.layout import last_vectors
 from mtd_lens.errors import TokensError
-from mtd_lens.vectors import last_vectors
 
 
 class RelativeAttention(Attention):

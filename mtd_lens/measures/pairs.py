@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mtd_lens.contracts import CausalModel
+from mtd_lens.experiment import Trial
 
 N_CANDIDATES = 8
 """Sources tried for each base; the one whose counterfactual differs most is used."""
@@ -86,3 +87,37 @@ def draw_pairs(
         )
     assert best is not None
     return best
+
+
+def pairs_of(trial: Trial, tokens: Tensor, variable: str, queries: slice, seed: int) -> Pairs:
+    """The pairs of an experiment, drawn once for its model, null and ceiling.
+
+    Args:
+        trial: Of the experiment.
+        tokens: One of its splits, or a part of it from :func:`first`.
+        variable: What is put at its source value.
+        queries: At which query positions.
+        seed: Of the candidates.
+    """
+    return trial.memo(
+        "pairs",
+        trial.causal_model,
+        tokens,
+        variable,
+        str(queries),
+        seed,
+        compute=lambda: draw_pairs(
+            trial.causal_model, tokens, variable, queries, trial.task.outputs.divergence, seed
+        ),
+    )
+
+
+def first(trial: Trial, tokens: Tensor, n: int) -> Tensor:
+    """The first sequences of a split, the same tensor every time.
+
+    Args:
+        trial: Of the experiment.
+        tokens: One of its splits.
+        n: How many.
+    """
+    return trial.memo("first", tokens, n, compute=lambda: tokens[:n])

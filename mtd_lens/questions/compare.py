@@ -1,210 +1,26 @@
 """Predictions against the truth, at several context lengths: reference estimators and a model."""
 
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable
 
+from mtd_lens.contracts import Task
 from mtd_lens.errors import ArgumentError
-from mtd_lens.questions.score import (
-    check_sampling,
-    estimator_results,
-    name_of,
-    task_for,
-    versions,
-)
-from mtd_lens.registry import family_of
-from mtd_lens.results import forms as render
-from mtd_lens.results.scorecard import AT_BOUND, EstimatorResult, figure, grouped
+from mtd_lens.experiment import Experiment, check_sampling
+from mtd_lens.questions.estimators import distances
+from mtd_lens.results.comparison import Comparison
+from mtd_lens.results.scorecard import EstimatorResult
+from mtd_lens.spaces import last_predictions
 from probes import checks
+from probes.subject import HookedModel, subject_of
 
 N_SEQUENCES = 256
 
-SMALLEST_SHOWN = 0.001
-"""Fitted parameters below this are shown as such in the table; the JSON holds them in full."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Divergence of predictions from the truth after contexts of several lengths.
-
-    Estimators have their step sizes fitted anew at each length; the model is the same at all.
-
-    Attributes:
-        model: Its name; its own row is called ``model``.
-        lengths: Numbers of tokens in the context.
-        rows: For each length, the estimators and the model.
-        task: The task's name, or its description if it has none.
-        seed: Of the sequences and of resampling.
-        n_sequences: At each length.
-        divergence: Its name and unit.
-        versions: Of what the result depends on.
-    """
-
-    model: str
-    task: str | dict[str, Any]
-    seed: int
-    n_sequences: int
-    lengths: tuple[int, ...]
-    rows: tuple[tuple[EstimatorResult, ...], ...]
-    divergence: str
-    versions: dict[str, str]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data, as ``to_json`` writes it."""
-        return {
-            "model": self.model,
-            "task": self.task,
-            "seed": self.seed,
-            "n_sequences": self.n_sequences,
-            "divergence": self.divergence,
-            "lengths": [
-                {"length": length, "divergence_from_truth": [entry.to_dict() for entry in entries]}
-                for length, entries in zip(self.lengths, self.rows, strict=True)
-            ],
-            "versions": self.versions,
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "Comparison":
-        """The comparison that ``to_dict`` described.
-
-        Args:
-            data: What ``to_dict`` or a JSON file holds.
-
-        Raises:
-            ArgumentError: A field is missing or of another form.
-        """
-        try:
-            return cls(
-                model=data["model"],
-                task=data["task"],
-                seed=data["seed"],
-                n_sequences=data["n_sequences"],
-                lengths=tuple(entry["length"] for entry in data["lengths"]),
-                rows=tuple(
-                    tuple(EstimatorResult(**result) for result in entry["divergence_from_truth"])
-                    for entry in data["lengths"]
-                ),
-                divergence=data["divergence"],
-                versions=data["versions"],
-            )
-        except (KeyError, TypeError) as error:
-            raise ArgumentError(f"expected what Comparison.to_dict returns: {error}.") from error
-
-    def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
-        """The comparison as JSON text, also written to ``path`` if one is given.
-
-        Args:
-            path: Also write it there.
-
-        Raises:
-            OutputPathError: The path cannot be written to.
-        """
-        return render.json_text(self.to_dict(), path)
-
-    def __repr__(self) -> str:
-        return f"Comparison({self.model!r}, lengths={list(self.lengths)})"
-
-    def __str__(self) -> str:
-        blocks = [self._title(), render.text_table(*self._table())]
-        header, rows = self._fitted()
-        if rows:
-            blocks += [self._fitted_title(), render.text_table(header, rows, left=(0, 1))]
-        return "\n\n".join(blocks)
-
-    def plot(
-        self,
-        path: str | os.PathLike[str] | None = None,
-        *,
-        data: str | os.PathLike[str] | None = None,
-    ) -> Any:
-        """Divergence from the truth against context length.
-
-        Args:
-            path: Also write the figure there, as PNG or SVG by its ending.
-            data: Also write what is drawn there, as CSV.
-
-        Returns:
-            A ``matplotlib.figure.Figure``.
-
-        Raises:
-            ArgumentError: A path of another ending.
-            OutputPathError: A path cannot be written to.
-        """
-        from mtd_lens.views.plots import plot_comparisons
-
-        return plot_comparisons([self], path, data=data)
-
-    def _title(self) -> str:
-        return (
-            f"{self.model}: truth ‖ prediction at the last query ({self.divergence}), ± half the "
-            f"95% interval; {self.n_sequences} sequences a length"
-        )
-
-    def _fitted_title(self) -> str:
-        marked = any(
-            name.endswith(AT_BOUND) for row in self.rows for e in row for name in e.parameters
-        )
-        note = "; * at the end of its range: no estimate" if marked else ""
-        return f"Fitted at each length, on as many further sequences{note}"
-
-    def _repr_html_(self) -> str:
-        header, rows = self._table()
-        fitted_header, fitted_rows = self._fitted()
-        return render.html(
-            "comparison.html",
-            title=self._title(),
-            header=header,
-            rows=rows,
-            fitted_title=self._fitted_title(),
-            fitted_header=fitted_header,
-            fitted_rows=fitted_rows,
-        )
-
-    def _by_name(self) -> Iterator[tuple[EstimatorResult, ...]]:
-        """Each estimator's results, and the model's, at all lengths."""
-        return zip(*self.rows, strict=True)
-
-    def _lengths(self) -> list[str]:
-        return [f"T = {length}" for length in self.lengths]
-
-    def _table(self) -> tuple[list[str], list[list[str]]]:
-        body = []
-        for entries in self._by_name():
-            errors = [(entry.high - entry.low) / 2 for entry in entries]
-            cells = [
-                f"{figure(entry.divergence, 4)} ± {error:.4f}"
-                for entry, error in zip(entries, errors, strict=True)
-            ]
-            body.append([entries[0].name, *cells])
-        return ["estimator", *self._lengths()], body
-
-    def _fitted(self) -> tuple[list[str], list[list[str]]]:
-        """What was fitted: a row for each estimator and kind of parameter."""
-        body = []
-        for entries in self._by_name():
-            groups = [grouped(entry.parameters) for entry in entries]
-            for label in dict.fromkeys(label for group in groups for label in group):
-                cells = [", ".join(map(_compact, group.get(label, []))) or "–" for group in groups]
-                shown = "η" if label == "step size" else label
-                body.append([entries[0].name, shown, *cells])
-        return ["estimator", "", *self._lengths()], body
-
-
-def _compact(parameter: tuple[float, bool]) -> str:
-    """A parameter to two digits, starred at the end of its range."""
-    value, at_bound = parameter
-    digits = f"{value:.2g}" if value >= SMALLEST_SHOWN else f"<{SMALLEST_SHOWN:g}"
-    return digits + "*" * at_bound
-
 
 def compare(
-    model: Any,
-    task: Any = None,
-    lengths: Any = None,
-    n_sequences: Any = N_SEQUENCES,
-    seed: Any = 0,
+    model: HookedModel,
+    task: Task | str | None = None,
+    lengths: Iterable[int] | None = None,
+    n_sequences: int = N_SEQUENCES,
+    seed: int = 0,
     *,
     name: str | None = None,
     progress: bool = False,
@@ -233,37 +49,53 @@ def compare(
     from tqdm.auto import tqdm
 
     check_sampling(n_sequences, seed)
-    task = task_for(model, task)
-    family = family_of(task)
-    family.check_model(model, task)
-    chosen = _checked_lengths(family.shortest(task), task, model, lengths)
-    rows = []
-    for length in tqdm(
-        chosen, desc="lengths", disable=None if progress else True, delay=2, leave=False
-    ):
-        entries = family.contenders(task, model, length, n_sequences, seed)
-        rows.append(estimator_results(entries, seed))
+    experiment = Experiment.of(model, task, seed, name=name)
+    chosen, shown = _checked_lengths(experiment, lengths), None if progress else True
+    rows = [
+        _at_length(experiment, length, n_sequences)
+        for length in tqdm(chosen, desc="lengths", disable=shown, delay=2, leave=False)
+    ]
     return Comparison(
-        model=name or name_of(model),
-        task=task.name or task.to_json(),
-        seed=seed,
-        n_sequences=n_sequences,
+        **experiment.head | {"n_sequences": n_sequences},
         lengths=chosen,
         rows=tuple(rows),
-        divergence=family.divergence,
-        versions=versions(),
+        drawn=experiment.family.drawn,
     )
 
 
-def _checked_lengths(shortest: int, task: Any, model: Any, lengths: Any) -> tuple[int, ...]:
+def _at_length(
+    experiment: Experiment, length: int, n_sequences: int
+) -> tuple[EstimatorResult, ...]:
+    """Every estimator and the model against the truth, on contexts of one length."""
+    task, family = experiment.task, experiment.family
+    if family.resized is not None:
+        task = family.resized(task, length)
+    batch = task.sample(2 * n_sequences, experiment.seed)
+    tokens = batch.tokens.to(experiment.device)
+    truth = family.truth(task, batch).to(experiment.device)
+    fit, test = slice(0, n_sequences), slice(n_sequences, None)
+    references = family.references(task, tokens[fit], truth[fit], tokens[test], True)
+    divergence = task.outputs.divergence
+    found = {
+        label: (divergence(truth[test], reference.prediction), reference.parameters)
+        for label, reference in references.items()
+    }
+    predicted = last_predictions(experiment.model, tokens[test], task.outputs)
+    found["model"] = (divergence(truth[test], predicted), {})
+    return distances(found, experiment.seed)
+
+
+def _checked_lengths(experiment: Experiment, lengths: Iterable[int] | None) -> tuple[int, ...]:
+    family, task = experiment.family, experiment.task
+    shortest, longest = family.shortest(task), subject_of(experiment.model).n_ctx
+    if family.resized is None:
+        shortest = longest = task.seq_len
     if lengths is None:
         halves = [task.seq_len // 2**power for power in (3, 2, 1, 0)]
         return tuple(length for length in dict.fromkeys(halves) if length >= shortest)
     if not isinstance(lengths, Iterable) or not (chosen := tuple(lengths)):
         raise ArgumentError(f"lengths must list at least one context length; got {lengths!r}.")
     return tuple(
-        checks.integer(
-            length, "a context length", shortest, ArgumentError, maximum=int(model.cfg.n_ctx)
-        )
+        checks.integer(length, "a context length", shortest, ArgumentError, maximum=longest)
         for length in chosen
     )

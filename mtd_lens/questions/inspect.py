@@ -1,22 +1,24 @@
 """Single sequences under the lens: a model's attention beside the algorithm's, query by query."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 from torch import Tensor
 
 import probes
-from mtd_lens.contracts import Analysis, AnalyticPattern, InspectableFamily
+from mtd_lens.contracts import Analysis, AnalyticPattern, Batch, Task
 from mtd_lens.errors import ArgumentError, ModelError
-from mtd_lens.questions.score import name_of, task_for
-from mtd_lens.registry import family_of
-from mtd_lens.vectors import signed_shares
+from mtd_lens.experiment import Experiment
+from mtd_lens.measures import signed_shares
+from mtd_lens.results.inspection import Inspection, distances
+from mtd_lens.spaces import Space
 from probes import checks
-from probes.capture import check_tokens, vector_size
+from probes.capture import BATCH_SIZE, NaturalRuns, check_tokens
+from probes.subject import HookedModel, subject_of
 
 N_SEQUENCES = 4
 MAX_SEQUENCES = 16
@@ -34,87 +36,19 @@ MAX_ENTRIES = 2_400_000
 N_PATTERNS = 4
 """So many maps beside the heads' are allowed for in each sequence."""
 
-MAX_OUTCOMES = 24
-"""Of more outcomes, the likeliest are shown."""
-
 MAX_SEED = 2**63
 """Seeds lie below."""
 
 
-@dataclass(frozen=True)
-class Inspection:
-    """A model's attention and predictions on a few sequences, beside the algorithm's.
-
-    Attributes:
-        model: Its name.
-        task: The task's name, or its description if it has none.
-        seed: Of the sequences.
-        parameters: Of the algorithm, fitted to the model's predictions.
-        tokens: ``[sequence, position]``, or ``[sequence, position, component]`` of vectors.
-        token_names: What each token of the vocabulary, or component of a vector, is called.
-        attention: ``[layer, head, sequence, query, key]``; without a softmax, as shares of its
-            magnitude at each query, with their signs.
-        analysis: What the algorithm and the estimators say of the sequences; None where the task's
-            family does not tell.
-        nearest_heads: By name of the analytic pattern, the head of each layer that is nearest to it
-            at each query, ``[layer, query]``, chosen on other sequences.
-        n_cut: Positions at the end of the sequences that were left out.
-    """
-
-    model: str
-    task: str | Mapping[str, Any]
-    seed: int
-    parameters: Mapping[str, float]
-    tokens: Shaped[Tensor, "sequence position *component"]
-    token_names: tuple[str, ...]
-    attention: Float[Tensor, "layer head sequence query key"]
-    analysis: Analysis | None
-    nearest_heads: Mapping[str, Int[Tensor, "layer query"]]
-    n_cut: int
-
-    def __repr__(self) -> str:
-        n_layers, n_heads, n_sequences, length = self.attention.shape[:4]
-        return (
-            f"Inspection({self.model!r}: {n_layers} layers, {n_heads} heads, {n_sequences} "
-            f"sequences of {length} tokens)"
-        )
-
-    def distances(self, pattern: Any) -> Float[Tensor, "layer head query"]:
-        """Total variation of every head from an analytic pattern, mean over the sequences.
-
-        Half the sum of absolute differences over the keys. Since the magnitudes of both sum to 1 at
-        each query, or to 0, it is 0 where a head's attention is the pattern, and 1 where they share
-        no key, or only keys to which they give opposite signs; NaN at queries where the algorithm
-        says nothing.
-
-        Args:
-            pattern: One of ``analysis.patterns``.
-
-        Returns:
-            ``[layer, head, query]``, from 0 to 1.
-
-        Raises:
-            ArgumentError: Something else than an analytic pattern.
-        """
-        if not isinstance(pattern, AnalyticPattern):
-            known = [each.name for each in self.analysis.patterns] if self.analysis else []
-            listed = ", ".join(f"{index}: {name!r}" for index, name in enumerate(known))
-            raise ArgumentError(
-                f"distances takes an analytic pattern; got {pattern!r}. Give one of "
-                f"inspection.analysis.patterns ({listed or 'here there are none'})."
-            )
-        return _distances(self.attention, pattern)
-
-
 def inspect(
-    model: Any,
-    tokens: Any = None,
+    model: HookedModel,
+    tokens: Tensor | None = None,
     *,
-    task: Any = None,
-    n_sequences: Any = N_SEQUENCES,
-    seed: Any = 0,
-    token_names: Any = None,
-    name: Any = None,
+    task: Task | str | None = None,
+    n_sequences: int = N_SEQUENCES,
+    seed: int = 0,
+    token_names: Sequence[str] | None = None,
+    name: str | None = None,
 ) -> Inspection:
     """Hold a model's attention and predictions against the algorithm's on a few sequences.
 
@@ -145,54 +79,43 @@ def inspect(
         ModelError: The model does not fit the task, is not causal, or no task is known.
     """
     n_sequences = checked_number(n_sequences)
-    seed = checks.seed(seed, ArgumentError)
-    task = task_for(model, task)
-    family = family_of(task)
-    family.check_model(model, task)
-    if model.cfg.attention_dir != "causal":
+    experiment = Experiment.of(model, task, seed, name=_checked_text(name, "name"))
+    task, family, subject = experiment.task, experiment.family, subject_of(model)
+    if not subject.causal:
         raise ModelError(
-            f"inspect shows causal attention; the model's is {model.cfg.attention_dir}. Look at it "
-            "with run_with_cache."
+            "inspect shows causal attention; the model's is bidirectional. Look at it with "
+            "run_with_cache."
         )
-    if name is not None:
-        _check_text(name, "name")
-    names = _checked_names(token_names, model)
+    names = _checked_names(token_names, experiment.task.inputs)
     batch = None
     if tokens is None:
-        batch = task.sample(n_sequences, seed)
+        batch = experiment.task.sample(n_sequences, seed)
         tokens = batch.tokens
     else:
         check_tokens(model, tokens)
         checked_number(len(tokens))
-    device = next(model.parameters()).device
-    fit_tokens = task.sample(N_FIT_SEQUENCES, (seed + 1) % MAX_SEED).tokens.to(device)
-    n_maps = (model.cfg.n_layers * model.cfg.n_heads + N_PATTERNS) * len(tokens)
-    most = min(MAX_POSITIONS, task.seq_len, math.isqrt(2 * MAX_ENTRIES // n_maps))
+    fit_batch = experiment.task.sample(N_FIT_SEQUENCES, (seed + 1) % MAX_SEED)
+    experiment = replace(experiment, fit_tokens=fit_batch.tokens.to(experiment.device))
+    n_maps = (subject.n_layers * subject.n_heads + N_PATTERNS) * len(tokens)
+    most = min(MAX_POSITIONS, experiment.task.seq_len, math.isqrt(2 * MAX_ENTRIES // n_maps))
     if most < family.shortest(task):
         raise ArgumentError(
             f"the attention of all heads on {len(tokens)} sequences is too much to look at: only "
             f"{most} positions would be left. Show fewer sequences."
         )
     n_kept = min(tokens.shape[1], most)
-    shown = tokens[:, :n_kept].to(device)
+    shown = tokens[:, :n_kept].to(experiment.device)
     shown = shown if shown.is_floating_point() else shown.long()
-    causal_model = family.fit_causal_model(model, task, fit_tokens)
-    analysis, nearest_heads = None, {}
-    if isinstance(family, InspectableFamily):
-        analysis = _on_cpu(family.analyse(model, causal_model, shown, fit_tokens, batch))
-        choice_tokens = fit_tokens[:N_CHOICE_SEQUENCES, :n_kept]
-        nearest_heads = _nearest_heads(model, family, causal_model, choice_tokens)
     return Inspection(
-        model=name or name_of(model),
-        task=task.name or task.to_json(),
-        seed=seed,
-        parameters=causal_model.parameters,
+        **experiment.head | {"n_sequences": len(shown)},
         tokens=shown.cpu(),
         token_names=names,
         attention=_attention(model, shown),
-        analysis=analysis,
-        nearest_heads=nearest_heads,
+        analysis=_analysis(experiment, shown, batch),
+        nearest_heads=_nearest_heads(experiment, n_kept),
         n_cut=tokens.shape[1] - n_kept,
+        algorithm=experiment.algorithm.name,
+        drawn=family.drawn,
     )
 
 
@@ -210,78 +133,75 @@ def checked_number(n_sequences: Any) -> int:
     return number
 
 
-def likeliest(predictions: Mapping[str, Tensor]) -> list[int]:
-    """Outcomes to show, in order: of more than ``MAX_OUTCOMES``, those that any source gives most.
-
-    Args:
-        predictions: By source, ``[…, outcome]``; NaN where there is none.
-    """
-    if not predictions:
-        return []
-    every = torch.stack(list(predictions.values())).nan_to_num()
-    peak = every.reshape(-1, every.shape[-1]).amax(0)
-    return sorted(peak.topk(min(MAX_OUTCOMES, len(peak))).indices.tolist())
+def _attention(
+    model: HookedModel, tokens: Tensor
+) -> Float[Tensor, "layer head sequence query key"]:
+    sites = [
+        probes.Site(f"blocks.{layer}.attn.hook_pattern")
+        for layer in range(subject_of(model).n_layers)
+    ]
+    found = NaturalRuns(model, tokens).read(sites)
+    return signed_shares(torch.stack([x.transpose(0, 1) for x in found]).float().cpu())
 
 
-def _attention(model: Any, tokens: Tensor) -> Float[Tensor, "layer head sequence query key"]:
-    hooks = [f"blocks.{layer}.attn.hook_pattern" for layer in range(model.cfg.n_layers)]
-    found = probes.read_activations(model, tokens, {hook: probes.Site(hook) for hook in hooks})
-    attention = torch.stack([found[hook].transpose(0, 1) for hook in hooks]).float().cpu()
-    return signed_shares(attention)
-
-
-def _nearest_heads(
-    model: Any, family: InspectableFamily, causal_model: Any, tokens: Tensor
-) -> dict[str, Int[Tensor, "layer query"]]:
-    sums: dict[str, Tensor] = {}
-    for part in tokens.split(probes.capture.BATCH_SIZE // 4):
-        attention = _attention(model, part)
-        for pattern in family.patterns(causal_model, part):
-            distances = _distances(attention, pattern).nan_to_num()
-            sums[pattern.name] = sums.get(pattern.name, 0) + distances
-    return {name: total.argmin(1) for name, total in sums.items()}
-
-
-def _distances(
-    attention: Float[Tensor, "layer head sequence query key"], pattern: AnalyticPattern
-) -> Float[Tensor, "layer head query"]:
-    values = pattern.values.cpu().to(attention)
-    return torch.stack([(layer - values).abs().sum(-1).mean(1) / 2 for layer in attention])
-
-
-def _on_cpu(analysis: Analysis) -> Analysis:
-    predictions = {source: value.cpu() for source, value in analysis.predictions.items()}
-    latents = {source: value.cpu() for source, value in analysis.latents.items()}
+def _analysis(experiment: Experiment, tokens: Tensor, batch: Batch | None) -> Analysis | None:
+    """What the algorithm and the estimators say of the sequences, on the CPU."""
+    if experiment.family.analyse is None:
+        return None
+    found = experiment.family.analyse(
+        experiment.model, experiment.causal_model, tokens, experiment.fit_tokens, batch
+    )
+    predictions = {source: value.cpu() for source, value in found.predictions.items()}
+    latents = {source: value.cpu() for source, value in found.latents.items()}
     return replace(
-        analysis,
-        patterns=tuple(replace(p, values=p.values.cpu()) for p in analysis.patterns),
-        latents=predictions if analysis.predicts_latent else latents,
+        found,
+        patterns=tuple(replace(p, values=p.values.cpu()) for p in _patterns(experiment, tokens)),
+        latents=predictions if found.predicts_latent else latents,
         predictions=predictions,
     )
 
 
-def _check_text(value: Any, what: str) -> None:
+def _nearest_heads(experiment: Experiment, n_kept: int) -> dict[str, Int[Tensor, "layer query"]]:
+    sums: dict[str, Tensor] = {}
+    tokens = experiment.fit_tokens[:N_CHOICE_SEQUENCES, :n_kept]
+    for part in tokens.split(BATCH_SIZE // 4):
+        attention = _attention(experiment.model, part)
+        for pattern in _patterns(experiment, part):
+            away = distances(attention, pattern).nan_to_num()
+            sums[pattern.name] = sums.get(pattern.name, 0) + away
+    return {name: total.argmin(1) for name, total in sums.items()}
+
+
+def _patterns(experiment: Experiment, tokens: Tensor) -> Sequence[AnalyticPattern]:
+    """The algorithm's own attention, where it has some."""
+    draw = experiment.algorithm.patterns
+    return () if draw is None else draw(experiment.causal_model, tokens)
+
+
+def _checked_text(value: str | None, what: str) -> str | None:
+    if value is None:
+        return None
     if not isinstance(value, str):
         raise ArgumentError(f"{what} must be a text; got {value!r}.")
     if value.encode("utf-8", "ignore").decode("utf-8") != value:
         raise ArgumentError(f"{what} must be a text that UTF-8 can hold; got {value!r}.")
+    return value
 
 
-def _checked_names(token_names: Any, model: Any) -> tuple[str, ...]:
-    n_tokens = model.cfg.d_vocab
-    vectors = vector_size(model) is not None
+def _checked_names(token_names: Sequence[str] | None, inputs: Space) -> tuple[str, ...]:
     if token_names is None:
-        return tuple(f"component {i}" if vectors else str(i) for i in range(n_tokens))
+        return inputs.names
     listed = isinstance(token_names, Sequence) and not isinstance(token_names, str)
     if not listed:
         raise ArgumentError(
             f"token_names must list a text for each token of the vocabulary; got {token_names!r}."
         )
     for token, name in enumerate(token_names):
-        _check_text(name, f"token_names[{token}]")
-    if len(token_names) != n_tokens:
+        if _checked_text(name, f"token_names[{token}]") is None:
+            raise ArgumentError(f"token_names[{token}] must be a text; got None.")
+    if len(token_names) != inputs.size:
         raise ArgumentError(
-            f"token_names has {len(token_names)} entries for a vocabulary of {n_tokens} tokens. "
+            f"token_names has {len(token_names)} entries for a vocabulary of {inputs.size} tokens. "
             "Give one for each."
         )
     return tuple(token_names)

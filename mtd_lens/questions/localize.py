@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 import probes
-from mtd_lens.contracts import Carrier, LocalizableFamily, Trial
-from mtd_lens.errors import ArgumentError
-from mtd_lens.measures import N_SELECTION_PAIRS
-from mtd_lens.measures.pairs import Pairs, draw_pairs, prediction_with
-from mtd_lens.questions.score import THRESHOLD, check_sampling, name_of, task_for, versions
-from mtd_lens.registry import localizable_family_of
+from mtd_lens.contracts import Algorithm, Carrier, Task
+from mtd_lens.errors import ArgumentError, ModelError
+from mtd_lens.experiment import Experiment, Trial
+from mtd_lens.measures.interchange import N_SELECTION_PAIRS
+from mtd_lens.measures.pairs import Pairs, first, pairs_of, prediction_with
+from mtd_lens.measures.probe import probe_errors
+from mtd_lens.questions.score import THRESHOLD
 from mtd_lens.results.localization import (
     STAGES,
     Finding,
@@ -31,7 +32,8 @@ from mtd_lens.results.localization import (
 )
 from probes import checks
 from probes.sites import hook_name, hook_suffix
-from probes.statistics.intervals import NEGLIGIBLE
+from probes.statistics import NEGLIGIBLE
+from probes.subject import HookedModel, subject_of
 
 N_SEQUENCES = 512
 LEVEL = 0.05
@@ -60,13 +62,13 @@ Places = tuple[Place, ...]
 
 
 def localize(
-    model: Any,
-    task: Any = None,
-    n_sequences: Any = N_SEQUENCES,
-    seed: Any = 0,
+    model: HookedModel,
+    task: Task | str | None = None,
+    n_sequences: int = N_SEQUENCES,
+    seed: int = 0,
     *,
-    threshold: Any = THRESHOLD,
-    level: Any = LEVEL,
+    threshold: float = THRESHOLD,
+    level: float = LEVEL,
     name: str | None = None,
     progress: bool = False,
 ) -> Localization:
@@ -99,44 +101,45 @@ def localize(
     """
     from tqdm.auto import tqdm
 
-    check_sampling(n_sequences, seed)
     threshold = checks.number(threshold, "threshold", 0, 1, ArgumentError)
     level = checks.number(level, "level", 0, 1, ArgumentError)
-    task = task_for(model, task)
-    family = localizable_family_of(task)
-    family.check_model(model, task)
-    tokens = task.sample(n_sequences, seed).tokens.to(next(model.parameters()).device)
-    fit_tokens, tokens = tokens[: n_sequences // 2], tokens[n_sequences // 2 :]
-    carriers = family.carriers(task)
+    experiment = Experiment.of(model, task, seed, name=name).drawn(n_sequences)
+    carriers = carriers_of(experiment.algorithm, experiment.task)
     kinds = dict.fromkeys(kind for carrier in carriers for kind in carrier.kinds)
     for kind in kinds:
         checks.choice(kind, "kind of site", STAGES, ArgumentError)
     edited = tuple(hook_suffix(kind) for kind in kinds if _places(model, (kind,)))
-    probes.check_editable(model, tokens, edited)
-
-    causal_model = family.fit_causal_model(model, task, fit_tokens)
-    trial = Trial(model, task, causal_model, fit_tokens, tokens, seed)
+    probes.check_editable(model, experiment.tokens, edited)
+    trial = experiment.trial()
     found = [
-        _seek(trial, family, carrier, threshold)
+        _seek(trial, experiment.algorithm, carrier, threshold)
         for carrier in tqdm(
             carriers, desc="variables", disable=None if progress else True, delay=2, leave=False
         )
     ]
     return Localization(
-        model=name or name_of(model),
-        task=task.name or task.to_json(),
-        seed=seed,
-        n_sequences=n_sequences,
+        **experiment.head,
         threshold=threshold,
         floor=FLOOR,
         level=level,
-        parameters=causal_model.parameters,
         findings=tuple(finding for finding, _, _ in found),
         sites=_tested([single for _, singles, _ in found for single in singles], level, seed),
         probes=tuple(entry for _, _, read in found for entry in read),
-        divergence=family.divergence,
-        versions=versions(),
     )
+
+
+def carriers_of(algorithm: Algorithm, task: Any) -> Sequence[Carrier]:
+    """Where each variable of an algorithm may be sought.
+
+    Raises:
+        ModelError: The algorithm does not say.
+    """
+    if algorithm.carriers is None or algorithm.control is None:
+        raise ModelError(
+            f"the algorithm {algorithm.name!r} does not say where its variables may be sought. "
+            "Give it carriers and a control; see mtd_lens.contracts.Algorithm."
+        )
+    return algorithm.carriers(task)
 
 
 @dataclass(frozen=True)
@@ -150,12 +153,13 @@ class _Single:
 
 
 def _seek(
-    trial: Trial, family: LocalizableFamily, carrier: Carrier, threshold: float
+    trial: Trial, algorithm: Algorithm, carrier: Carrier, threshold: float
 ) -> tuple[Finding, list[_Single], list[ProbeScore]]:
     """One variable: its smallest set, its errors at every place, and its probes."""
-    positions = trial.causal_model.query_positions(trial.tokens.shape[1])[carrier.queries]
-    fit = _Swaps.of(trial, family, carrier, trial.fit_tokens[:N_SELECTION_PAIRS], trial.seed)
-    swaps = _Swaps.of(trial, family, carrier, trial.tokens, trial.seed + 1)
+    positions = trial.positions[carrier.queries]
+    few = first(trial, trial.fit_tokens, N_SELECTION_PAIRS)
+    fit = _Swaps.of(trial, carrier, trial.fit_tokens, few, trial.seed)
+    swaps = _Swaps.of(trial, carrier, trial.tokens, trial.tokens, trial.seed + 1)
     if float(swaps.pairs.effect.mean()) <= NEGLIGIBLE:
         return Finding(carrier.variable, "not_applicable"), [], []
     places = _places(trial.model, carrier.kinds)
@@ -163,8 +167,8 @@ def _seek(
     layers = [tuple(group) for _, group in groupby(places, key=lambda place: place.layer)]
     base, patched = swaps.errors([chosen, *layers, *((place,) for place in places)])
     joint = probes.one_minus_ratio(patched[chosen], base, seed=trial.seed)
-    read, probed, baseline = _probe(trial, family, carrier)
-    means = trial.causal_model.run(trial.fit_tokens)[carrier.variable].mean(0)
+    read, probed, baseline = _probe(trial, algorithm, carrier)
+    means = trial.run(trial.fit_tokens)[carrier.variable].mean(0)
     at_mean = prediction_with(
         trial.causal_model,
         trial.tokens,
@@ -172,7 +176,7 @@ def _seek(
         means.expand(len(trial.tokens), *means.shape),
         carrier.queries,
     )
-    blind = family.divergences(swaps.pairs.counterfactual, at_mean)
+    blind = trial.task.outputs.divergence(swaps.pairs.counterfactual, at_mean)
     finding = Finding(
         variable=carrier.variable,
         verdict="found" if joint.low > threshold else "not_found",
@@ -226,24 +230,20 @@ def smallest_set(
 
 @dataclass(frozen=True)
 class _Swaps:
-    """Interchanges of one variable on pairs of one split."""
+    """Interchanges of one variable on pairs of one split, or of its first sequences."""
 
     trial: Trial
-    family: LocalizableFamily
     positions: tuple[int, ...]
+    split: Tensor
     tokens: Tensor
     pairs: Pairs
 
     @classmethod
     def of(
-        cls, trial: Trial, family: LocalizableFamily, carrier: Carrier, tokens: Tensor, seed: int
+        cls, trial: Trial, carrier: Carrier, split: Tensor, tokens: Tensor, seed: int
     ) -> "_Swaps":
-        causal = trial.causal_model
-        pairs = draw_pairs(
-            causal, tokens, carrier.variable, carrier.queries, family.divergences, seed
-        )
-        positions = causal.query_positions(tokens.shape[1])[carrier.queries]
-        return cls(trial, family, tuple(positions), tokens, pairs)
+        pairs = pairs_of(trial, tokens, carrier.variable, carrier.queries, seed)
+        return cls(trial, trial.positions[carrier.queries], split, tokens, pairs)
 
     def errors(self, sets: Sequence[Places]) -> tuple[Tensor, dict[Places, Tensor]]:
         """Divergence from the counterfactual: of base runs, and with each set swapped at once."""
@@ -255,11 +255,13 @@ class _Swaps:
             self.pairs.source,
             {name: [sites[place] for place in group] for name, group in distinct.items()},
             BATCH_SIZE,
+            natural=self.trial.natural(self.split),
         )
+        outputs = self.trial.task.outputs
 
         def error(output: Tensor) -> Tensor:
-            predicted = self.family.predicted(self.trial.model, output)
-            return self.family.divergences(self.pairs.counterfactual, predicted)
+            predicted = outputs.prediction(self.trial.model, output)
+            return outputs.divergence(self.pairs.counterfactual, predicted)
 
         patched = {distinct[name]: error(output) for name, output in runs.patched.items()}
         return error(runs.base), patched
@@ -282,47 +284,52 @@ def _tested(singles: Sequence[_Single], level: float, seed: int) -> tuple[SiteSc
     )
     adjusted = probes.adjust_p_values(p_values, method="holm")
     columns = (values.tolist() for values in (*scores, p_values, adjusted, adjusted <= level))
+    names = ("score", "low", "high", "p_value", "adjusted_p_value", "significant")
     return tuple(
-        SiteScore(single.variable, single.place, *figures)
-        for single, *figures in zip(singles, *columns, strict=True)
+        SiteScore(
+            variable=single.variable, place=single.place, **dict(zip(names, row, strict=True))
+        )
+        for single, *row in zip(singles, *columns, strict=True)
     )
 
 
 def _probe(
-    trial: Trial, family: LocalizableFamily, carrier: Carrier
+    trial: Trial, algorithm: Algorithm, carrier: Carrier
 ) -> tuple[list[ProbeScore], tuple[int, ...], float]:
     """Ridge probes of every place, the positions that they read, and the raw tokens' R²."""
-    causal, n_fit = trial.causal_model, len(trial.fit_tokens)
-    tokens = torch.cat([trial.fit_tokens, trial.tokens])
-    queries = causal.query_positions(tokens.shape[1])
+    assert algorithm.control is not None
+    n_fit, queries = len(trial.fit_tokens), trial.positions
+    tokens = torch.cat(trial.splits)
     indices = list(range(len(queries)))[carrier.queries]
     spread = np.linspace(0, len(indices) - 1, min(MAX_PROBED, len(indices))).round()
     indices = [indices[int(i)] for i in spread]
     positions = tuple(queries[i] for i in indices)
-    target = causal.run(tokens)[carrier.variable][:, indices]
-    decoy = family.control(trial.task, tokens, carrier.variable, trial.seed)[:, indices]
+    target = torch.cat([trial.run(t)[carrier.variable] for t in trial.splits])[:, indices]
+    decoy = algorithm.control(trial.causal_model, tokens, carrier.variable, trial.seed)[:, indices]
     places = _places(trial.model, PROBED)
-    captured = probes.read_activations(
-        trial.model, tokens, {str(place): _site(place, positions) for place in places}, BATCH_SIZE
-    )
+    sites = [_site(place, positions) for place in places]
+    halves = zip(*(trial.read(t, sites) for t in trial.splits), strict=True)
+    captured = dict(zip(places, map(torch.cat, halves), strict=True))
 
     for _, heads in groupby((p for p in places if p.kind == "z"), key=lambda p: p.layer):
-        _silence([captured[str(place)] for place in heads])
-
-    def errors(features: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        probe = probes.fit_ridge(features[:n_fit], wanted[:n_fit])
-        return probe.errors(features[n_fit:], wanted[n_fit:])
+        _silence([captured[place] for place in heads])
 
     def intervals(wanted: Tensor) -> list[tuple[float, float, float]]:
-        pairs = [errors(captured[str(place)], wanted) for place in places]
+        pairs = [probe_errors(captured[place], wanted, n_fit)[1] for place in places]
         residual, deviation = (torch.stack(parts) for parts in zip(*pairs, strict=True))
         found = probes.ratio_intervals(residual, deviation, trial.seed)
         return list(zip(*(map(float, values) for values in found), strict=True))
 
-    raw = probes.raw_features(tokens, positions, queries[0] + 1, trial.task.n_tokens)
-    residual, deviation = errors(raw, target)
+    raw = probes.raw_features(tokens, positions, queries[0] + 1, trial.task.inputs.size)
+    residual, deviation = probe_errors(raw, target, n_fit)[1]
+    controls = ("control", "control_low", "control_high")
     read = [
-        ProbeScore(carrier.variable, place, *found, *control)
+        ProbeScore(
+            *found,
+            variable=carrier.variable,
+            place=place,
+            **dict(zip(controls, control, strict=True)),
+        )
         for place, found, control in zip(places, intervals(target), intervals(decoy), strict=True)
     ]
     return read, positions, 1 - float(residual.mean() / deviation.mean())
@@ -336,15 +343,16 @@ def _silence(heads: Sequence[Tensor]) -> None:
             head.zero_()
 
 
-def _places(model: Any, kinds: Sequence[str]) -> list[Place]:
+def _places(model: HookedModel, kinds: Sequence[str]) -> list[Place]:
     """Every place of some kinds that a model has, by layer."""
+    subject = subject_of(model)
     return [
         Place(layer, kind, head)
-        for layer in range(model.cfg.n_layers)
+        for layer in range(subject.n_layers)
         for kind in kinds
-        if not (kind == "mlp_out" and model.cfg.attn_only)
-        if not (kind == "attn_out" and model.cfg.n_heads == 1)  # it holds what the head's z does
-        for head in (range(model.cfg.n_heads) if kind in WITH_HEADS else (None,))
+        if kind != "mlp_out" or subject.has_mlp
+        if kind != "attn_out" or subject.n_heads > 1  # it holds what the head's z does
+        for head in (range(subject.n_heads) if kind in WITH_HEADS else (None,))
     ]
 
 

@@ -17,14 +17,15 @@ from torch.nn import functional
 from mtd_lens.architectures import (
     ARCHITECTURES,
     VECTOR_ARCHITECTURES,
-    Size,
     Trainable,
     build_trainable,
+    size_for,
 )
-from mtd_lens.contracts import Examples, TrainableFamily, VectorTask
+from mtd_lens.contracts import Examples
 from mtd_lens.errors import ArgumentError, CheckpointError, ModelError, TrainingError
-from mtd_lens.questions.score import versions
+from mtd_lens.experiment import versions
 from mtd_lens.registry import family_of, load_checkpoint, load_task, task_from_json
+from mtd_lens.spaces import Vectors
 from mtd_lens.training import checkpoints, run_folder
 from mtd_lens.training.config import VECTOR_LOSS, TrainingConfig
 from mtd_lens.training.processes import processes_of
@@ -98,9 +99,9 @@ def train(
     family = family_of(task)
     if not isinstance(config, TrainingConfig):
         raise ArgumentError(f"config must be a TrainingConfig; got {type(config).__name__}.")
-    if not isinstance(family, TrainableFamily):
+    if family.examples is None or family.yardsticks is None:
         raise ModelError(f"the family {family.name!r} has no examples to train on.")
-    if config.reads_vectors != isinstance(task, VectorTask):
+    if config.reads_vectors != isinstance(task.inputs, Vectors):
         has = "tokens" if config.reads_vectors else "vectors"
         fitting = ARCHITECTURES if config.reads_vectors else VECTOR_ARCHITECTURES
         raise ArgumentError(
@@ -172,7 +173,7 @@ class _Trainer:
         self.task, self.config, self.family = task, config, family
         self.processes = processes
         self.description = run_folder.describe_run(task, config, processes.num_processes)
-        size = Size(task.n_tokens, task.seq_len, config.n_layers, config.d_model, config.n_heads)
+        size = size_for(task, config.n_layers, config.d_model, config.n_heads)
         dtype = getattr(torch, config.dtype)
         self.model: Trainable = build_trainable(config.architecture, size, config.seed).to(dtype)
         optimizer = torch.optim.AdamW(
@@ -258,11 +259,12 @@ class _Trainer:
             chunk, offset = divmod(step, in_chunk)
             seeds = [config.seed, self.processes.process_index, chunk]
             seed = int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0]) >> 1
-            drawn = self.family.examples(self.task, batch * in_chunk, seed, with_truth=with_truth)
+            drawn = self.family.examples(self.task, batch * in_chunk, seed, with_truth)
             for index in range(offset, min(in_chunk, offset + last - step)):
                 rows = slice(batch * index, batch * (index + 1))
                 truth = drawn.truth[rows].to(device) if drawn.truth is not None else None
-                yield Examples(drawn.inputs[rows].to(device), drawn.targets[rows].to(device), truth)
+                inputs, targets = (x[rows].to(device) for x in (drawn.inputs, drawn.targets))
+                yield Examples(inputs, targets, truth, drawn.queries)
             step += in_chunk - offset
 
     def _yardsticks(self) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -274,8 +276,9 @@ class _Trainer:
         """Mean divergence of the predictions at the last query from each reference."""
         with torch.no_grad():
             output = self.model(tokens)[:, -1].to(torch.float64)
+        outputs = self.task.outputs
         return {
-            name: float(self.family.discrepancy(reference, output).mean())
+            name: float(outputs.divergence(reference, outputs.trained(output)).mean())
             for name, reference in yardsticks.items()
         }
 
@@ -342,7 +345,7 @@ def loss_of(
     kind: str, output: Float[Tensor, "batch pos token"], examples: Examples
 ) -> Float[Tensor, ""]:
     """A loss of :data:`mtd_lens.training.config.LOSSES`, from the model's output."""
-    output = output[:, -examples.targets.shape[1] :]
+    output = examples.at_queries(output)
     if kind == "next-token":
         return functional.cross_entropy(output.flatten(0, 1), examples.targets.flatten())
     if kind == VECTOR_LOSS:

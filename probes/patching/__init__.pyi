@@ -1,4 +1,3 @@
-from .activations import ablate as ablate
-from .activations import patch_activations as patch_activations
+from .activations import ablate as ablate, patch_activations as patch_activations
 from .grid import Grid as Grid
 from .paths import patch_paths as patch_paths

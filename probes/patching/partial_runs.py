@@ -70,14 +70,14 @@ class PartialRunner:
         keep_z: bool = False,
     ) -> None:
         self.subject, self.last_only = subject_of(model), last_only
-        self.model = model = self.subject.model
-        self.n_layers, self.length = len(model.blocks), tokens.shape[1]
+        self.model: Any = self.subject.model
+        self.n_layers, self.length = len(self.model.blocks), tokens.shape[1]
         self.streams: list[Tensor] = []
         self.attn_out: list[Tensor] = []
         self.z: list[Tensor] = []
         self._keys: list[Tensor] = []
         self._values: list[Tensor] = []
-        stream, _, _, self._mask = model.input_to_embed(tokens)
+        stream, _, _, self._mask = self.model.input_to_embed(tokens)
         padded = self._mask is not None  # which fused attention knows nothing of
         self._fused = [None] * self.n_layers if padded else fused
         for layer in range(self.n_layers):

@@ -1,5 +1,5 @@
-"""In-context autoregressive learning (Sander et al. 2024, arXiv 2402.05787)."""
+"""In-context autoregression (Sander et al. 2024, arXiv 2402.05787)."""
 
-from mtd_lens.families.autoregressive.family import AutoregressiveFamily
+import lazy_loader
 
-FAMILY = AutoregressiveFamily()
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -7,30 +7,37 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mtd_lens import algorithms as interventions
+from mtd_lens.algorithms import (
+    FIT_SEED,
+    N_FIT_SEQUENCES,
+    Intervenable,
+    around,
+    check_fit,
+    is_at_bound,
+    with_flag,
+)
 from mtd_lens.errors import ArgumentError, TokensError
 from mtd_lens.families.autoregressive import estimators
 from mtd_lens.families.autoregressive.task import check_task, check_tokens
 from probes import checks
 
-VARIABLES = ("augmented_token", "inner_products", "prediction")
-
-N_FIT_SEQUENCES = 2048
-FIT_SEED = 0
 MAX_STEP_SIZE = 1e6
+
+STEP_SPAN = 2.0
+"""A model's step size is sought within this factor of the task's best one, on either side."""
 
 AT_BOUND = 1e-6
 """A fitted step size within this share of an end of its range counts as being there."""
 
 
 @dataclass(frozen=True)
-class AutoregressiveCausalModel:
+class AutoregressiveCausalModel(Intervenable):
     """One step of gradient descent from 0, stage by stage, with interventions.
 
     The stages are those of linear attention on augmented tokens (Sander et al. 2024, section 3).
@@ -59,7 +66,7 @@ class AutoregressiveCausalModel:
     interventions: Mapping[str, Tensor] = field(default_factory=dict)
     step_size_at_bound: bool = False
 
-    variables = VARIABLES
+    variables = ("augmented_token", "inner_products", "prediction")
 
     def __post_init__(self) -> None:
         check_task(self.task)
@@ -68,8 +75,7 @@ class AutoregressiveCausalModel:
     @property
     def parameters(self) -> Mapping[str, float]:
         """``step_size``, with a flag where it is no estimate."""
-        found = {"step_size": float(self.step_size)}
-        return found | {"step_size_at_bound": 1.0} if self.step_size_at_bound else found
+        return with_flag("step_size", float(self.step_size), self.step_size_at_bound)
 
     def query_positions(self, length: int) -> tuple[int, ...]:
         """The positions ``1 … length - 1``, before which there is a pair of vectors.
@@ -78,23 +84,6 @@ class AutoregressiveCausalModel:
             length: Of the sequences.
         """
         return tuple(range(1, length))
-
-    def do(self, **values: Tensor) -> "AutoregressiveCausalModel":
-        """This model with variables held at values, on top of earlier interventions.
-
-        Args:
-            **values: A tensor for each variable, ``[sequence, query, entry]`` as ``run`` gives it,
-                or one that broadcasts to it. NaN entries are left to their cause, so that a
-                variable can be held at some positions only.
-
-        Returns:
-            A new causal model; this one stays as it is.
-
-        Raises:
-            ArgumentError: An unknown variable, or a value that is no floating-point tensor.
-        """
-        new = interventions.checked(values, VARIABLES)
-        return replace(self, interventions={**self.interventions, **new})
 
     def run(self, tokens: Tensor) -> dict[str, Tensor]:
         """All variables at every query position, in float64.
@@ -112,15 +101,12 @@ class AutoregressiveCausalModel:
             ArgumentError: An intervention whose shape does not fit.
         """
         vectors = check_tokens(self.task, tokens)
-        augmented = self._held("augmented_token", torch.cat([vectors[:, 1:], vectors[:, :-1]], -1))
+        augmented = self.held("augmented_token", torch.cat([vectors[:, 1:], vectors[:, :-1]], -1))
         current, previous = augmented.chunk(2, -1)
         products = self.step_size * torch.einsum("nqc,nec->nqe", current, previous).tril()
-        products = self._held("inner_products", products)
-        prediction = self._held("prediction", products @ current)
-        return dict(zip(VARIABLES, (augmented, products, prediction), strict=True))
-
-    def _held(self, name: str, natural: Tensor) -> Tensor:
-        return interventions.held(self.interventions, name, natural)
+        products = self.held("inner_products", products)
+        prediction = self.held("prediction", products @ current)
+        return dict(zip(self.variables, (augmented, products, prediction), strict=True))
 
 
 def check_step_size(step_size: Any) -> float:
@@ -157,19 +143,8 @@ def fit_step_size(
         TokensError: Tokens that do not fit the task, or after which one step predicts nothing.
     """
     vectors = check_tokens(task, tokens)
-    expected = (len(vectors), task.dim)
-    if not isinstance(targets, Tensor):
-        raise ArgumentError(
-            f"targets must be a tensor, [sequence, component]; got {type(targets).__name__}. Use "
-            "torch.as_tensor(targets)."
-        )
-    if tuple(targets.shape) != expected or not targets.isfinite().all():
-        raise ArgumentError(
-            f"targets must be finite, [sequence, component] = {expected}; got shape "
-            f"{tuple(targets.shape)}."
-        )
-    if not 0 <= bounds[0] < bounds[1] <= MAX_STEP_SIZE:
-        raise ArgumentError(f"bounds of step_size must be increasing; got {bounds!r}.")
+    expected, axes = (len(vectors), task.dim), "[sequence, component]"
+    check_fit("step_size", targets, expected, axes, bounds, MAX_STEP_SIZE, from_zero=True)
     one = estimators.gradient_descent(vectors, torch.ones(1), last_only=True)
     unit = estimators.predict_next(vectors, one)[:, 0]
     square = float(unit.square().sum())
@@ -181,6 +156,20 @@ def fit_step_size(
         )
     best = float((unit * targets.to(unit)).sum()) / square
     return min(max(best, bounds[0]), bounds[1])
+
+
+def fit_one_step(task: Any, tokens: Tensor, predictions: Tensor) -> AutoregressiveCausalModel:
+    """One step of gradient descent with the step size that a model's predictions follow.
+
+    Args:
+        task: The task.
+        tokens: ``[sequence, position, component]``.
+        predictions: ``[sequence, component]``: the model's, after the last position.
+    """
+    bounds = around(best_step_size(task), STEP_SPAN)
+    found = fit_step_size(task, tokens, predictions, bounds)
+    at_bound = is_at_bound(found, bounds, AT_BOUND)
+    return AutoregressiveCausalModel(task, found, step_size_at_bound=at_bound)
 
 
 def best_step_size(task: Any) -> float:

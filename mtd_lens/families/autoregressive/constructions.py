@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtd_lens import hooked
 from mtd_lens.architectures.layout import Architecture, Layout
 from mtd_lens.architectures.writing import eye, for_block, zeros
 from mtd_lens.errors import ArgumentError, ModelError
@@ -14,7 +15,9 @@ from mtd_lens.families.autoregressive.causal_model import best_step_size, check_
 from mtd_lens.families.autoregressive.estimators import checked_step_sizes
 from mtd_lens.families.autoregressive.references import best_common_step_size
 from mtd_lens.families.autoregressive.task import AutoregressiveTask, check_task
+from mtd_lens.hooked import ModelInfo, info_of
 from probes import checks
+from probes.subject import HookedModel
 
 MAX_STEPS = 8
 
@@ -47,13 +50,13 @@ class Plan:
 
 
 def construct_autoregressive(
-    task: Any,
+    task: AutoregressiveTask,
     step_sizes: Any = None,
     *,
-    n_steps: Any = None,
-    causal: Any = True,
-    dtype: Any = torch.float32,
-) -> Any:
+    n_steps: int | None = None,
+    causal: bool = True,
+    dtype: torch.dtype = torch.float32,
+) -> HookedModel:
     """A HookedTransformer of linear attention that does gradient descent on the context.
 
     Layer 0 puts the vector before beside each vector by one-hot positions, and every layer after it
@@ -105,7 +108,7 @@ def construct_autoregressive(
     return _build(Plan(task, sizes, causal), dtype)
 
 
-def ablate_autoregressive(model: Any, part: Any) -> Any:
+def ablate_autoregressive(model: HookedModel, part: str) -> HookedModel:
     """A new construction like ``model`` with one part broken: what a scorecard must notice.
 
     Args:
@@ -116,8 +119,6 @@ def ablate_autoregressive(model: Any, part: Any) -> Any:
         ArgumentError: An unknown part, or one that is broken already.
         ModelError: The model is no construction of this family.
     """
-    from mtd_lens.hooked import info_of
-
     checks.choice(part, "part", PARTS, ArgumentError)
     info = info_of(model)
     if info is None or not isinstance(info.blueprint, Plan):
@@ -135,7 +136,7 @@ def ablate_autoregressive(model: Any, part: Any) -> Any:
         raise ArgumentError(f"the model's {part} is broken already. Start from a whole one.")
     weight = next(model.parameters())
     broken = _build(plan, weight.dtype, f"{info.name} without its {part}")
-    return broken.to(str(weight.device), print_details=False)
+    return hooked.moved(broken, weight.device)
 
 
 def lay_out(plan: Plan) -> Layout:
@@ -194,9 +195,7 @@ def step(plan: Plan, layout: Layout, layer: int) -> dict[str, Tensor]:
     return for_block(layer, "attn", W_Q=W_Q, W_K=W_K, W_V=W_V, W_O=W_O)
 
 
-def _build(plan: Plan, dtype: Any, name: str | None = None) -> Any:
-    from mtd_lens.hooked import ModelInfo, assemble, check_dtype
-
+def _build(plan: Plan, dtype: Any, name: str | None = None) -> HookedModel:
     task, layout, n_steps = plan.task, lay_out(plan), len(plan.step_sizes)
     weights = embed(plan, layout) | augment(plan, layout)
     for layer in range(1, n_steps + 1):
@@ -218,7 +217,7 @@ def _build(plan: Plan, dtype: Any, name: str | None = None) -> Any:
     )
     name = name or f"{task.name or task.family}/{variant(n_steps, plan.causal)}"
     info = ModelInfo(task, name, blueprint=plan)
-    return assemble(architecture, weights, info, check_dtype(dtype))
+    return hooked.assemble(architecture, weights, info, hooked.check_dtype(dtype))
 
 
 def variant(n_steps: int, causal: bool) -> str:

@@ -18,14 +18,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy import optimize
 from torch import Tensor
 
 import probes
-from mtd_lens.contracts import Estimate, Trial
+from mtd_lens.algorithms import FIT_SEED, N_FIT_SEQUENCES, search, with_flag
+from mtd_lens.contracts import Reference
 from mtd_lens.families.autoregressive import estimators
-from mtd_lens.families.autoregressive.causal_model import FIT_SEED, N_FIT_SEQUENCES
-from mtd_lens.families.autoregressive.claims import predicted_vectors
 from mtd_lens.families.autoregressive.task import AutoregressiveTask, Vectors, check_tokens
 
 MAX_STEPS = 4
@@ -43,16 +41,16 @@ _AT_BOUND = 1e-3
 """A log step size this close to an end of its range counts as being there."""
 
 Fitted = dict[str, float]
-Reference = dict[str, tuple[Float[Tensor, "sequence component"], Fitted]]
 Predictor = Callable[[Vectors, Tensor], Tensor]
 
 
-def reference_predictions(
+def references(
     task: AutoregressiveTask,
     fit_tokens: Float[Tensor, "fit position component"],
     fit_target: Float[Tensor, "fit component"],
     tokens: Vectors,
-) -> Reference:
+    target_first: bool = True,
+) -> dict[str, Reference]:
     """Every reference estimator's prediction after ``tokens``, with what was fitted.
 
     Step sizes are fitted on the fit split, to follow ``fit_target``. Free steps that follow it no
@@ -63,19 +61,21 @@ def reference_predictions(
         fit_tokens: ``[fit, position, component]``: for fitting.
         fit_target: ``[fit, component]``: vectors to follow, a model's or the truth.
         tokens: ``[sequence, position, component]``.
+        target_first: Which way round the divergence is; squared error is the same both ways.
 
     Returns:
         By name, predictions and fitted parameters: ``step_size``, or ``step_size_1``, … where steps
         are free and real.
     """
+    fit_tokens, tokens = check_tokens(task, fit_tokens), check_tokens(task, tokens)
     last = tokens[:, -1]
-    found: Reference = {"zero": (torch.zeros_like(last), {}), "last vector": (last, {})}
+    found = {"zero": Reference(torch.zeros_like(last)), "last vector": Reference(last)}
     least = math.inf
     for n_steps in range(1, MAX_STEPS + 1):
         name = "one step" if n_steps == 1 else f"{n_steps} steps"
         fit_basis, basis = krylov(fit_tokens, n_steps), krylov(tokens, n_steps)
         fitted, coefficients = fit_tied(fit_tokens, fit_target, fit_basis)
-        found[name] = (basis @ coefficients, fitted)
+        found[name] = Reference(basis @ coefficients, fitted)
         if n_steps == 1:
             free = found[name]
             least = _relative_error(fit_basis @ coefficients, fit_target)
@@ -84,15 +84,16 @@ def reference_predictions(
         error = _relative_error(fit_basis @ coefficients, fit_target)
         if error < least - TIE:
             least = error
-            free = (basis @ coefficients, free_step_sizes(coefficients))
+            free = Reference(basis @ coefficients, free_step_sizes(coefficients))
         found[f"{name}, free"] = free
         fit_basis, basis = krylov_prefix(fit_tokens, n_steps), krylov_prefix(tokens, n_steps)
         fitted, coefficients = fit_tied(fit_tokens, fit_target, fit_basis)
-        found[f"{name}, prefix"] = (basis @ coefficients, fitted)
+        found[f"{name}, prefix"] = Reference(basis @ coefficients, fitted)
     squares = estimators.least_squares(tokens, last_only=True)
-    found["least squares"] = (estimators.predict_next(tokens, squares)[:, 0], {})
+    found["least squares"] = Reference(estimators.predict_next(tokens, squares)[:, 0])
     if task.ensemble == "unitary":
-        found["trigonometric rule"] = (estimators.trigonometric_rule(task, tokens)[:, -1], {})
+        rule = estimators.trigonometric_rule(task, tokens)[:, -1]
+        found["trigonometric rule"] = Reference(rule)
     return found
 
 
@@ -207,13 +208,9 @@ def _search(
     grid = np.linspace(low, high, N_GRID)
     best = int(np.argmin([error(point) for point in grid]))
     around = (grid[max(best - 1, 0)], grid[min(best + 1, N_GRID - 1)])
-    result = optimize.minimize_scalar(
-        error, bounds=around, method="bounded", options={"xatol": 1e-7}
-    )
-    fitted = {"step_size": math.exp(result.x)}
-    if min(result.x - low, high - result.x) < _AT_BOUND:
-        fitted["step_size_at_bound"] = 1.0
-    return fitted
+    best_log = search(error, around, 1e-7)
+    at_bound = min(best_log - low, high - best_log) < _AT_BOUND
+    return with_flag("step_size", math.exp(best_log), at_bound)
 
 
 def best_common_step_size(task: AutoregressiveTask, n_steps: int) -> float:
@@ -221,36 +218,6 @@ def best_common_step_size(task: AutoregressiveTask, n_steps: int) -> float:
     batch = task.sample(N_FIT_SEQUENCES, seed=FIT_SEED)
     fitted, _ = fit_tied(batch.tokens, batch.truth, krylov(batch.tokens, n_steps))
     return fitted["step_size"]
-
-
-def estimates(trial: Trial) -> Sequence[Estimate]:
-    """Squared error of every reference estimator from the model, its parameters fitted to it."""
-    fit_tokens, tokens = (check_tokens(trial.task, t) for t in (trial.fit_tokens, trial.tokens))
-    fit_target = predicted_vectors(trial.model, fit_tokens, trial.task)
-    predicted = predicted_vectors(trial.model, tokens, trial.task)
-    reference = reference_predictions(trial.task, fit_tokens, fit_target, tokens)
-    return [
-        Estimate(name, probes.squared_error(vectors, predicted), fitted)
-        for name, (vectors, fitted) in reference.items()
-    ]
-
-
-def contenders(
-    task: AutoregressiveTask, model: object, length: int, n_sequences: int, seed: int
-) -> Sequence[Estimate]:
-    """Squared error of every estimator and of the model from the truth, after ``length``."""
-    device = next(model.parameters()).device  # type: ignore[attr-defined]
-    shorter = AutoregressiveTask(task.dim, length, task.ensemble, task.noise)
-    batch = shorter.sample(2 * n_sequences, seed)
-    tokens, truth = batch.tokens.to(device), batch.truth.to(device)
-    fit, test = slice(0, n_sequences), slice(n_sequences, None)
-    reference = reference_predictions(task, tokens[fit], truth[fit], tokens[test])
-    rows = [
-        Estimate(name, probes.squared_error(truth[test], vectors), fitted)
-        for name, (vectors, fitted) in reference.items()
-    ]
-    predicted = predicted_vectors(model, tokens[test], task)
-    return [*rows, Estimate("model", probes.squared_error(truth[test], predicted), {})]
 
 
 def _relative_error(prediction: Tensor, target: Tensor) -> float:

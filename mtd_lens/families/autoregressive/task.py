@@ -1,7 +1,6 @@
 """In-context autoregression (Sander et al. 2024, arXiv 2402.05787): the task and its sampler."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -9,9 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mtd_lens.errors import ArgumentError, ModelError, TaskError, TokensError
+from mtd_lens.errors import ArgumentError, TaskError
+from mtd_lens.spaces import Vectors as VectorSpace
+from mtd_lens.tasks import PlainData, check_name
 from probes import checks
-from probes.capture import vector_size
 
 ENSEMBLES = ("orthogonal", "unitary")
 
@@ -43,7 +43,7 @@ class AutoregressiveBatch:
 
 
 @dataclass(frozen=True)
-class AutoregressiveTask:
+class AutoregressiveTask(PlainData):
     """Vectors that follow a hidden matrix: ``s_{t+1} = W s_t``, with a fresh W for each sequence.
 
     Args:
@@ -74,6 +74,7 @@ class AutoregressiveTask:
     name: str | None = None
 
     family = "autoregressive"
+    required = ("dim", "seq_len")
 
     def __post_init__(self) -> None:
         checks.choice(self.ensemble, "ensemble", ENSEMBLES, TaskError)
@@ -96,13 +97,19 @@ class AutoregressiveTask:
         )
         for field, value in (("dim", dim), ("seq_len", seq_len), ("noise", noise)):
             object.__setattr__(self, field, value)
-        if self.name is not None and (not isinstance(self.name, str) or "/" in self.name):
-            raise TaskError(f"a task's name must be a string without a slash; got {self.name!r}.")
+        check_name(self.name)
 
     @property
     def n_tokens(self) -> int:
         """Components of a vector, ``dim``."""
         return self.dim
+
+    @property
+    def inputs(self) -> VectorSpace:
+        """Vectors of ``dim`` components."""
+        return VectorSpace(self.dim)
+
+    outputs = inputs
 
     def sample(self, n: Any, seed: Any = 0) -> AutoregressiveBatch:
         """Draw ``n`` sequences, vectorised over sequences; the same seed draws the same ones.
@@ -133,31 +140,6 @@ class AutoregressiveTask:
             if self.noise:
                 tokens[:, t] += self.noise * rng.normal(size=(n, self.dim))
         return AutoregressiveBatch(torch.from_numpy(tokens), torch.from_numpy(matrices))
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data; ``AutoregressiveTask.from_json`` makes an equal task of it."""
-        return {"family": self.family, **asdict(self)}
-
-    @classmethod
-    def from_json(cls, data: Any) -> "AutoregressiveTask":
-        """The task that ``to_json`` described.
-
-        Args:
-            data: What ``to_json`` returned.
-
-        Raises:
-            TaskError: A field is missing, not known or out of its range.
-        """
-        if not isinstance(data, Mapping) or data.get("family", cls.family) != cls.family:
-            raise TaskError(f"expected what AutoregressiveTask.to_json returns; got {data!r}.")
-        arguments = {name: value for name, value in data.items() if name != "family"}
-        missing = {"dim", "seq_len"} - set(arguments)
-        if missing:
-            raise TaskError(f"a task in JSON needs dim and seq_len; missing: {sorted(missing)}.")
-        unknown = set(arguments) - {field.name for field in fields(cls)}
-        if unknown:
-            raise TaskError(f"a task in JSON has no field {sorted(unknown)[0]!r}.")
-        return cls(**arguments)
 
 
 def _haar(rng: np.random.Generator, n: int, dim: int) -> np.ndarray:
@@ -205,63 +187,9 @@ def check_tokens(task: Any, tokens: Any, max_length: int | None = None) -> Vecto
         TokensError: Not a floating-point tensor of rank 3, of another size, too short or too long,
             or not finite.
     """
-    check_task(task)
-    if not isinstance(tokens, Tensor) or not tokens.is_floating_point():
-        kind = tokens.dtype if isinstance(tokens, Tensor) else type(tokens).__name__
-        raise TokensError(
-            f"this task's tokens are vectors: a floating-point tensor, [sequence, position, "
-            f"component]; got {kind}."
-        )
-    if tokens.ndim != 3 or tokens.shape[2] != task.dim:
-        raise TokensError(
-            f"tokens must have the axes [sequence, position, component], with {task.dim} "
-            f"components; got shape {tuple(tokens.shape)}. Use tokens[None] for a single sequence."
-        )
-    if tokens.shape[1] < 2 or tokens.shape[0] < 1:
-        raise TokensError(
-            "tokens must hold at least one sequence of at least 2 positions; got shape "
-            f"{tuple(tokens.shape)}."
-        )
-    if max_length is not None and tokens.shape[1] > max_length:
-        raise TokensError(
-            f"sequences of {tokens.shape[1]} vectors are longer than the model's context of "
-            f"{max_length}. Cut them, or build the model on a task with a larger seq_len."
-        )
-    if not tokens.isfinite().all():
-        row, position = (~tokens.isfinite()).nonzero()[0, :2].tolist()
-        raise TokensError(f"tokens must be finite; sequence {row}, position {position} is not.")
-    return tokens.to(torch.float64)
+    return check_task(task).inputs.check(tokens, ("two vectors", 2), max_length)
 
 
-def check_model(model: Any, task: Any) -> None:
-    """Raise an error if a HookedTransformer cannot be run on an autoregressive task.
-
-    Raises:
-        ArgumentError: The task is none.
-        ModelError: The model is none, reads tokens or vectors of another size, or has too short a
-            context.
-    """
-    cfg: Any = getattr(model, "cfg", None)
-    check_task(task)
-    if not hasattr(cfg, "d_vocab_out") or not hasattr(model, "hook_dict"):
-        raise ModelError(
-            f"a model under test must be a HookedTransformer; got {type(model).__name__}."
-        )
-    size = vector_size(model)
-    if size is None:
-        raise ModelError(
-            f"the task's tokens are vectors of {task.dim} components, but this model reads token "
-            "numbers. Use a model whose embedding maps vectors linearly (with the attribute d_in)."
-        )
-    if size != task.dim or cfg.d_vocab_out != task.dim:
-        raise ModelError(
-            f"the task's vectors have {task.dim} components, but the model reads {size} and "
-            f"predicts {cfg.d_vocab_out}. Use the task it was made for."
-        )
-    if cfg.n_ctx < task.seq_len:
-        raise ModelError(
-            f"the task's sequences have {task.seq_len} vectors, but the model's context is "
-            f"{cfg.n_ctx}. Use a task with a shorter seq_len, or a longer context."
-        )
-    if cfg.n_layers < 1:
-        raise ModelError("the model has no layers, so there is nothing to test.")
+def resized(task: AutoregressiveTask, length: int) -> AutoregressiveTask:
+    """The same task with sequences of another length."""
+    return replace(task, seq_len=length, name=None)

@@ -1,5 +1,5 @@
 """Mixture of Transition Distributions (D'Angelo & Flammarion 2026, arXiv 2604.10848)."""
 
-from mtd_lens.families.mtd.family import MTDFamily
+import lazy_loader
 
-FAMILY = MTDFamily()
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,25 +1,23 @@
 """The algorithm beside a model on single sequences, at every position."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 import probes
-from mtd_lens import token_tasks
 from mtd_lens.contracts import Analysis, AnalyticPattern
 from mtd_lens.errors import ArgumentError
 from mtd_lens.families.mtd import estimators, iterative
 from mtd_lens.families.mtd.causal_model import MTDCausalModel
-from mtd_lens.families.mtd.claims import model_predictions
 from mtd_lens.families.mtd.posterior import refined_quadrature
 from mtd_lens.families.mtd.references import tied_step_size
-from mtd_lens.families.mtd.task import MTDTask
-from mtd_lens.shapes import Predictions, Tokens, WeightsPerQuery
+from mtd_lens.families.mtd.task import MTDBatch, MTDTask
+from mtd_lens.shapes import Tokens, WeightsPerQuery
+from mtd_lens.spaces import at_every_position, every_prediction, last_predictions
 from probes import checks
+from probes.subject import HookedModel
 
 IDENTIFIED = 1e-3
 """Weights are read from a prediction where the parents' transition rows are independent: their
@@ -33,9 +31,13 @@ About what separates exact Bayes from uniform weights, at the presets' lengths.
 
 
 def analyse(
-    model: Any, causal_model: MTDCausalModel, tokens: Tensor, fit_tokens: Tensor, weights: Any
+    model: HookedModel,
+    causal_model: MTDCausalModel,
+    tokens: Tensor,
+    fit_tokens: Tensor,
+    batch: MTDBatch | None,
 ) -> Analysis:
-    """See :class:`mtd_lens.contracts.InspectableFamily`.
+    """Mixture weights and predictions by every source; see :class:`mtd_lens.contracts.Family`.
 
     Two steps are of one size, fitted to the model's predictions at the last query. At earlier
     queries it grows as the number of pieces of evidence falls, as that of one step does, whose β
@@ -46,10 +48,10 @@ def analyse(
         causal_model: One step of mirror descent, β fitted to the model.
         tokens: ``[sequence, position]``.
         fit_tokens: ``[sequence, position]``: for fitting.
-        weights: ``[sequence, lag]``: the mixture weights that the tokens were drawn with, or None.
+        batch: What the tokens were sampled with, or None.
     """
     task = causal_model.task
-    predicted = token_tasks.predictions(model, tokens)[:, task.order :]
+    predicted = every_prediction(model, tokens, task.outputs)[:, task.order :]
     likelihoods = estimators.lag_likelihoods(task, tokens)
     found = causal_model.run(tokens)
     latents = {
@@ -60,19 +62,19 @@ def analyse(
     posterior = refined_quadrature(likelihoods, task.concentration, every_query=True)
     if posterior is not None:
         latents["exact Bayes"] = posterior
-    if weights is not None:
-        latents["truth"] = weights.to(likelihoods)[:, None].expand_as(found["mixture_weights"])
+    if batch is not None:
+        weights = batch.weights.to(likelihoods)[:, None]
+        latents["truth"] = weights.expand_as(found["mixture_weights"])
     predictions = {"model": predicted} | {
         source: estimators.predict(task, tokens, estimate)
         for source, estimate in latents.items()
         if source != "model"
     }
     return Analysis(
-        patterns=patterns(causal_model, tokens),
         latent="mixture weights",
         components=tuple(f"lag {lag}" for lag in range(1, task.order + 1)),
-        latents=_at_every_position(task, latents),
-        predictions=_at_every_position(task, predictions),
+        latents=at_every_position(latents, task.order),
+        predictions=at_every_position(predictions, task.order),
     )
 
 
@@ -159,20 +161,8 @@ def implied_weights(
 def _two_steps(
     model: Any, task: MTDTask, fit_tokens: Tensor, likelihoods: Tensor
 ) -> WeightsPerQuery:
-    target: Predictions = model_predictions(model, fit_tokens, task)
+    target = last_predictions(model, fit_tokens, task.outputs)
     step_size = tied_step_size(task, fit_tokens, target, n_steps=2)
     n_evidence = torch.arange(1, likelihoods.shape[1] + 1).to(likelihoods)
     sizes = (step_size * (fit_tokens.shape[1] - task.order) / n_evidence)[:, None]
     return iterative.mirror_steps(likelihoods, [sizes, sizes], every_query=True)
-
-
-def _at_every_position(
-    task: MTDTask, values: Mapping[str, Tensor]
-) -> dict[str, Float[Tensor, "sequence position entry"]]:
-    """Values at queries, with NaN before the first of them."""
-    return {
-        source: torch.cat(
-            [value.new_full((len(value), task.order, value.shape[-1]), torch.nan), value], 1
-        )
-        for source, value in values.items()
-    }

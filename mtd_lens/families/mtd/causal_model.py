@@ -7,30 +7,38 @@ of transition rows, at every query position ``order … T-1``.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from scipy import optimize
 from torch import Tensor
 
-from mtd_lens import algorithms as interventions
+from mtd_lens.algorithms import (
+    FIT_SEED,
+    N_FIT_SEQUENCES,
+    Intervenable,
+    around,
+    check_fit,
+    is_at_bound,
+    search,
+    with_flag,
+)
 from mtd_lens.errors import ArgumentError
 from mtd_lens.families.mtd import estimators
-from mtd_lens.families.mtd.task import MTDTask
+from mtd_lens.families.mtd.task import MTDTask, check_task
 from probes import checks
-
-PROBABILITIES = ("mixture_weights", "prediction")
-VARIABLES = ("responsibilities", "mean_responsibility", "mixture_weights", "prediction")
 
 BETA_RANGE = (1e-2, 1e3)
 MAX_BETA = 1e4
-N_FIT_SEQUENCES = 2048
-FIT_SEED = 0
+
+BETA_SPAN = 8.0
+"""A model's β is sought within this factor of the task's best one, on either side."""
+
+AT_BOUND = 1e-3
 
 
 @dataclass(frozen=True)
-class MTDCausalModel:
+class MTDCausalModel(Intervenable):
     """One step of mirror descent, stage by stage, with interventions.
 
     The stages are those of the construction (D'Angelo & Flammarion 2026, Proposition 3).
@@ -57,17 +65,17 @@ class MTDCausalModel:
     interventions: Mapping[str, Tensor] = field(default_factory=dict)
     beta_at_bound: bool = False
 
-    variables = VARIABLES
+    variables = ("responsibilities", "mean_responsibility", "mixture_weights", "prediction")
+    probabilities = ("mixture_weights", "prediction")
 
     def __post_init__(self) -> None:
         check_beta(self.beta)
-        if not isinstance(self.task, MTDTask):
-            raise ArgumentError(f"MTDCausalModel needs an MTDTask; got {self.task!r}.")
+        check_task(self.task)
 
     @property
     def parameters(self) -> dict[str, float]:
         """What is fitted to the model under test."""
-        return {"beta": float(self.beta)} | ({"beta_at_bound": 1.0} if self.beta_at_bound else {})
+        return with_flag("beta", float(self.beta), self.beta_at_bound)
 
     def query_positions(self, length: int) -> tuple[int, ...]:
         """The positions ``order … length - 1``, at which all m parents are there.
@@ -76,23 +84,6 @@ class MTDCausalModel:
             length: Of the sequences.
         """
         return tuple(range(self.task.order, length))
-
-    def do(self, **values: Tensor) -> "MTDCausalModel":
-        """This model with variables held at values, on top of earlier interventions.
-
-        Args:
-            **values: A tensor for each variable, ``[sequence, query, entry]`` as ``run`` gives it,
-                or one that broadcasts to it. NaN entries are left to their cause, so that a
-                variable can be held at some positions only.
-
-        Returns:
-            A new causal model; this one stays as it is.
-
-        Raises:
-            ArgumentError: An unknown variable, or mixture weights or a prediction off the simplex.
-        """
-        new = interventions.checked(values, VARIABLES, PROBABILITIES)
-        return replace(self, interventions={**self.interventions, **new})
 
     def run(self, tokens: Tensor) -> dict[str, Tensor]:
         """All variables at every query position, in float64.
@@ -108,17 +99,14 @@ class MTDCausalModel:
             TokensError: Tokens that do not fit the task.
             ArgumentError: An intervention whose shape does not fit.
         """
-        gamma = self._held("responsibilities", estimators.responsibilities(self.task, tokens))
+        gamma = self.held("responsibilities", estimators.responsibilities(self.task, tokens))
         counts = torch.arange(1, gamma.shape[1] + 1).to(gamma)[:, None]
-        mean = self._held("mean_responsibility", gamma.cumsum(1) / counts)
-        weights = self._held("mixture_weights", (self.beta * mean).softmax(-1))
+        mean = self.held("mean_responsibility", gamma.cumsum(1) / counts)
+        weights = self.held("mixture_weights", (self.beta * mean).softmax(-1))
         rows = estimators.parent_rows(self.task, tokens)
         prediction = torch.einsum("nql,nqlb->nqb", weights, rows)
-        values = (gamma, mean, weights, self._held("prediction", prediction))
-        return dict(zip(VARIABLES, values, strict=True))
-
-    def _held(self, name: str, natural: Tensor) -> Tensor:
-        return interventions.held(self.interventions, name, natural)
+        values = (gamma, mean, weights, self.held("prediction", prediction))
+        return dict(zip(self.variables, values, strict=True))
 
 
 def check_beta(beta: Any) -> float:
@@ -151,13 +139,8 @@ def fit_beta(
         ArgumentError: Targets of another shape or not finite, or bounds out of order.
         TokensError: Tokens that do not fit the task.
     """
-    if tuple(targets.shape) != (len(tokens), task.n_tokens) or not targets.isfinite().all():
-        raise ArgumentError(
-            f"targets must be finite, [sequence, token] = {(len(tokens), task.n_tokens)}; got "
-            f"shape {tuple(targets.shape)}."
-        )
-    if not 0 < bounds[0] < bounds[1] <= MAX_BETA:
-        raise ArgumentError(f"bounds of beta must be positive and increasing; got {bounds!r}.")
+    expected = (len(tokens), task.n_tokens)
+    check_fit("beta", targets, expected, "[sequence, token]", bounds, MAX_BETA)
     mean = estimators.responsibilities(task, tokens).mean(1)
     rows = estimators.parent_rows(task, tokens)[:, -1]
     targets = targets.to(mean)
@@ -168,10 +151,20 @@ def fit_beta(
         return -float(torch.xlogy(targets, prediction.clamp_min(1e-300)).sum(-1).mean())
 
     low, high = (math.log(bound) for bound in bounds)
-    result = optimize.minimize_scalar(
-        cross_entropy, bounds=(low, high), method="bounded", options={"xatol": 1e-10}
-    )
-    return math.exp(result.x)
+    return math.exp(search(cross_entropy, (low, high), 1e-10))
+
+
+def fit_one_step(task: MTDTask, tokens: Tensor, predictions: Tensor) -> MTDCausalModel:
+    """One step of mirror descent with the β that a model's predictions follow.
+
+    Args:
+        task: The task.
+        tokens: ``[sequence, position]``.
+        predictions: ``[sequence, token]``: the model's, after the last position.
+    """
+    bounds = around(best_beta(task), BETA_SPAN, MAX_BETA)
+    beta = fit_beta(task, tokens, predictions, bounds)
+    return MTDCausalModel(task, beta, beta_at_bound=is_at_bound(beta, bounds, AT_BOUND))
 
 
 def best_beta(task: Any) -> float:
@@ -185,7 +178,5 @@ def best_beta(task: Any) -> float:
     Raises:
         ArgumentError: Something else than an MTDTask.
     """
-    if not isinstance(task, MTDTask):
-        raise ArgumentError(f"expected an MTDTask; got {task!r}.")
-    batch = task.sample(N_FIT_SEQUENCES, seed=FIT_SEED)
+    batch = check_task(task).sample(N_FIT_SEQUENCES, seed=FIT_SEED)
     return fit_beta(task, batch.tokens, estimators.predict(task, batch.tokens, batch.weights))

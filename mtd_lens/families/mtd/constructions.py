@@ -5,17 +5,22 @@ from typing import Any, cast
 
 import torch
 
+from mtd_lens import hooked
 from mtd_lens.architectures.layout import ReadOut
 from mtd_lens.errors import ArgumentError, ModelError
 from mtd_lens.families.mtd.absolute import construct_absolute
 from mtd_lens.families.mtd.causal_model import best_beta, check_beta
 from mtd_lens.families.mtd.plan import Plan
 from mtd_lens.families.mtd.relative import construct_relative
-from mtd_lens.families.mtd.task import MTDTask
+from mtd_lens.families.mtd.task import MTDTask, check_task
+from mtd_lens.hooked import ModelInfo, info_of
 from probes import checks
+from probes.subject import HookedModel
 
 FORMS = {"relative": construct_relative, "absolute": construct_absolute}
 READ_OUTS = ("log_probs", "probs")
+
+NULL_SEED = 0
 
 WINDOW = 2
 """How many last positions the ``"average"`` ablation leaves to layer 1."""
@@ -29,12 +34,12 @@ PARTS = {
 
 
 def construct(
-    task: Any,
+    task: MTDTask,
     beta: float | int | None = None,
-    form: Any = "absolute",
-    read_out: Any = "log_probs",
-    dtype: Any = torch.float32,
-) -> Any:
+    form: str = "absolute",
+    read_out: str = "log_probs",
+    dtype: torch.dtype = torch.float32,
+) -> HookedModel:
     """A HookedTransformer that does one step of mirror descent, exactly, at every query position.
 
     Layer 0 computes responsibilities, layer 1 their mean over the evidence, layer 2's attention
@@ -66,16 +71,12 @@ def construct(
     """
     checks.choice(form, "form", FORMS, ArgumentError)
     checks.choice(read_out, "read_out", READ_OUTS, ArgumentError)
-    if not isinstance(task, MTDTask):
-        raise ArgumentError(
-            f"construct needs an MTDTask; got {type(task).__name__}. Use load_task(name) or "
-            "MTDTask(transition, order, seq_len)."
-        )
+    check_task(task)
     beta = best_beta(task) if beta is None else check_beta(beta)
     return _build(Plan(task, beta, cast(ReadOut, read_out)), form, dtype)
 
 
-def ablate_construction(model: Any, part: Any) -> Any:
+def ablate_construction(model: HookedModel, part: str) -> HookedModel:
     """A new construction like ``model`` with one part broken: what a scorecard must notice.
 
     Args:
@@ -86,8 +87,6 @@ def ablate_construction(model: Any, part: Any) -> Any:
         ArgumentError: An unknown part, or one that the task cannot show broken.
         ModelError: The model is not a construction.
     """
-    from mtd_lens.hooked import info_of
-
     checks.choice(part, "part", PARTS, ArgumentError)
     info = info_of(model)
     plan, form = info.blueprint if info and isinstance(info.blueprint, tuple) else (None, "")
@@ -115,20 +114,24 @@ def ablate_construction(model: Any, part: Any) -> Any:
             "of order 2 or more, with distinct rows and longer sequences."
         )
     weight = next(model.parameters())
-    broken = _build(
-        replace(plan, **changes[part]), form, weight.dtype, f"{info.name} without its {part}"
+    name = f"{info.name} without its {part}"
+    return hooked.moved(
+        _build(replace(plan, **changes[part]), form, weight.dtype, name), weight.device
     )
-    return broken.to(str(weight.device), print_details=False)
 
 
-def _build(plan: Plan, form: str, dtype: Any, name: str | None = None) -> Any:
-    from mtd_lens.hooked import ModelInfo, assemble, check_dtype
+def random_construction(task: MTDTask, dtype: torch.dtype, form: str) -> HookedModel:
+    """The construction's architecture with random weights."""
+    name = f"{task.name or task.family}/random-{form}"
+    return hooked.randomized(construct(task, 1.0, form, dtype=dtype), NULL_SEED, name)
 
+
+def _build(plan: Plan, form: str, dtype: Any, name: str | None = None) -> HookedModel:
     architecture, weights = FORMS[form](plan)
     info = ModelInfo(
         task=plan.task,
-        name=name or f"{plan.task.name or 'mtd'}/constructed-{form}",
+        name=name or f"{plan.task.name or plan.task.family}/constructed-{form}",
         probabilities=plan.read_out == "probs",
         blueprint=(plan, form),
     )
-    return assemble(architecture, weights, info, check_dtype(dtype))
+    return hooked.assemble(architecture, weights, info, hooked.check_dtype(dtype))

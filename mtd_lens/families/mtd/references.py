@@ -17,7 +17,7 @@ stand in for each other: their divergence says more than their values.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,9 +28,8 @@ from scipy import optimize
 from torch import Tensor
 
 import probes
-from mtd_lens.contracts import Estimate, Trial
+from mtd_lens.contracts import Reference
 from mtd_lens.families.mtd import estimators, iterative
-from mtd_lens.families.mtd.claims import model_predictions
 from mtd_lens.families.mtd.posterior import posterior_with_error
 from mtd_lens.families.mtd.task import MTDTask
 from mtd_lens.shapes import Likelihoods, Predictions, Tokens, Weights, WeightsPerQuery
@@ -119,44 +118,15 @@ def tied_step_size(task: MTDTask, tokens: Tokens, predictions: Predictions, n_st
     return float(_fit_tied(split, iterative.mirror_steps, n_steps).step_sizes[0])
 
 
-def estimates(trial: Trial) -> Sequence[Estimate]:
-    """KL(estimator ‖ model) for every reference estimator, its parameters fitted to the model."""
-    fit_target = model_predictions(trial.model, trial.fit_tokens, trial.task)
-    predicted = model_predictions(trial.model, trial.tokens, trial.task)
-    reference = reference_weights(
-        trial.task, trial.fit_tokens, fit_target, trial.tokens, target_first=False
-    )
-    return [
-        Estimate(
-            name,
-            probes.kl_divergence(estimators.predict(trial.task, trial.tokens, weights), predicted),
-            fitted,
-        )
-        for name, (weights, fitted) in reference.items()
-    ]
-
-
-def contenders(
-    task: MTDTask, model: Any, length: int, n_sequences: int, seed: int
-) -> Sequence[Estimate]:
-    """KL(truth ‖ prediction) of every estimator and of the model, on contexts of ``length``."""
-    device = next(model.parameters()).device
-    longer = MTDTask(task.transition, task.order, length, task.concentration)
-    batch = longer.sample(2 * n_sequences, seed)
-    tokens = batch.tokens.to(device)
-    truth = estimators.predict(task, tokens, batch.weights)
-    fit, test = slice(0, n_sequences), slice(n_sequences, None)
-    reference = reference_weights(task, tokens[fit], truth[fit], tokens[test], target_first=True)
-    rows = [
-        Estimate(
-            name,
-            probes.kl_divergence(truth[test], estimators.predict(task, tokens[test], weights)),
-            fitted,
-        )
-        for name, (weights, fitted) in reference.items()
-    ]
-    predicted = model_predictions(model, tokens[test], task)
-    return [*rows, Estimate("model", probes.kl_divergence(truth[test], predicted), {})]
+def references(
+    task: MTDTask, fit_tokens: Tensor, fit_target: Tensor, tokens: Tensor, target_first: bool
+) -> dict[str, Reference]:
+    """Every reference estimator's prediction after ``tokens``; see :func:`reference_weights`."""
+    found = reference_weights(task, fit_tokens, fit_target, tokens, target_first=target_first)
+    return {
+        name: Reference(estimators.predict(task, tokens, weights), fitted)
+        for name, (weights, fitted) in found.items()
+    }
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from mtd_lens import token_tasks
 from mtd_lens.errors import ArgumentError, TaskError
 from mtd_lens.shapes import Tokens, Transition, Weights
-from mtd_lens.token_tasks import CONCENTRATIONS, check_name, draw
+from mtd_lens.spaces import Tokens as TokenSpace
+from mtd_lens.tasks import CONCENTRATIONS, check_name, draw
 from probes import checks
 
 ROW_SUM_TOLERANCE = 1e-6
@@ -112,6 +112,13 @@ class MTDTask:
     def n_tokens(self) -> int:
         """Number of tokens q."""
         return len(self._transition)
+
+    @property
+    def inputs(self) -> TokenSpace:
+        """The vocabulary."""
+        return TokenSpace(self.n_tokens)
+
+    outputs = inputs
 
     @property
     def order(self) -> int:
@@ -270,17 +277,23 @@ def check_tokens(task: MTDTask, tokens: Any, max_length: int | None = None) -> T
     Raises:
         TokensError: Not an integer tensor of rank 2, out of the vocabulary, too short or too long.
     """
-    shortest = ("order + 1", task.order + 1)
-    return token_tasks.check_tokens(tokens, task.n_tokens, shortest, max_length)
+    return task.inputs.check(tokens, ("order + 1", task.order + 1), max_length)
 
 
-def check_model(model: Any, task: Any) -> None:
-    """Raise an error if a HookedTransformer cannot be run on an MTD task.
+def check_task(task: Any) -> MTDTask:
+    """``task``, if it is one of this family.
 
     Raises:
-        ArgumentError: The task is none.
-        ModelError: The model is none, or its vocabulary, context or depth does not do.
+        ArgumentError: It is not.
     """
     if not isinstance(task, MTDTask):
-        raise ArgumentError(f"expected an MTDTask; got {task!r}.")
-    token_tasks.check_model(model, task)
+        raise ArgumentError(
+            f"expected an MTDTask; got {task!r}. Use load_task(name) or "
+            "MTDTask(transition, order, seq_len)."
+        )
+    return task
+
+
+def resized(task: MTDTask, length: int) -> MTDTask:
+    """The same task with sequences of another length."""
+    return MTDTask(task.transition, task.order, length, task.concentration)

@@ -8,131 +8,24 @@ again). Only direct paths are asked, but for the bands on the mean token. Unifor
 """
 
 import itertools
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 import probes
-from mtd_lens.errors import ArgumentError, ModelError, UnknownNameError, nearest
 from mtd_lens.families.mtd.claims import column_normalised
-from mtd_lens.families.mtd.task import MTDTask, check_model
-from mtd_lens.hooked import LogProbUnembed, info_of, randomized, task_of
-from mtd_lens.results import forms as render
-from probes import checks
+from mtd_lens.families.mtd.task import MTDTask
 from probes.circuits import WeightFinding
-from probes.statistics.intervals import NEGLIGIBLE
-
-N_RANDOM = 20
-"""Random models that every figure stands beside."""
+from probes.statistics import NEGLIGIBLE
+from probes.subject import HookedModel, subject_of
 
 
-@dataclass(frozen=True)
-class WeightReading:
-    """A model's weights held against the construction, each figure beside random models'.
+def weight_findings(model: HookedModel, task: MTDTask, reads_logits: bool) -> list[WeightFinding]:
+    """The parts of the algorithm, in its order; as many for every model of an architecture.
 
-    ``reading["content"]`` are the findings of that name; ``print(reading)`` shows the table.
-
-    Attributes:
-        model: Its name.
-        task: Its name, or its description.
-        seed: Of the random models.
-        n_random: How many.
-        findings: In the order of the algorithm.
-    """
-
-    model: str
-    task: str | Mapping[str, Any]
-    seed: int
-    n_random: int
-    findings: tuple[WeightFinding, ...]
-
-    def __iter__(self) -> Iterator[WeightFinding]:
-        return iter(self.findings)
-
-    def __len__(self) -> int:
-        return len(self.findings)
-
-    def __getitem__(self, name: str) -> tuple[WeightFinding, ...]:
-        found = tuple(finding for finding in self.findings if finding.name == name)
-        if not found:
-            known = [finding.name for finding in self.findings]
-            raise UnknownNameError(f"no finding is named {name!r}. {nearest(name, known)}")
-        return found
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data, as ``to_json`` writes it."""
-        return dict(vars(self), findings=[finding.to_dict() for finding in self.findings])
-
-    def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
-        """The reading as JSON text, also written to ``path`` if one is given.
-
-        Args:
-            path: Also write it there.
-
-        Raises:
-            OutputPathError: The path cannot be written to.
-        """
-        return render.json_text(self.to_dict(), path)
-
-    def __repr__(self) -> str:
-        best: dict[str, float] = {}
-        for finding in self.findings:
-            if finding.score is not None:
-                best[finding.name] = max(finding.score, best.get(finding.name, finding.score))
-        scores = ", ".join(f"{name} {_figure(score, 2)}" for name, score in best.items())
-        return f"WeightReading({self.model!r}: {scores})"
-
-    def __str__(self) -> str:
-        header, rows = self._table()
-        table = render.text_table(header, rows, left=(0, 1, 3))
-        return "\n\n".join([self._title(), table, *map(": ".join, self._reasons())])
-
-    def _repr_html_(self) -> str:
-        header, rows = self._table()
-        return render.html(
-            "comparison.html",
-            title=self._title(),
-            header=header,
-            rows=rows,
-            fitted_title="Not applicable",
-            fitted_header=["finding", "reason"],
-            fitted_rows=self._reasons(),
-        )
-
-    def _reasons(self) -> list[list[str]]:
-        return [[f.name, f.statement] for f in self.findings if f.score is None]
-
-    def _title(self) -> str:
-        return (
-            f"{self.model}: weights against the construction; null: 95% range over "
-            f"{self.n_random} random models of the same architecture"
-        )
-
-    def _table(self) -> tuple[list[str], list[list[str]]]:
-        header = ["finding", "layer.head", "value", "unit", "null", "score", "null"]
-        rows = [
-            [
-                f.name,
-                f.place or "–",
-                *(_figure(f.value), f.unit, _range(f.null_value)),
-                *("not applicable" if f.score is None else _figure(f.score), _range(f.null_score)),
-            ]
-            for f in self.findings
-        ]
-        return header, rows
-
-
-def read_weights(
-    model: Any, task: Any = None, *, n_random: Any = N_RANDOM, seed: Any = 0
-) -> WeightReading:
-    """Hold a model's parameters against the analytic construction, without running any data.
-
-    Findings, at every layer, with the best head:
+    At every layer, with the best head:
 
     - ``content``: softmax over key tokens of the content score, in KL from the column-normalised
       transition (the paper reports 0.0376 nats for a model trained at length 192).
@@ -148,36 +41,12 @@ def read_weights(
 
     Args:
         model: A HookedTransformer; it is not changed.
-        task: What it is held against; by default the task that the model knows.
-        n_random: Random models for the nulls.
-        seed: Of the first random model.
+        task: What it is held against.
+        reads_logits: Whether the linear part of the read-out gives logits, not probabilities.
 
     Returns:
         All findings; scores are 1 where the weights are the construction's.
-
-    Raises:
-        ModelError: The model does not fit the task, or no task is known.
-        ArgumentError: A task of another family, or a number or seed that cannot be used.
     """
-    n_random = checks.integer(n_random, "n_random", 1, ArgumentError)
-    seed = checks.seed(seed, ArgumentError)
-    task = _checked_task(model, task)
-    logits = not _reads_probabilities(model)
-    findings = _findings(model, task, logits)
-    seeds = range(seed, seed + n_random)
-    nulls = [_findings(randomized(model, number, "null"), task, logits) for number in seeds]
-    info = info_of(model)
-    return WeightReading(
-        model=info.name if info else getattr(model.cfg, "model_name", None) or "model",
-        task=task.name or task.to_json(),
-        seed=seed,
-        n_random=n_random,
-        findings=tuple(found.beside(null) for found, *null in zip(findings, *nulls, strict=True)),
-    )
-
-
-def _findings(model: Any, task: MTDTask, logits: bool) -> list[WeightFinding]:
-    """The parts of the algorithm, in its order; as many for every model of an architecture."""
     m = task.order
     lags, recent = range(1, m + 1), range(m)
     found = _content(model, task)
@@ -186,18 +55,18 @@ def _findings(model: Any, task: MTDTask, logits: bool) -> list[WeightFinding]:
         found += _bands(model, task, f"{name}.mean_token", offsets, probes.mean_token_patterns)
     found += [_selector(model, task, "selector.via_average", 1)]
     found += [_selector(model, task, "selector.direct", 0)]
-    return found + _outputs(model, task, logits)
+    return found + _outputs(model, task, reads_logits)
 
 
-def _content(model: Any, task: MTDTask) -> list[WeightFinding]:
+def _content(model: HookedModel, task: MTDTask) -> list[WeightFinding]:
     """Content scores between tokens against the column-normalised transition."""
     target, occurring = column_normalised(task)
     reference = float(probes.key_softmax_divergence(torch.zeros_like(target), target).mean())
     if reference <= NEGLIGIBLE:
         return [WeightFinding("content", (), "all tokens are equally likely parents.")]
     found = []
-    for layer in range(model.cfg.n_layers):
-        heads = range(model.cfg.n_heads)
+    for layer in range(subject_of(model).n_layers):
+        heads = range(subject_of(model).n_heads)
         scores = [probes.token_scores(model, layer, h).cpu()[occurring] for h in heads]
         losses = [float(probes.key_softmax_divergence(s, target).mean()) for s in scores]
         head = int(np.argmin(losses))
@@ -224,14 +93,14 @@ def _content(model: Any, task: MTDTask) -> list[WeightFinding]:
 
 
 def _bands(
-    model: Any,
+    model: HookedModel,
     task: MTDTask,
     name: str,
     offsets: Sequence[int],
-    read: Callable[[Any, int], Tensor],
+    read: Callable[[HookedModel, int], Tensor],
 ) -> list[WeightFinding]:
     """Attention by offset against uniform attention to a band; the best head at each query."""
-    if model.cfg.positional_embedding_type != "standard":
+    if subject_of(model).positional_embedding != "standard":
         return [WeightFinding(name, (), "the model has no positional embedding to read.")]
     first, length = task.order, task.seq_len
     patterns = read(model, length)[:, :, first:]
@@ -271,28 +140,28 @@ def _bands(
     return found
 
 
-def _selector(model: Any, task: MTDTask, name: str, n_carriers: int) -> WeightFinding:
+def _selector(model: HookedModel, task: MTDTask, name: str, n_carriers: int) -> WeightFinding:
     """The path from a table of relative values to one of relative keys against β · identity.
 
     A softmax ignores what is added to all offsets, and as responsibilities sum to 1, what all lags
     add to an offset is a bias, which other weights may cancel: both are centred away. Of all paths
     through ever later layers, the one with the largest ``β · R²`` is taken.
     """
-    m, n_layers = task.order, model.cfg.n_layers
+    m, n_layers = task.order, subject_of(model).n_layers
     reason = (
         "a task of order 1 has no lag to select."
         if m == 1
         else "stock attention has no relative tables; lags are coded in positions, if at all."
         if not probes.has_tables(model)
         else "normalisation layers rescale what is written by each activation."
-        if model.cfg.normalization_type is not None
+        if subject_of(model).normalization is not None
         else f"it takes {n_carriers + 2} layers; the model has {n_layers}."
         if n_layers < n_carriers + 2
         else None
     )
     if reason is not None:
         return WeightFinding(name, (), reason)
-    heads, lags, recent = range(model.cfg.n_heads), range(1, m + 1), range(m)
+    heads, lags, recent = range(subject_of(model).n_heads), range(1, m + 1), range(m)
     identity = torch.eye(m, dtype=torch.float64)
     target = probes.centred(identity, -1)
     found = []
@@ -319,7 +188,7 @@ def _selector(model: Any, task: MTDTask, name: str, n_carriers: int) -> WeightFi
     )
 
 
-def _outputs(model: Any, task: MTDTask, logits: bool) -> list[WeightFinding]:
+def _outputs(model: HookedModel, task: MTDTask, logits: bool) -> list[WeightFinding]:
     """The path from a token through a head to the output, against the transition.
 
     What all source tokens add is a bias, and centred away; of logits, also what they add to all
@@ -334,8 +203,10 @@ def _outputs(model: Any, task: MTDTask, logits: bool) -> list[WeightFinding]:
     if float(reference.square().sum()) <= NEGLIGIBLE:
         return [WeightFinding("output", (), "all rows of the transition are equal.")]
     found = []
-    for layer in range(model.cfg.n_layers):
-        paths = [probes.token_outputs(model, layer, head) for head in range(model.cfg.n_heads)]
+    for layer in range(subject_of(model).n_layers):
+        paths = [
+            probes.token_outputs(model, layer, head) for head in range(subject_of(model).n_heads)
+        ]
         fits = [probes.fit_scale(probes.centred(path, *axes), reference) for path in paths]
         scores = [explained if scale > 0 else 0.0 for scale, explained in fits]
         head = int(np.argmax(scores))
@@ -364,28 +235,3 @@ def _outputs(model: Any, task: MTDTask, logits: bool) -> list[WeightFinding]:
             )
         )
     return found
-
-
-def _reads_probabilities(model: Any) -> bool:
-    """Whether the linear part of the read-out gives probabilities, not logits."""
-    info = info_of(model)
-    return isinstance(model.unembed, LogProbUnembed) or (info is not None and info.probabilities)
-
-
-def _checked_task(model: Any, task: Any) -> MTDTask:
-    if not hasattr(model, "blocks"):
-        raise ModelError(
-            f"weights are read from a HookedTransformer; got {type(model).__name__}. Use "
-            "load_model(name)."
-        )
-    task = task_of(model) if task is None else task
-    check_model(model, task)
-    return task
-
-
-def _figure(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None else f"{round(value, digits) + 0.0:.{digits}f}"
-
-
-def _range(bounds: tuple[float, float] | None) -> str:
-    return "–" if bounds is None else f"[{_figure(bounds[0])}, {_figure(bounds[1])}]"

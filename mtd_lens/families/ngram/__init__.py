@@ -1,5 +1,5 @@
-"""In-context n-grams and generalized induction heads (Chen et al. 2024, arXiv 2409.10559)."""
+"""In-context n-grams (Chen, Sheen, Wang & Yang 2024, arXiv 2409.10559)."""
 
-from mtd_lens.families.ngram.family import NGramFamily
+import lazy_loader
 
-FAMILY = NGramFamily()
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -8,32 +8,41 @@ every query position ``window … T-1``; evidence positions are the same.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from scipy import optimize
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from mtd_lens import algorithms as interventions
-from mtd_lens.errors import ArgumentError
+import probes
+from mtd_lens.algorithms import (
+    FIT_SEED,
+    N_FIT_SEQUENCES,
+    Intervenable,
+    around,
+    check_fit,
+    is_at_bound,
+    search,
+    with_flag,
+)
 from mtd_lens.families.ngram import estimators
-from mtd_lens.families.ngram.task import NGramTask, check_tokens
-
-VARIABLES = ("copied_parents", "selected_feature", "match_weights", "prediction")
-PROBABILITIES = ("match_weights", "prediction")
+from mtd_lens.families.ngram.task import NGramTask, check_task, check_tokens
+from mtd_lens.shapes import Predictions
 
 SHARPNESS_RANGE = (1e-2, 20.0)
 """At the upper end a context of matches outweighs others 5e8 times: maximum likelihood."""
 
-N_FIT_SEQUENCES = 2048
-FIT_SEED = 0
+SHARPNESS_SPAN = 2.0
+"""A model's sharpness is sought within this factor of the task's best one, on either side."""
+
+AT_BOUND = 1e-3
+"""A sharpness this close to an end of its range, as a share of it, counts as being there."""
 
 
 @dataclass(frozen=True)
-class NGramCausalModel:
+class NGramCausalModel(Intervenable):
     """A generalized induction head on the task's parents, stage by stage, with interventions.
 
     The stages are those of the construction (Chen et al. 2024, arXiv 2409.10559).
@@ -60,18 +69,17 @@ class NGramCausalModel:
     interventions: Mapping[str, Tensor] = field(default_factory=dict)
     sharpness_at_bound: bool = False
 
-    variables = VARIABLES
+    variables = ("copied_parents", "selected_feature", "match_weights", "prediction")
+    probabilities = ("match_weights", "prediction")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sharpness", estimators.check_sharpness(self.sharpness))
-        if not isinstance(self.task, NGramTask):
-            raise ArgumentError(f"NGramCausalModel needs an NGramTask; got {self.task!r}.")
+        check_task(self.task)
 
     @property
     def parameters(self) -> dict[str, float]:
         """What is fitted to the model under test."""
-        flag = {"sharpness_at_bound": 1.0} if self.sharpness_at_bound else {}
-        return {"sharpness": self.sharpness} | flag
+        return with_flag("sharpness", self.sharpness, self.sharpness_at_bound)
 
     def query_positions(self, length: int) -> tuple[int, ...]:
         """The positions ``window … length - 1``, at which there is evidence.
@@ -80,23 +88,6 @@ class NGramCausalModel:
             length: Of the sequences.
         """
         return tuple(range(self.task.window, length))
-
-    def do(self, **values: Tensor) -> "NGramCausalModel":
-        """This model with variables held at values, on top of earlier interventions.
-
-        Args:
-            **values: A tensor for each variable, ``[sequence, query, entry]`` as ``run`` gives it,
-                or one that broadcasts to it. NaN entries are left to their cause, so that a
-                variable can be held at some positions only.
-
-        Returns:
-            A new causal model; this one stays as it is.
-
-        Raises:
-            ArgumentError: An unknown variable, or match weights or a prediction off the simplex.
-        """
-        new = interventions.checked(values, VARIABLES, PROBABILITIES)
-        return replace(self, interventions={**self.interventions, **new})
 
     def run(self, tokens: Tensor) -> dict[str, Tensor]:
         """All variables at every query position, in float64.
@@ -119,20 +110,17 @@ class NGramCausalModel:
         one_hots = one_hot(check_tokens(task, tokens), task.n_tokens).to(torch.float64)
         length = one_hots.shape[1]
         lagged = [one_hots[:, task.window - lag : length - lag] for lag in range(task.window + 1)]
-        copied = self._held("copied_parents", torch.cat(lagged[1:], -1))
+        copied = self.held("copied_parents", torch.cat(lagged[1:], -1))
         copies = copied.unflatten(-1, (task.window, task.n_tokens))
         window = torch.cat([lagged[0][:, :, None], copies], 2)  # the current token is lag 0
         key = joint(window[:, :, list(task.parents)])
         query = joint(window[:, :, [lag - 1 for lag in task.parents]])
-        feature = self._held("selected_feature", torch.cat([key, query], -1))
+        feature = self.held("selected_feature", torch.cat([key, query], -1))
         key, query = feature.split(task.n_rows, -1)
         scores = self.sharpness * query @ key.transpose(1, 2)
-        weights = self._held("match_weights", estimators.attend(scores))
-        prediction = self._held("prediction", weights @ lagged[0])
-        return dict(zip(VARIABLES, (copied, feature, weights, prediction), strict=True))
-
-    def _held(self, name: str, natural: Tensor) -> Tensor:
-        return interventions.held(self.interventions, name, natural)
+        weights = self.held("match_weights", estimators.attend(scores))
+        prediction = self.held("prediction", weights @ lagged[0])
+        return dict(zip(self.variables, (copied, feature, weights, prediction), strict=True))
 
 
 def joint(
@@ -166,13 +154,8 @@ def fit_sharpness(
         ArgumentError: Targets of another shape or not finite, or bounds out of order.
         TokensError: Tokens that do not fit the task.
     """
-    if tuple(targets.shape) != (len(tokens), task.n_tokens) or not targets.isfinite().all():
-        raise ArgumentError(
-            f"targets must be finite, [sequence, token] = {(len(tokens), task.n_tokens)}; got "
-            f"shape {tuple(targets.shape)}."
-        )
-    if not 0 < bounds[0] < bounds[1] <= estimators.MAX_SHARPNESS:
-        raise ArgumentError(f"bounds of sharpness must be positive and increasing; got {bounds!r}.")
+    expected = (len(tokens), task.n_tokens)
+    check_fit("sharpness", targets, expected, "[sequence, token]", bounds, estimators.MAX_SHARPNESS)
     everything = estimators.last_counts(task, tokens, ())
     matching = estimators.last_counts(task, tokens)
     seen = everything > 0
@@ -182,10 +165,39 @@ def fit_sharpness(
         prediction = estimators.of_counts(matching, everything, sharpness)
         return -float((targets * prediction.where(seen, 1.0).log()).sum(-1).mean())
 
-    result = optimize.minimize_scalar(
-        cross_entropy, bounds=bounds, method="bounded", options={"xatol": 1e-8}
-    )
-    return float(result.x)
+    return search(cross_entropy, bounds, 1e-8)
+
+
+def nearest_sharpness(task: NGramTask, tokens: Tensor, predictions: Predictions) -> float:
+    """The sharpness of least KL(kernel ‖ prediction) at the last query.
+
+    Args:
+        task: The task.
+        tokens: ``[sequence, position]``.
+        predictions: ``[sequence, token]``.
+    """
+    everything = estimators.last_counts(task, tokens, ())
+    matching = estimators.last_counts(task, tokens)
+
+    def divergence(sharpness: float) -> float:
+        kernel = estimators.of_counts(matching, everything, sharpness)
+        return float(probes.kl_divergence(kernel, predictions).mean())
+
+    return search(divergence, SHARPNESS_RANGE, 1e-6)
+
+
+def fit_kernel(task: NGramTask, tokens: Tensor, predictions: Predictions) -> NGramCausalModel:
+    """A generalized induction head with the sharpness that a model's predictions follow.
+
+    Args:
+        task: The task.
+        tokens: ``[sequence, position]``.
+        predictions: ``[sequence, token]``: the model's, after the last position.
+    """
+    bounds = around(best_sharpness(task), SHARPNESS_SPAN, SHARPNESS_RANGE[1])
+    sharpness = fit_sharpness(task, tokens, predictions, bounds)
+    at_bound = is_at_bound(sharpness, bounds, AT_BOUND)
+    return NGramCausalModel(task, sharpness, sharpness_at_bound=at_bound)
 
 
 def best_sharpness(task: NGramTask) -> float:

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import torch
 
+from mtd_lens import hooked
 from mtd_lens.architectures.layout import ReadOut
 from mtd_lens.errors import ArgumentError, ModelError
 from mtd_lens.families.ngram.absolute import construct_absolute
@@ -12,11 +13,15 @@ from mtd_lens.families.ngram.causal_model import best_sharpness
 from mtd_lens.families.ngram.estimators import check_sharpness
 from mtd_lens.families.ngram.plan import MAX_PARAMETERS, Plan, copy_of, n_parameters
 from mtd_lens.families.ngram.relative import construct_relative
-from mtd_lens.families.ngram.task import NGramTask
+from mtd_lens.families.ngram.task import NGramTask, check_task
+from mtd_lens.hooked import ModelInfo, info_of
 from probes import checks
+from probes.subject import HookedModel
 
 FORMS = {"relative": construct_relative, "absolute": construct_absolute}
 READ_OUTS = ("log_probs", "probs")
+
+NULL_SEED = 0
 
 NGRAM_PARTS = {
     "copier": "layer 0's heads attend to all positions so far alike",
@@ -28,12 +33,12 @@ NGRAM_PARTS = {
 
 
 def construct_ngram(
-    task: Any,
+    task: NGramTask,
     sharpness: float | int | None = None,
-    form: Any = "absolute",
-    read_out: Any = "log_probs",
-    dtype: Any = torch.float32,
-) -> Any:
+    form: str = "absolute",
+    read_out: str = "log_probs",
+    dtype: torch.dtype = torch.float32,
+) -> HookedModel:
     """A HookedTransformer that is a generalized induction head, exactly, at every query position.
 
     Layer 0's heads copy the tokens at lags 1 to ``window``, its ReLU MLP selects the tuple of
@@ -67,11 +72,7 @@ def construct_ngram(
     """
     checks.choice(form, "form", FORMS, ArgumentError)
     checks.choice(read_out, "read_out", READ_OUTS, ArgumentError)
-    if not isinstance(task, NGramTask):
-        raise ArgumentError(
-            f"construct_ngram needs an NGramTask; got {type(task).__name__}. Use load_task(name) "
-            "or NGramTask(n_tokens, parents, window, seq_len)."
-        )
+    check_task(task)
     size = n_parameters(Plan(task, 0.0), form)
     if size > MAX_PARAMETERS:
         raise ArgumentError(
@@ -83,7 +84,7 @@ def construct_ngram(
     return _build(Plan(task, a, cast(ReadOut, read_out)), form, dtype)
 
 
-def ablate_ngram(model: Any, part: Any) -> Any:
+def ablate_ngram(model: HookedModel, part: str) -> HookedModel:
     """A new construction like ``model`` with one part broken: what a scorecard must notice.
 
     Args:
@@ -94,8 +95,6 @@ def ablate_ngram(model: Any, part: Any) -> Any:
         ArgumentError: An unknown part, or one that is broken already.
         ModelError: The model is not a construction of this family.
     """
-    from mtd_lens.hooked import info_of
-
     checks.choice(part, "part", NGRAM_PARTS, ArgumentError)
     info = info_of(model)
     if (
@@ -118,18 +117,22 @@ def ablate_ngram(model: Any, part: Any) -> Any:
     if broken_plan == plan:
         raise ArgumentError(f"the model's {part} is broken already. Start from a whole one.")
     weight = next(model.parameters())
-    broken = _build(broken_plan, form, weight.dtype, f"{info.name} without its {part}")
-    return broken.to(str(weight.device), print_details=False)
+    name = f"{info.name} without its {part}"
+    return hooked.moved(_build(broken_plan, form, weight.dtype, name), weight.device)
 
 
-def _build(plan: Plan, form: str, dtype: Any, name: str | None = None) -> Any:
-    from mtd_lens.hooked import ModelInfo, assemble, check_dtype
+def random_ngram(task: NGramTask, dtype: torch.dtype, form: str) -> HookedModel:
+    """The construction's architecture with random weights."""
+    name = f"{task.name or task.family}/random-{form}"
+    return hooked.randomized(construct_ngram(task, 1.0, form, dtype=dtype), NULL_SEED, name)
 
+
+def _build(plan: Plan, form: str, dtype: Any, name: str | None = None) -> HookedModel:
     architecture, weights = FORMS[form](plan)
     info = ModelInfo(
         task=plan.task,
-        name=name or f"{plan.task.name or 'ngram'}/constructed-{form}",
+        name=name or f"{plan.task.name or plan.task.family}/constructed-{form}",
         probabilities=plan.read_out == "probs",
         blueprint=(plan, form),
     )
-    return assemble(architecture, weights, info, check_dtype(dtype))
+    return hooked.assemble(architecture, weights, info, hooked.check_dtype(dtype))

@@ -26,10 +26,6 @@ from probes import checks
 MAX_SHARPNESS = 100.0
 """``exp(100)`` is far beyond where the kernel is maximum likelihood, and still a float32."""
 
-FLOOR = torch.finfo(torch.float32).tiny
-"""Least probability that a prediction is held to have given: the least that a float32 model's
-log-probabilities can express. The kernel and maximum likelihood give 0 to tokens not seen yet."""
-
 
 def ngram_counts(
     task: Any, tokens: Tensor, parents: Any = None

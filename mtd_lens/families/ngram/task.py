@@ -2,8 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -11,16 +10,20 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mtd_lens import token_tasks
 from mtd_lens.errors import ArgumentError, TaskError
 from mtd_lens.shapes import Tokens
-from mtd_lens.token_tasks import CONCENTRATIONS, check_name, draw
+from mtd_lens.spaces import Tokens as TokenSpace
+from mtd_lens.tasks import CONCENTRATIONS, PlainData, check_name, draw
 from probes import checks
 
 MAX_ENTRIES = 2**16
 """Entries of one sequence's table, ``n_tokens ** (n_parents + 1)``: half a megabyte in float64."""
 
 MAX_LENGTH = 10**6
+
+FLOOR = torch.finfo(torch.float32).tiny
+"""Least probability that a prediction is held to have given: the least that a float32 model's
+log-probabilities can express. The kernel and maximum likelihood give 0 to tokens not seen yet."""
 
 ROW_BITS = 62
 """Rows are numbered in int64."""
@@ -41,7 +44,7 @@ class NGramBatch:
 
 
 @dataclass(frozen=True, init=False)
-class NGramTask:
+class NGramTask(PlainData):
     """An n-gram task whose transition table must be inferred in context; immutable.
 
     Each sequence draws its own table: for every tuple of parents a distribution of the next token,
@@ -75,6 +78,7 @@ class NGramTask:
     name: str | None
 
     family = "ngram"
+    required = ("n_tokens", "parents", "window", "seq_len")
 
     def __init__(
         self,
@@ -102,6 +106,13 @@ class NGramTask:
         values = (n_tokens, parents, window, seq_len, concentration, check_name(name))
         for field, value in zip(fields(self), values, strict=True):
             object.__setattr__(self, field.name, value)
+
+    @property
+    def inputs(self) -> TokenSpace:
+        """The vocabulary."""
+        return TokenSpace(self.n_tokens, FLOOR)
+
+    outputs = inputs
 
     @property
     def n_rows(self) -> int:
@@ -161,34 +172,6 @@ class NGramTask:
         for k in range(window, length):
             tokens[:, k] = draw(tables[each, tokens[:, k - lags] @ digits], uniforms[:, k])
         return NGramBatch(torch.from_numpy(tokens), torch.from_numpy(tables))
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data; ``NGramTask.from_json`` makes an equal task of it."""
-        return {"family": self.family, **asdict(self), "parents": list(self.parents)}
-
-    @classmethod
-    def from_json(cls, data: Any) -> "NGramTask":
-        """The task that ``to_json`` described.
-
-        Args:
-            data: What ``to_json`` returned.
-
-        Raises:
-            TaskError: A field is missing, not known or out of its range.
-        """
-        if not isinstance(data, Mapping) or data.get("family", cls.family) != cls.family:
-            raise TaskError(f"expected what NGramTask.to_json returns; got {data!r}.")
-        arguments = {name: value for name, value in data.items() if name != "family"}
-        missing = {"n_tokens", "parents", "window", "seq_len"} - set(arguments)
-        if missing:
-            raise TaskError(
-                "a task in JSON needs n_tokens, parents, window and seq_len; missing: "
-                f"{sorted(missing)}."
-            )
-        unknown = set(arguments) - {field.name for field in fields(cls)}
-        if unknown:
-            raise TaskError(f"a task in JSON has no field {sorted(unknown)[0]!r}.")
-        return cls(**arguments)
 
     def __repr__(self) -> str:
         label = f"{self.name!r}, " if self.name else ""
@@ -274,17 +257,9 @@ def check_tokens(task: Any, tokens: Any, max_length: int | None = None) -> Token
         TokensError: Not an integer tensor of rank 2, out of the vocabulary, too short or too long.
     """
     check_task(task)
-    shortest = ("window + 1", task.window + 1)
-    return token_tasks.check_tokens(tokens, task.n_tokens, shortest, max_length)
+    return task.inputs.check(tokens, ("window + 1", task.window + 1), max_length)
 
 
-def check_model(model: Any, task: Any) -> None:
-    """Raise an error if a HookedTransformer cannot be run on an n-gram task.
-
-    Raises:
-        ArgumentError: The task is none.
-        ModelError: The model is none or reads vectors, or its vocabulary, context or depth does not
-            do.
-    """
-    check_task(task)
-    token_tasks.check_model(model, task)
+def resized(task: NGramTask, length: int) -> NGramTask:
+    """The same task with sequences of another length."""
+    return replace(task, seq_len=length)

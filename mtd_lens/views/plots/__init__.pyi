@@ -3,11 +3,9 @@ from .cells import LOWEST_SCORE as LOWEST_SCORE
 from .comparisons import plot_comparisons as plot_comparisons
 from .latents import plot_latents as plot_latents
 from .localization import plot_localization as plot_localization
-from .outputs import check_figure_path as check_figure_path
-from .outputs import svg_text as svg_text
+from .outputs import check_figure_path as check_figure_path, svg_text as svg_text
 from .predictions import plot_predictions as plot_predictions
 from .scatter import plot_scatter as plot_scatter
 from .scorecards import plot_scorecard as plot_scorecard
 from .simplex import plot_simplex as plot_simplex
-from .style import SHOWN as SHOWN
 from .training import plot_training as plot_training

@@ -1,0 +1,328 @@
+"""A model, its task, the algorithm fitted to it, and all that is computed of them, once.
+
+Every question starts from an :class:`Experiment`, which has checked its arguments. What depends on
+the algorithm and the sequences alone (its variables, pairs, targets and decoys) is computed once
+for the model, the null and the ceiling; what a test reads of one of them, in one pass.
+"""
+
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from importlib import metadata
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mtd_lens import hooked
+from mtd_lens.contracts import Algorithm, CausalModel, Claim, Family, Task
+from mtd_lens.errors import ArgumentError, ModelError
+from mtd_lens.hooked import info_of, task_of
+from mtd_lens.registry import family_of, load_task
+from mtd_lens.spaces import check_model, check_outputs, last_predictions
+from probes import checks
+from probes.capture import NaturalRuns, Readable
+from probes.subject import HookedModel, subject_of
+
+MIN_SEQUENCES = 64
+
+NULL_SEED = 1_000_003
+"""Seed of the null's weights, far from the seeds that the registry's random models use."""
+
+
+class Memo:
+    """What has been computed of objects that do not change, each once.
+
+    A key names the objects by identity, which is kept: replaced tokens have results of their own.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[Any, ...], tuple[Any, Any]] = {}
+
+    def __call__(self, what: str, *objects: Any, compute: Callable[[], Any]) -> Any:
+        """What ``compute`` returned the first time that it was asked for of these objects."""
+        key = (what, *(o if isinstance(o, str | int) else id(o) for o in objects))
+        if key not in self._found:
+            self._found[key] = objects, compute()
+        return self._found[key][1]
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """One model under test with everything a claim may look at.
+
+    Attributes:
+        model: A hooked model.
+        task: The task it is tested on.
+        causal_model: The algorithm, its parameters fitted to the model that the scorecard is for.
+        fit_tokens: ``[sequence, position]``: for fitting and for every choice (layer, head).
+        tokens: ``[sequence, position]``: for scores alone.
+        seed: Of pairs, controls and resampling.
+        memo: What does not depend on the model, shared with other trials of the same experiment.
+    """
+
+    model: HookedModel
+    task: Any
+    causal_model: CausalModel
+    fit_tokens: Tensor
+    tokens: Tensor
+    seed: int
+    memo: Memo = field(default_factory=Memo, repr=False, compare=False)
+
+    @property
+    def splits(self) -> tuple[Tensor, Tensor]:
+        """Sequences for fits and choices, and those for scores."""
+        return self.fit_tokens, self.tokens
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Query positions of the algorithm."""
+        return self.causal_model.query_positions(self.tokens.shape[1])
+
+    @property
+    def n_layers(self) -> int:
+        """Of the model."""
+        return subject_of(self.model).n_layers
+
+    def run(self, tokens: Tensor) -> Mapping[str, Tensor]:
+        """The algorithm's variables, ``[sequence, query, …]``.
+
+        Args:
+            tokens: One of the splits.
+        """
+        causal = self.causal_model
+        return self.memo("run", causal, tokens, compute=lambda: causal.run(tokens))
+
+    def predictions(self, tokens: Tensor) -> Float[Tensor, "sequence outcome"]:
+        """What the model predicts after the last position.
+
+        Args:
+            tokens: One of the splits.
+        """
+
+        def compute() -> Tensor:
+            outputs = check_outputs(self.natural(tokens).outputs)
+            return self.task.outputs.prediction(self.model, outputs)
+
+        return self.memo("predictions", self.model, tokens, compute=compute)
+
+    @cached_property
+    def _natural(self) -> dict[int, NaturalRuns]:
+        return {}
+
+    def natural(self, tokens: Tensor) -> NaturalRuns:
+        """The model's runs on one of the splits: what is read of them is read once.
+
+        Args:
+            tokens: One of the splits.
+        """
+        if id(tokens) not in self._natural:
+            self._natural[id(tokens)] = NaturalRuns(self.model, tokens)
+        return self._natural[id(tokens)]
+
+    def read(self, tokens: Tensor, sites: Sequence[Readable]) -> list[Tensor]:
+        """Activations at sites, ``[sequence, …]`` each.
+
+        Args:
+            tokens: One of the splits.
+            sites: Where.
+        """
+        return self.natural(tokens).read(sites)
+
+    def read_for(self, claims: Iterable[Claim]) -> None:
+        """Read in one pass all that the tests of claims will ask for.
+
+        Args:
+            claims: Those to come.
+        """
+        sites = [
+            site
+            for claim in claims
+            if hasattr(claim.measure, "reads")
+            for site in claim.measure.reads(self)
+        ]
+        for tokens in self.splits:
+            self.natural(tokens).read(sites)
+
+
+@dataclass(frozen=True, eq=False)
+class Experiment:
+    """What every question starts from; :meth:`of` checks it all before any work.
+
+    Attributes:
+        model: The model under test.
+        task: What it is tested on.
+        family: Of the task.
+        algorithm: What the model is held against.
+        seed: Of the sequences, pairs, controls and resampling.
+        name: What results call the model.
+        fit_tokens: ``[sequence, position]``: for fitting and for every choice; empty until drawn.
+        tokens: ``[sequence, position]``: for scores alone; empty until drawn.
+        memo: What is computed of them.
+    """
+
+    model: HookedModel
+    task: Any
+    family: Family
+    algorithm: Algorithm
+    seed: int
+    name: str
+    fit_tokens: Tensor = field(default_factory=lambda: torch.empty(0, 0))
+    tokens: Tensor = field(default_factory=lambda: torch.empty(0, 0))
+    memo: Memo = field(default_factory=Memo, repr=False)
+
+    @classmethod
+    def of(
+        cls, model: HookedModel, task: Task | str | None, seed: int, *, name: str | None = None
+    ) -> "Experiment":
+        """The experiment, after every check of its arguments.
+
+        Args:
+            model: The model under test.
+            task: What it is tested on, or its name; by default the task that the model knows.
+            seed: Of everything random.
+            name: What results call the model; by default its own.
+
+        Raises:
+            ArgumentError: A seed that cannot be used.
+            ModelError: The model does not fit the task, or no task is known.
+        """
+        checks.seed(seed, ArgumentError)
+        if isinstance(model, str):
+            raise ModelError(
+                f"expected a model; got the text {model!r}. Use load_model({model!r})."
+            )
+        if task is None:
+            task = task_of(model)
+        elif isinstance(task, str):
+            task = load_task(task)
+        family = family_of(task)
+        check_model(model, task)
+        return cls(model, task, family, family.algorithms[0], seed, name or name_of(model))
+
+    def drawn(self, n_sequences: int) -> "Experiment":
+        """The same with sequences: half for fits and choices, half for scores.
+
+        Args:
+            n_sequences: How many, at least 64.
+
+        Raises:
+            ArgumentError: Too few sequences.
+        """
+        check_sampling(n_sequences, self.seed)
+        tokens = self.task.sample(n_sequences, self.seed).tokens.to(self.device)
+        return replace(
+            self, fit_tokens=tokens[: n_sequences // 2], tokens=tokens[n_sequences // 2 :]
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return subject_of(self.model).device
+
+    @cached_property
+    def causal_model(self) -> CausalModel:
+        """The algorithm with the parameters that the model's predictions follow."""
+        tokens, outputs = self.fit_tokens, self.task.outputs
+        predicted = self.memo(
+            "predictions",
+            self.model,
+            tokens,
+            compute=lambda: last_predictions(self.model, tokens, outputs),
+        )
+        return self.algorithm.fit(self.task, tokens, predicted)
+
+    def trial(self, model: HookedModel | None = None) -> Trial:
+        """The model, or another one in its place, with everything a claim may look at.
+
+        Args:
+            model: A null, or a ceiling; the model under test if None.
+        """
+        return Trial(
+            self.model if model is None else model,
+            self.task,
+            self.causal_model,
+            self.fit_tokens,
+            self.tokens,
+            self.seed,
+            self.memo,
+        )
+
+    def null(self, seed: int | None = None) -> HookedModel:
+        """A model of the same architecture with random weights.
+
+        Args:
+            seed: Of the weights; by default one that is far from the experiment's own.
+        """
+        seed = NULL_SEED + self.seed if seed is None else seed
+        if self.family.null is not None:
+            return self.family.null(self.model, self.task, seed)
+        return hooked.randomized(self.model, seed, name="null")
+
+    def ceiling(self) -> HookedModel | None:
+        """A model that computes the algorithm exactly, on the same device, if one is known."""
+        if self.algorithm.construct is None:
+            return None
+        built = self.algorithm.construct(self.task, self.causal_model)
+        return hooked.moved(built, self.device)
+
+    @property
+    def head(self) -> dict[str, Any]:
+        """The fields that every result begins with; parameters where sequences were drawn."""
+        return {
+            "model": self.name,
+            "task": self.task.name or self.task.to_json(),
+            "seed": self.seed,
+            "n_sequences": len(self.fit_tokens) + len(self.tokens),
+            "parameters": self.causal_model.parameters if len(self.fit_tokens) else {},
+            "divergence": self.task.outputs.unit,
+            "versions": versions(),
+        }
+
+
+def model_predictions(
+    model: HookedModel, tokens: Tensor, task: Task | None = None
+) -> Float[Tensor, "sequence outcome"]:
+    """What a model predicts after the last position, whatever its read-out.
+
+    Args:
+        model: A HookedTransformer.
+        tokens: ``[sequence, position]``.
+        task: Whose tokens they are; by default the task that the model knows.
+
+    Returns:
+        ``[sequence, outcome]``, float64: distributions over the tokens, or vectors.
+
+    Raises:
+        TokensError: Tokens that do not fit the task, or longer than the model's context.
+        ModelError: The model's output is not finite, or no task is known.
+    """
+    known: Any = task_of(model) if task is None else task
+    shortest = ("the task's shortest context", family_of(known).shortest(known))
+    checked = known.inputs.check(tokens, shortest, subject_of(model).n_ctx)
+    return last_predictions(model, checked, known.outputs)
+
+
+def check_sampling(n_sequences: int, seed: int) -> None:
+    """Raise an ArgumentError for a number of sequences or a seed that cannot be used."""
+    n_sequences = checks.integer(n_sequences, "n_sequences", 0, ArgumentError)
+    if n_sequences < MIN_SEQUENCES:
+        raise ArgumentError(
+            f"n_sequences = {n_sequences} is too few for the statistics. "
+            f"Use at least {MIN_SEQUENCES}."
+        )
+    checks.seed(seed, ArgumentError)
+
+
+def name_of(model: HookedModel) -> str:
+    """What results call a model."""
+    info = info_of(model)
+    return info.name if info else subject_of(model).name
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    packages = ("mtd-lens", "transformer-lens", "torch")
+    return {"python": platform.python_version()} | {p: metadata.version(p) for p in packages}

@@ -1,0 +1,25 @@
+from .analysis import implied_weights as implied_weights
+from .causal_model import (
+    MTDCausalModel as MTDCausalModel,
+    best_beta as best_beta,
+    fit_beta as fit_beta,
+)
+from .constructions import (
+    PARTS as PARTS,
+    ablate_construction as ablate_construction,
+    construct as construct,
+)
+from .estimators import (
+    lag_likelihoods as lag_likelihoods,
+    log_likelihood as log_likelihood,
+    predict as predict,
+    responsibilities as responsibilities,
+)
+from .family import FAMILY as FAMILY
+from .iterative import (
+    expectation_maximization as expectation_maximization,
+    maximum_likelihood as maximum_likelihood,
+    mirror_descent as mirror_descent,
+)
+from .posterior import gibbs_posterior as gibbs_posterior, posterior_mean as posterior_mean
+from .task import MTDBatch as MTDBatch, MTDTask as MTDTask

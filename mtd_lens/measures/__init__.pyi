@@ -1,0 +1,5 @@
+from .attention import Attention as Attention, Pattern as Pattern, signed_shares as signed_shares
+from .content import Content as Content, Prediction as Prediction
+from .interchange import N_SELECTION_PAIRS as N_SELECTION_PAIRS, Interchange as Interchange
+from .pairs import Pairs as Pairs, draw_pairs as draw_pairs, prediction_with as prediction_with
+from .probe import Probe as Probe

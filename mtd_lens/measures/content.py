@@ -1,0 +1,89 @@
+"""Weights and predictions: what the parameters alone show, and what comes out of a model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+import probes
+from mtd_lens.contracts import Measurement
+from mtd_lens.experiment import Trial
+from probes.statistics import NEGLIGIBLE
+from probes.subject import subject_of
+
+
+@dataclass(frozen=True, eq=False)
+class Content:
+    """Content score in the weights: ``1 - KL(model) / KL(uniform)`` of its softmax over key tokens.
+
+    Attributes:
+        target: Distribution over all key tokens for each query token.
+        query_tokens: Which tokens the rows are of.
+    """
+
+    target: Float[Tensor, "query_token key_token"]
+    query_tokens: Int[Tensor, " query_token"]
+
+    def __call__(self, trial: Trial) -> list[Measurement]:
+        """One measurement a layer, of its best head.
+
+        Args:
+            trial: The model under test.
+        """
+        target = self.target
+        uniform = probes.key_softmax_divergence(torch.zeros_like(target), target)
+        if float(uniform.mean()) <= NEGLIGIBLE:
+            return []
+        heads, measurements = range(subject_of(trial.model).n_heads), []
+        for layer in range(trial.n_layers):
+            found = [
+                probes.key_softmax_divergence(
+                    probes.token_scores(trial.model, layer, head).cpu()[self.query_tokens], target
+                )
+                for head in heads
+            ]
+            best = min(heads, key=lambda head: float(found[head].mean()))
+            measurements.append(
+                Measurement(
+                    layer=layer,
+                    site=f"blocks.{layer}.attn.W_Q, W_K, head {best}",
+                    selection=1 - float(found[best].mean() / uniform.mean()),
+                    numerator=found[best],
+                    denominator=uniform,
+                    exact=True,
+                    details={"kl": float(found[best].mean())},
+                )
+            )
+        return measurements
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """``1 - D(algorithm ‖ model) / D(algorithm ‖ no evidence)`` at the last query.
+
+    Attributes:
+        without_evidence: ``(task, tokens) -> [sequence, outcome]``: what would be predicted if the
+            algorithm's evidence were left out.
+    """
+
+    without_evidence: Callable[[Any, Tensor], Tensor]
+
+    def __call__(self, trial: Trial) -> list[Measurement]:
+        """One measurement, of the output.
+
+        Args:
+            trial: The model under test.
+        """
+        divergence, halves = trial.task.outputs.divergence, []
+        for tokens in trial.splits:
+            own = trial.run(tokens)["prediction"][:, -1]
+            reference = divergence(own, self.without_evidence(trial.task, tokens))
+            halves.append((divergence(own, trial.predictions(tokens)), reference))
+        (fit_error, fit_reference), (error, reference) = halves
+        if float(reference.mean()) <= NEGLIGIBLE:
+            return []
+        selection = 1 - float(fit_error.mean() / fit_reference.mean())
+        return [Measurement(None, "output at the last query", selection, error, reference)]

@@ -1,0 +1,144 @@
+"""Probes: can a variable be read linearly from a layer?"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+import probes
+from mtd_lens.contracts import EVERY, CausalModel, Measurement
+from mtd_lens.experiment import Trial
+from mtd_lens.measures.words import hook_of, where
+from probes.statistics import NEGLIGIBLE
+from probes.subject import Subject
+
+ATTENTION_AND_STREAM = ("hook_attn_out", "hook_resid_post")
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Ridge probes: R² on held-out sequences, beside a control task and the raw tokens.
+
+    Attributes:
+        variable: Of the causal model, ``[sequence, query, output]``.
+        control: The control variable of token sequences, of the same shape:
+            ``(causal model, tokens, variable, seed) -> values``.
+        window: Tokens up to each query, whose raw features are probed too.
+        queries: At which query positions.
+        hooks: Within a block; the best one of each layer (cross-validated) is reported.
+    """
+
+    variable: str
+    control: Callable[[CausalModel, Tensor, str, int], Tensor]
+    window: int
+    queries: slice = field(default_factory=lambda: EVERY)
+    hooks: Sequence[str | Callable[[Subject], str]] = ATTENTION_AND_STREAM
+
+    def reads(self, trial: Trial) -> list[probes.Site]:
+        """What is probed."""
+        return [site for sites in self._sites(trial) for site in sites]
+
+    def __call__(self, trial: Trial) -> list[Measurement]:
+        """One measurement a layer.
+
+        Args:
+            trial: The model under test.
+        """
+        n_fit, positions = len(trial.fit_tokens), trial.positions[self.queries]
+        target = self.target(trial)
+        if float(target.flatten(0, 1).var(0).sum()) <= NEGLIGIBLE:
+            return []
+        decoy, baseline = self._decoy(trial), self._raw_score(trial, target)
+        measurements = []
+        for layer, sites in enumerate(self._sites(trial)):
+            features = [read_both(trial, site) for site in sites]
+            fitted = [probe_errors(x, target, n_fit) for x in features]
+            best = max(range(len(sites)), key=lambda index: fitted[index][0].cross_validated)
+            probe, errors = fitted[best]
+            control_errors = probe_errors(features[best], decoy, n_fit)[1]
+            score, control = share_read(errors), share_read(control_errors)
+            measurements.append(
+                Measurement(
+                    layer=layer,
+                    site=f"{sites[best].hook} at {where(positions)}",
+                    selection=probe.cross_validated,
+                    numerator=errors[0],
+                    denominator=errors[1],
+                    control=control_errors,
+                    details={
+                        "control": control,
+                        "selectivity": score - control,
+                        "token_window": baseline,
+                        "penalty": probe.penalty,
+                    },
+                )
+            )
+        return measurements
+
+    def target(self, trial: Trial) -> Tensor:
+        """The variable on both splits, ``[sequence, query, output]``."""
+        return trial.memo(
+            "target",
+            trial.causal_model,
+            *trial.splits,
+            self.variable,
+            str(self.queries),
+            compute=lambda: torch.cat(
+                [trial.run(tokens)[self.variable][:, self.queries] for tokens in trial.splits]
+            ),
+        )
+
+    def _decoy(self, trial: Trial) -> Tensor:
+        causal, seed = trial.causal_model, trial.seed
+        return trial.memo(
+            "decoy",
+            causal,
+            *trial.splits,
+            self.variable,
+            str(self.queries),
+            seed,
+            compute=lambda: self.control(causal, torch.cat(trial.splits), self.variable, seed)[
+                :, self.queries
+            ],
+        )
+
+    def _raw_score(self, trial: Trial, target: Tensor) -> float:
+        """R² of a probe on the raw tokens of each window."""
+
+        def compute() -> float:
+            tokens, size = torch.cat(trial.splits), trial.task.inputs.size
+            raw = probes.raw_features(tokens, trial.positions, self.window, size)
+            return share_read(probe_errors(raw[:, self.queries], target, len(trial.fit_tokens))[1])
+
+        return trial.memo("raw score", target, self.window, compute=compute)
+
+    def _sites(self, trial: Trial) -> list[list[probes.Site]]:
+        """For each layer, a site a hook."""
+        positions = trial.positions[self.queries]
+        return [
+            [
+                probes.Site(f"blocks.{layer}.{hook_of(hook, trial)}", positions)
+                for hook in self.hooks
+            ]
+            for layer in range(trial.n_layers)
+        ]
+
+
+def read_both(trial: Trial, site: probes.Site) -> Tensor:
+    """Activations at a site on both splits, those for fits first."""
+    return torch.cat([trial.read(tokens, [site])[0] for tokens in trial.splits])
+
+
+def probe_errors(
+    features: Tensor, target: Tensor, n_fit: int
+) -> tuple[probes.RidgeProbe, tuple[Tensor, Tensor]]:
+    """A probe fitted on the first ``n_fit`` sequences, and its errors on the rest."""
+    probe = probes.fit_ridge(features[:n_fit], target[:n_fit])
+    return probe, probe.errors(features[n_fit:], target[n_fit:])
+
+
+def share_read(errors: tuple[Tensor, Tensor]) -> float:
+    """R² from a probe's errors and deviations."""
+    residual, deviation = errors
+    return 1 - float(residual.mean() / deviation.mean())

@@ -1,0 +1,31 @@
+"""Hooks and places of a test, in words."""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from mtd_lens.experiment import Trial
+from probes.subject import Subject, subject_of
+
+
+def last_write(subject: Subject) -> str:
+    """The hook of what each block writes last: its MLP's output, or its heads' without one."""
+    return "hook_mlp_out" if subject.has_mlp else "hook_attn_out"
+
+
+def hook_of(hook: str | Callable[[Subject], str], trial: Trial) -> str:
+    """A hook within a block: its name, or what a function of the model names."""
+    return hook if isinstance(hook, str) else hook(subject_of(trial.model))
+
+
+def where(positions: Sequence[int]) -> str:
+    """Positions in words."""
+    several = f"positions {positions[0]} to {positions[-1]}"
+    return several if len(positions) > 1 else f"position {positions[0]}"
+
+
+def heads_in_words(heads: Tensor) -> str:
+    """Heads ``[query]`` in words."""
+    distinct = heads.unique().tolist()
+    several = f"heads {', '.join(map(str, distinct))} by query position"
+    return several if len(distinct) > 1 else f"head {distinct[0]}"

@@ -1,0 +1,59 @@
+"""Hold a model's parameters against the analytic construction, on no data."""
+
+from mtd_lens.contracts import Task
+from mtd_lens.errors import ArgumentError, ModelError
+from mtd_lens.experiment import Experiment
+from mtd_lens.hooked import reads_logits
+from mtd_lens.results.weights import WeightReading
+from probes import checks
+from probes.subject import HookedModel
+
+N_RANDOM = 20
+"""Random models that every figure stands beside."""
+
+
+def read_weights(
+    model: HookedModel,
+    task: Task | str | None = None,
+    *,
+    n_random: int = N_RANDOM,
+    seed: int = 0,
+) -> WeightReading:
+    """Hold a model's parameters against the analytic construction, without running any data.
+
+    What is read is the family's affair; for MTD tasks see
+    :func:`mtd_lens.families.mtd.weight_space.weight_findings`.
+
+    Args:
+        model: A HookedTransformer; it is not changed.
+        task: What it is held against, or its name; by default the task that the model knows.
+        n_random: Random models for the nulls.
+        seed: Of the first random model.
+
+    Returns:
+        All findings; scores are 1 where the weights are the construction's.
+
+    Raises:
+        ModelError: The model does not fit the task, no task is known, or its family says nothing
+            of what parameters should be.
+        ArgumentError: A number or seed that cannot be used.
+    """
+    n_random = checks.integer(n_random, "n_random", 1, ArgumentError)
+    experiment = Experiment.of(model, task, seed)
+    task, family = experiment.task, experiment.family
+    if family.weights is None:
+        raise ModelError(
+            f"the family {family.name!r} says nothing of what parameters should be. Choose a model "
+            "on a task of another, such as mtd-q5-m3-t32/trained-disentangled-3l-s0."
+        )
+    logits = reads_logits(model)
+    findings = family.weights(model, task, logits)
+    nulls = [
+        family.weights(experiment.null(number), task, logits)
+        for number in range(seed, seed + n_random)
+    ]
+    return WeightReading(
+        **experiment.head,
+        n_random=n_random,
+        findings=tuple(found.beside(null) for found, *null in zip(findings, *nulls, strict=True)),
+    )

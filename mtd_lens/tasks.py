@@ -1,0 +1,88 @@
+"""What tasks of every family share: names, categorical draws, and their form as plain data."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from mtd_lens.errors import TaskError
+
+CONCENTRATIONS = (1e-3, 1e6)
+"""Range in which Dirichlet draws are sound in float64."""
+
+
+def draw(probabilities: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
+    """Categorical draws by inversion; an outcome of probability 0 is never drawn.
+
+    Args:
+        probabilities: ``[…, outcome]``.
+        uniforms: ``[…]``, in [0, 1).
+
+    Returns:
+        ``[…]``: an outcome for each uniform.
+    """
+    cumulative = probabilities.cumsum(-1)
+    scaled = uniforms[..., None] * cumulative[..., -1:]
+    return (cumulative <= scaled).sum(-1)
+
+
+def check_name(name: Any) -> str | None:
+    """A task's name, or None.
+
+    Raises:
+        TaskError: It is no string, or holds a slash.
+    """
+    if name is not None and (not isinstance(name, str) or "/" in name):
+        raise TaskError(f"a task's name must be a string without a slash; got {name!r}.")
+    return name
+
+
+class PlainData:
+    """A task that is a dataclass of plain data: its form in JSON is its fields."""
+
+    family: ClassVar[str]
+    required: ClassVar[tuple[str, ...]]
+    """Fields without which no task is described."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; ``from_json`` makes an equal task of it."""
+        data: dict[str, Any] = {"family": self.family, **asdict(self)}  # type: ignore[call-overload]
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in data.items()}
+
+    @classmethod
+    def from_json(cls, data: Any) -> Self:
+        """The task that ``to_json`` described.
+
+        Args:
+            data: What ``to_json`` returned.
+
+        Raises:
+            TaskError: A field is missing, not known or out of its range.
+        """
+        return cls(**plain_fields(cls, data))
+
+
+def plain_fields(kind: Any, data: Any) -> dict[str, Any]:
+    """The fields of a task in plain data, by name.
+
+    Args:
+        kind: The task's class, with ``family`` and ``required`` fields.
+        data: What ``to_json`` returned.
+
+    Raises:
+        TaskError: Another family, or a field that is missing or not known.
+    """
+    if not isinstance(data, Mapping) or data.get("family", kind.family) != kind.family:
+        raise TaskError(f"expected what {kind.__name__}.to_json returns; got {data!r}.")
+    arguments = {name: value for name, value in data.items() if name != "family"}
+    missing = set(kind.required) - set(arguments)
+    if missing:
+        *others, last = kind.required
+        raise TaskError(
+            f"a task in JSON needs {', '.join(others)} and {last}; missing: {sorted(missing)}."
+        )
+    unknown = set(arguments) - {field.name for field in fields(kind)}
+    if unknown:
+        raise TaskError(f"a task in JSON has no field {sorted(unknown)[0]!r}.")
+    return arguments

@@ -1,0 +1,51 @@
+"""The numbers of every question stay what they were; see ``compare.py``."""
+
+import copy
+
+import numpy as np
+import pytest
+from compare import WITHIN, compact, compared, stored
+from record import CASES, record
+
+PARAMETERS = [
+    pytest.param(case, id=case.model, marks=[pytest.mark.slow] * case.slow) for case in CASES
+]
+
+
+@pytest.mark.parametrize("case", PARAMETERS)
+def test_the_numbers_are_the_stored_ones(case):
+    found = compared(case.model, stored(case), compact(record(case)), WITHIN)
+    assert {each.command for each in found} == set(case.commands)
+    assert all(each.agrees for each in found), "\n".join(
+        row for each in found for row in each.rows()
+    )
+
+
+def test_every_command_is_asked_of_every_family_and_kind():
+    asked = {}
+    for case in CASES:
+        family = case.model.split("-")[0]
+        kind = case.model.split("/")[1].split("-")[0]
+        for command in case.commands:
+            asked.setdefault(command.split()[0], set()).update([family, kind])
+    kinds = {"constructed", "trained", "random"}
+    assert asked.pop("read_weights") == {"mtd"} | kinds
+    assert set(asked) == {"score", "localize", "align", "compare", "inspect", "patch"}
+    assert all(found == {"mtd", "ngram", "ar"} | kinds for found in asked.values()), asked
+    assert len({case.seed for case in CASES}) == len(CASES)
+
+
+@pytest.mark.parametrize("case", PARAMETERS[:1] + PARAMETERS[-1:])
+def test_a_change_of_any_stored_number_is_noticed(case):
+    old = stored(case)
+    for command, values in old.items():
+        for path, value in values.items():
+            new = copy.deepcopy(old)
+            if isinstance(value, np.ndarray):
+                new[command][path] = value + 2e-6 * np.maximum(1, np.abs(value))
+            elif isinstance(value, int | float) and not isinstance(value, bool):
+                new[command][path] = value + 2e-6 * max(1, abs(value))
+            else:
+                new[command][path] = "something else"
+            [found] = [each for each in compared("", old, new, WITHIN) if not each.agrees]
+            assert len(found.apart) == 1
