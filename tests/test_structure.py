@@ -43,7 +43,9 @@ FLOORS = [
         "mtd_lens.hooked.modules",
         "mtd_lens.algorithms",
     ],
-    ["mtd_lens.architectures.vectors", "mtd_lens.measures.pairs"],
+    ["mtd_lens.architectures.vectors", "mtd_lens.measures.pairs", "mtd_lens.hooked.info"],
+    ["mtd_lens.hooked.build"],
+    ["mtd_lens.hooked.random"],
     [
         "mtd_lens.hooked",
         "mtd_lens.measures",
@@ -176,7 +178,7 @@ def test_one_package_imports_transformer_lens():
     users = {
         name for name, path in MODULES.items() if "transformer_lens" in set(external_imports(path))
     }
-    assert users == {"mtd_lens.hooked", "mtd_lens.hooked.modules"}
+    assert users == {f"mtd_lens.hooked.{name}" for name in ("build", "modules", "random")}
 
 
 def test_nothing_outside_the_families_names_one():
