@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from mtd_lens import families, hooked
+from mtd_lens import checkpoints, families, hooked
 from mtd_lens.architectures import build_trainable, size_for
 from mtd_lens.contracts import Family, Task
 from mtd_lens.errors import (
@@ -32,7 +32,6 @@ from mtd_lens.errors import (
 )
 from mtd_lens.hooked import ModelInfo, info_of, moved, with_info
 from mtd_lens.spaces import check_model
-from mtd_lens.training import checkpoints
 
 DEFAULT_TASK = "mtd-q5-m3-t64"
 DEFAULT_MODEL = f"{DEFAULT_TASK}/constructed-absolute"

@@ -12,13 +12,10 @@ from torch import Tensor
 from probes import checks
 from probes.errors import DataError, SiteError
 from probes.patching.edits import Edit, write
-from probes.patching.engines import HookedLoop, Resumed
+from probes.patching.engines import ROWS, HookedLoop, Resumed
 from probes.patching.partial_runs import why_not
 from probes.sites import hook_name, perturbed
 from probes.subject import subject_of
-
-ROWS = 16
-"""Sequences a resumed forward pass, stacked edits counted; wider passes fall out of CPU caches."""
 
 TRIAL_LENGTH = 8
 """Positions of the trial before a run; whole sequences where a tokenizer may have padded them."""
