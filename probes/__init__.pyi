@@ -32,8 +32,8 @@ from .controls import (
 )
 from .errors import (
     DataError as DataError,
-    MTDLensError as MTDLensError,
     OutputPathError as OutputPathError,
+    ProbesError as ProbesError,
     SiteError as SiteError,
 )
 from .interchange import (

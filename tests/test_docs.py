@@ -21,7 +21,7 @@ import pytest
 
 import mtd_lens
 import probes
-from probes.errors import MTDLensError
+from probes.errors import ProbesError
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "tutorials"
@@ -128,7 +128,7 @@ def uncaught(node):
     yield node
     for child in ast.iter_child_nodes(node):
         caught = isinstance(child, ast.Try) and any(
-            ast.unparse(handler.type or ast.Name("any")) in ("any", "Exception", "MTDLensError")
+            ast.unparse(handler.type or ast.Name("any")) in ("any", "Exception", "ProbesError")
             for handler in child.handlers
         )
         for part in child.handlers + child.orelse + child.finalbody if caught else [child]:
@@ -157,7 +157,7 @@ def raised_by(function):
             mentioned = node.args
         for name in mentioned:
             error = getattr(module, name.id, None) if isinstance(name, ast.Name) else None
-            if inspect.isclass(error) and issubclass(error, MTDLensError):
+            if inspect.isclass(error) and issubclass(error, ProbesError):
                 found.add(error)
     return found
 
@@ -250,7 +250,7 @@ BAD = '''
 from jaxtyping import Float
 from torch import Tensor
 
-from probes.errors import MTDLensError
+from probes.errors import ProbesError
 
 
 def bad(first: Float[Tensor, "a"], second: int, *rest: int) -> Tensor:
@@ -260,7 +260,7 @@ def bad(first: Float[Tensor, "a"], second: int, *rest: int) -> Tensor:
         first: A thing.
         third: Another.
     """
-    raise MTDLensError("no")
+    raise ProbesError("no")
 '''
 
 
@@ -271,7 +271,7 @@ def test_a_docstring_that_leaves_something_out_is_noticed(tmp_path, monkeypatch)
     monkeypatch.syspath_prepend(tmp_path)
     assert list(missing_in("bad", importlib.import_module("leaves_out").bad)) == [
         "bad: parameter first has no shape",
-        "bad: raises MTDLensError, which is not described",
+        "bad: raises ProbesError, which is not described",
         "bad: what it returns is not described",
     ]
 
