@@ -41,7 +41,12 @@ NEVER = {
 }
 """Errors of a helper that a function cannot meet, each with the reason."""
 
-PUBLIC = [(package, name) for package in PACKAGES for name in package.__all__]
+PUBLIC = [
+    (package, name)
+    for package in PACKAGES
+    for name in package.__all__
+    if not inspect.ismodule(getattr(package, name))
+]
 IDS = [f"{package.__name__}.{name}" for package, name in PUBLIC]
 
 
