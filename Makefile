@@ -19,6 +19,7 @@ test-slow: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
 
 bench: $(READY)
@@ -28,13 +29,13 @@ bench: $(READY)
 	$(BIN)/python tests/benchmarks/dashboards.py
 
 results: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python tutorials/make_results.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m tutorials.site.results
 
 notebooks: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python tutorials/run_notebooks.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m tutorials.site.notebooks
 
 pictures: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python tutorials/make_pictures.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m tutorials.site.pictures
 
 # The variable silences a notice of mkdocs-material about other projects.
 docs: $(DOCS_READY)

@@ -23,6 +23,7 @@ from .errors import (
     ModelError as ModelError,
     MTDLensError as MTDLensError,
     OutputPathError as OutputPathError,
+    ProbesError as ProbesError,
     SiteError as SiteError,
     TaskError as TaskError,
     TokensError as TokensError,

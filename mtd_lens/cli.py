@@ -342,11 +342,11 @@ def export(
 
 def main() -> None:
     """Run the command line."""
-    from mtd_lens.errors import MTDLensError
+    from mtd_lens.errors import ProbesError
 
     try:
         app()
-    except MTDLensError as error:
+    except ProbesError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(2)
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -295,7 +294,7 @@ class Family:
             algorithm's own bears its name.
         drawn: Of these, those that figures draw, in order; tables have all.
         presets: By name, loaders of named tasks.
-        variants: By name, builders ``(task, dtype) -> model`` of the models that every task has.
+        variants: By name, builders ``(task, dtype=…) -> model`` of the models that every task has.
         resized: ``(task, length) -> task`` with sequences of another length.
         null: ``(model, task, seed) -> model``: the same architecture with random weights; by
             default :func:`mtd_lens.hooked.randomized`.
@@ -319,7 +318,7 @@ class Family:
     references: Callable[[Any, Tensor, Tensor, Tensor, bool], Mapping[str, Reference]]
     drawn: tuple[str, ...] = ()
     presets: Mapping[str, Callable[[], Task]] = field(default_factory=dict)
-    variants: Mapping[str, Callable[[Any, torch.dtype], HookedModel]] = field(default_factory=dict)
+    variants: Mapping[str, Callable[..., HookedModel]] = field(default_factory=dict)
     resized: Callable[[Any, int], Task] | None = None
     null: Callable[[HookedModel, Any, int], HookedModel] | None = None
     examples: Callable[[Any, int, int, bool], Examples] | None = None

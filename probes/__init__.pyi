@@ -32,8 +32,8 @@ from .controls import (
 )
 from .errors import (
     DataError as DataError,
-    MTDLensError as MTDLensError,
     OutputPathError as OutputPathError,
+    ProbesError as ProbesError,
     SiteError as SiteError,
 )
 from .interchange import (
@@ -62,3 +62,4 @@ from .statistics.significance import (
     adjust_p_values as adjust_p_values,
     sign_flip_p_values as sign_flip_p_values,
 )
+from .subject import HookedModel as HookedModel, Subject as Subject, subject_of as subject_of

@@ -14,6 +14,7 @@ from torch import Tensor
 from probes import checks
 from probes.errors import DataError, SiteError
 from probes.sites import Site, check_hooks
+from probes.subject import subject_of
 
 BATCH_SIZE = 32
 
@@ -159,10 +160,9 @@ def _run(
 
 def check_tokens(model: Any, tokens: Any) -> None:
     """Raise a DataError unless ``tokens`` are sequences that ``model`` can read."""
-    if not hasattr(model, "hook_dict") or not hasattr(model, "cfg"):
-        raise DataError(f"expected a hooked model; got a {type(model).__name__}.")
+    subject = subject_of(model)
     kind = f"{tokens.dtype} {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else tokens
-    size = vector_size(model)
+    size = subject.vector_size
     if size is not None:
         real = isinstance(tokens, Tensor) and tokens.is_floating_point()
         if not real or tokens.ndim != 3 or tokens.shape[2] != size:
@@ -178,21 +178,16 @@ def check_tokens(model: Any, tokens: Any) -> None:
             raise DataError(
                 f"tokens must be an integer tensor, [sequence, position]; got {kind!r}."
             )
-    if len(tokens) < 1 or not 1 <= tokens.shape[1] <= model.cfg.n_ctx:
+    if len(tokens) < 1 or not 1 <= tokens.shape[1] <= subject.n_ctx:
         raise DataError(
-            f"tokens must hold sequences of 1 to {model.cfg.n_ctx} positions, the model's context; "
+            f"tokens must hold sequences of 1 to {subject.n_ctx} positions, the model's context; "
             f"got shape {tuple(tokens.shape)}."
         )
-    if size is None and (int(tokens.min()) < 0 or int(tokens.max()) >= model.cfg.d_vocab):
+    if size is None and (int(tokens.min()) < 0 or int(tokens.max()) >= subject.n_inputs):
         raise DataError(
-            f"tokens must lie in 0 … {model.cfg.d_vocab - 1}, the model's vocabulary; got "
+            f"tokens must lie in 0 … {subject.n_inputs - 1}, the model's vocabulary; got "
             f"{int(tokens.min())} … {int(tokens.max())}."
         )
-
-
-def vector_size(model: Any) -> int | None:
-    """Components of the vectors that a model reads; None for a model of tokens."""
-    return getattr(getattr(model, "embed", None), "d_in", None)
 
 
 def check_source(tokens: Tensor, source: Any) -> None:

@@ -20,6 +20,7 @@ from probes import checks
 from probes.errors import DataError, SiteError
 from probes.statistics.divergences import kl_divergence
 from probes.statistics.intervals import CONFIDENCE, NEGLIGIBLE
+from probes.subject import subject_of
 
 Head = tuple[int, int]
 """A layer and a head, counted from 0."""
@@ -190,12 +191,12 @@ def direct_patterns(model: Any, length: int) -> Float[Tensor, "layer head query_
     Raises:
         SiteError: A length that the model does not have, or no positions to read.
     """
-    relative = has_tables(model)
+    relative, subject = has_tables(model), subject_of(model)
     read = relative_scores if relative else position_scores
     scores = torch.stack(
         [
-            torch.stack([read(model, layer, head, length) for head in range(model.cfg.n_heads)])
-            for layer in range(model.cfg.n_layers)
+            torch.stack([read(model, layer, head, length) for head in range(subject.n_heads)])
+            for layer in range(subject.n_layers)
         ]
     )
     ahead = torch.arange(length) > torch.arange(length)[:, None]
@@ -218,7 +219,7 @@ def mean_token_patterns(model: Any, length: int) -> Float[Tensor, "layer head qu
     Raises:
         SiteError: A length that the model does not have.
     """
-    n_layers = model.cfg.n_layers
+    n_layers = subject_of(model).n_layers
     patterns: dict[str, Tensor] = {}
 
     def keep(activation: Tensor, hook: Any) -> None:
@@ -283,10 +284,10 @@ def table_path(
     blocks = [_block(model, *head) for head in heads]
     if any(later <= earlier for earlier, later in pairwise(layers)):
         raise SiteError(f"a path goes through ever later layers; got layers {layers}.")
-    if model.cfg.normalization_type is not None:
+    if (normalization := subject_of(model).normalization) is not None:
         raise SiteError(
             "a path between tables is linear only without normalisation layers; this model has "
-            f"{model.cfg.normalization_type}."
+            f"{normalization}."
         )
     first, last = _with_tables(blocks[0]).attn, _with_tables(blocks[-1]).attn
     with torch.no_grad():
@@ -359,9 +360,10 @@ def _by_offset(
 
 
 def _block(model: Any, layer: int, head: int) -> Any:
-    if not (0 <= layer < model.cfg.n_layers and 0 <= head < model.cfg.n_heads):
+    subject = subject_of(model)
+    if not (0 <= layer < subject.n_layers and 0 <= head < subject.n_heads):
         raise SiteError(
-            f"the model has {model.cfg.n_layers} layers of {model.cfg.n_heads} heads; layer "
+            f"the model has {subject.n_layers} layers of {subject.n_heads} heads; layer "
             f"{layer}, head {head} is outside. Count from 0."
         )
     return model.blocks[layer]
@@ -377,18 +379,19 @@ def _with_tables(block: Any) -> Any:
 
 
 def _positions(model: Any, length: int) -> Float[Tensor, "pos d_model"]:
-    checks.integer(length, "length", 1, SiteError, int(model.cfg.n_ctx))
-    if model.cfg.positional_embedding_type != "standard":
+    subject = subject_of(model)
+    checks.integer(length, "length", 1, SiteError, subject.n_ctx)
+    if subject.positional_embedding != "standard":
         raise SiteError(
             "the model has no positional embedding to read (positional_embedding_type is "
-            f"{model.cfg.positional_embedding_type!r}, not 'standard')."
+            f"{subject.positional_embedding!r}, not 'standard')."
         )
     return model.W_pos[:length]
 
 
 def _unembedding(model: Any) -> Float[Tensor, "d_model output_token"]:
     """W_U with the gain and the centring of the last normalisation layer folded in."""
-    W_U, kind = _double(model.W_U), model.cfg.normalization_type
+    W_U, kind = _double(model.W_U), subject_of(model).normalization
     if kind in ("LN", "RMS"):
         W_U = _double(model.ln_final.w)[:, None] * W_U
     return W_U - W_U.mean(0) if kind in ("LN", "LNPre") else W_U

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from probes.errors import MTDLensError, OutputPathError
+from probes.errors import OutputPathError, ProbesError
 
 FIGURE_FORMATS = (".png", ".svg")
 DOTS_PER_INCH = 200
@@ -81,7 +81,7 @@ def write_bytes(path: Any, content: bytes) -> Path:
     return target
 
 
-def check_figure_path(path: Any, error: type[MTDLensError] = OutputPathError) -> Path:
+def check_figure_path(path: Any, error: type[ProbesError] = OutputPathError) -> Path:
     """The path with links resolved, after checking that a figure can be written there.
 
     Raises:

@@ -21,8 +21,8 @@ from probes.capture import (
     read_activations,
 )
 from probes.errors import DataError, SiteError
-from probes.patching.edits import perturbed
-from probes.sites import Site, check_hooks
+from probes.sites import Site, check_hooks, perturbed
+from probes.subject import subject_of
 
 # Where the effect of an edit must show within the same block, whatever the blocks above do.
 _WITNESS = {
@@ -157,7 +157,7 @@ def check_editable(model: Any, tokens: Tensor, hook_suffixes: tuple[str, ...]) -
         checks.choice(suffix, "kind of hook", _WITNESS, SiteError)
         moved = False
         perturb = partial(_perturb, suffix.rpartition("hook_")[2])
-        for layer in range(model.cfg.n_layers):
+        for layer in range(subject_of(model).n_layers):
             edited, seen = f"blocks.{layer}.{suffix}", f"blocks.{layer}.{_WITNESS[suffix]}"
             check_hooks(model, (edited, seen))
             before = read_activations(model, few, {"seen": Site(seen)})["seen"]

@@ -7,6 +7,10 @@ Hook names follow TransformerLens. The axes of an activation follow from the las
 ``q``, ``k``, ``v``, ``z``, ``result``    ``[batch, position, head, component]``
 everything else                           ``[batch, position, component]``
 ========================================  =====================================
+
+Inside a block an activation also has a short name, its component: ``resid_pre``, ``resid_mid``,
+``resid_post``, ``attn_out``, ``mlp_out``, and those with heads: ``z``, ``q``, ``k``, ``v``,
+``pattern``.
 """
 
 from collections.abc import Iterable
@@ -17,15 +21,44 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probes import checks
 from probes.errors import SiteError, nearest
+
+HEADLESS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
+HEADED = ("z", "q", "k", "v")
+PATTERN = "pattern"
+COMPONENTS = (*HEADLESS, *HEADED, PATTERN)
 
 _HEAD_FIRST = frozenset({"pattern", "attn_scores"})
 _HEAD_SECOND = frozenset({"q", "k", "v", "z", "result", "rot_q", "rot_k"})
 
 
+def hook_suffix(component: str) -> str:
+    """The name of a component's hook within its block."""
+    return f"{'' if component in HEADLESS else 'attn.'}hook_{component}"
+
+
+def hook_name(component: str, layer: int) -> str:
+    """The full name of a component's hook."""
+    return f"blocks.{layer}.{hook_suffix(component)}"
+
+
+def perturbed(component: str, activation: Tensor) -> Tensor:
+    """Other values, by which to see whether anything depends on an activation.
+
+    They are of another sign, so that saturated attention moves, and uneven over keys.
+    """
+    uneven = torch.arange(activation[0].numel()).cos().view(activation.shape[1:])
+    other = uneven.to(activation) - activation
+    return other.tril() if component == PATTERN else other  # no attention to later keys
+
+
 @dataclass(frozen=True, eq=False)
 class Site:
-    """One place in a hooked model.
+    """One place in a hooked model; ``str(site)`` names it shortly, as in ``L0H1 z``.
+
+    Sites are equal that read the same: the same hook, positions and head, and the very same
+    subspace, if any.
 
     Attributes:
         hook: Full hook name, for example ``"blocks.0.hook_attn_out"``.
@@ -34,6 +67,12 @@ class Site:
         head: One head, or all heads if None; only for hooks that have a head axis.
         subspace: Orthonormal columns ``[component, width]``; reading projects on it, writing
             replaces only the part of the activation that lies in it.
+
+    Examples:
+        >>> import probes
+        >>> site = probes.Site.at("z", layer=0, head=1)
+        >>> print(site, "is head", site.head, "of", site.hook)
+        L0H1 z is head 1 of blocks.0.attn.hook_z
     """
 
     hook: str
@@ -50,6 +89,8 @@ class Site:
                 f"positions at {self.hook!r} must be a list of integers, or None for all; got "
                 f"{self.positions!r}."
             )
+        if self.positions is not None:
+            object.__setattr__(self, "positions", tuple(self.positions))
         if self.head is not None and not self._has_heads:
             raise SiteError(
                 f"hook {self.hook!r} has no head axis, so head={self.head} cannot be selected. "
@@ -63,6 +104,29 @@ class Site:
                     "matrix is not the identity. Pass torch.linalg.qr(subspace).Q."
                 )
 
+    @classmethod
+    def at(
+        cls, component: str, layer: int, positions: Any = None, head: int | None = None
+    ) -> "Site":
+        """The site of a component of a block.
+
+        Args:
+            component: One of ``COMPONENTS``, such as ``"resid_pre"`` or ``"z"``.
+            layer: Of the block, counted from 0.
+            positions: As in ``Site``.
+            head: As in ``Site``.
+
+        Raises:
+            SiteError: No such component, or positions or a head that it cannot have.
+        """
+        checks.choice(component, "component", COMPONENTS, SiteError)
+        return cls(hook_name(component, layer), positions, head)
+
+    @property
+    def component(self) -> str:
+        """The last part of the hook's name: which activation it is."""
+        return self.hook.rsplit(".", 1)[-1].removeprefix("hook_")
+
     @property
     def layer(self) -> int | None:
         """Block index, or None for hooks outside the blocks."""
@@ -70,18 +134,29 @@ class Site:
         inside = parts[0] == "blocks" and len(parts) > 2 and parts[1].isdecimal()
         return int(parts[1]) if inside else None
 
+    def __str__(self) -> str:
+        if self.layer is None:
+            return self.hook
+        return f"L{self.layer}{'' if self.head is None else f'H{self.head}'} {self.component}"
+
+    def __eq__(self, other: object) -> bool:
+        return self._key == other._key if isinstance(other, Site) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
     @property
-    def _kind(self) -> str:
-        return self.hook.rsplit(".", 1)[-1].removeprefix("hook_")
+    def _key(self) -> tuple[Any, ...]:
+        return self.hook, self.positions, self.head, id(self.subspace)
 
     @property
     def _has_heads(self) -> bool:
-        return self._kind in _HEAD_FIRST | _HEAD_SECOND
+        return self.component in _HEAD_FIRST | _HEAD_SECOND
 
     def _index(self, activation: Tensor) -> tuple[Any, ...]:
         """Indices of this site's positions and head in ``activation``, keeping their order."""
         head: Any = slice(None) if self.head is None else self.head
-        axis = 2 if self._kind in _HEAD_FIRST else 1
+        axis = 2 if self.component in _HEAD_FIRST else 1
         length = activation.shape[axis]
         n_heads = activation.shape[3 - axis] if self._has_heads else 0
         if self.head is not None and not 0 <= self.head < n_heads:
@@ -103,9 +178,9 @@ class Site:
                     "the input. Choose positions within the sequence."
                 )
             positions = list(self.positions)
-        if self._kind in _HEAD_FIRST:
+        if self.component in _HEAD_FIRST:
             return (slice(None), head, positions)
-        if self._kind in _HEAD_SECOND:
+        if self.component in _HEAD_SECOND:
             return (slice(None), positions, head)
         return (slice(None), positions)
 

@@ -1,66 +1,223 @@
-"""TEMP"""
+"""What a model is: the one place that asks a hooked model for its sizes and options.
 
-from __future__ import annotations
+``subject_of(model).n_layers`` is how everything else learns them, so that what a configuration
+calls its fields, and which fields it lacks, is known here alone.
+"""
 
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import nn
+
+from probes.errors import DataError
 
 
 @runtime_checkable
 class HookedModel(Protocol):
-    cfg: Any
-    hook_dict: Any
+    """A model with TransformerLens's hooks, such as a ``HookedTransformer``.
 
-    def hooks(self, *a: Any, **k: Any) -> Any: ...
+    Called with ``start_at_layer`` it takes a residual stream in place of tokens, and with
+    ``stop_at_layer`` it returns one.
+    """
+
+    @property
+    def cfg(self) -> Any:
+        """The configuration, which :class:`Subject` reads."""
+
+    @property
+    def hook_dict(self) -> Mapping[str, Any]:
+        """Hook points by their full names."""
+
+    def hooks(self, fwd_hooks: Any = ..., bwd_hooks: Any = ...) -> AbstractContextManager[Any]:
+        """A context in which further hooks act.
+
+        Args:
+            fwd_hooks: Pairs of a hook's name and a function of the activation and the hook point.
+            bwd_hooks: The same for gradients.
+        """
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The weights."""
+
+    def __call__(
+        self, input: Any, *, start_at_layer: int | None = ..., stop_at_layer: int | None = ...
+    ) -> Any:
+        """Outputs, ``[sequence, position, d_vocab_out]``."""
+
+
+def subject_of(model: object) -> "Subject":
+    """A model's sizes and options.
+
+    Args:
+        model: A hooked model.
+
+    Raises:
+        DataError: It is none.
+
+    Examples:
+        >>> import mtd_lens, probes
+        >>> subject = probes.subject_of(mtd_lens.load_model("mtd-q5-m3-t64/constructed-absolute"))
+        >>> subject.n_layers, subject.n_inputs, subject.normalization
+        (3, 5, None)
+    """
+    if not isinstance(model, HookedModel):
+        raise DataError(
+            f"expected a hooked model; got a {type(model).__name__}. Pass a HookedTransformer, or "
+            "another model that has TransformerLens's hooks."
+        )
+    return Subject(model)
 
 
 class Subject:
-    def __init__(self, model):
-        self.model = model
-        self.cfg = model.cfg
+    """Sizes and options of a hooked model, as they are when they are asked for.
 
-    def __getattr__(self, n):
-        return getattr(self.cfg, n)
+    Args:
+        model: A hooked model; see :func:`subject_of`.
 
-    @property
-    def n_inputs(self):
-        return self.cfg.d_vocab
+    Attributes:
+        model: The model itself, whose weights have their TransformerLens names.
+    """
 
-    @property
-    def n_outputs(self):
-        return self.cfg.d_vocab_out
+    def __init__(self, model: HookedModel) -> None:
+        self.model: Any = model
 
     @property
-    def vector_size(self):
+    def _cfg(self) -> Any:
+        return self.model.cfg
+
+    @property
+    def name(self) -> str:
+        """What the model is called, or its class."""
+        return getattr(self._cfg, "model_name", None) or type(self.model).__name__
+
+    @property
+    def n_layers(self) -> int:
+        """Blocks."""
+        return int(self._cfg.n_layers)
+
+    @property
+    def n_heads(self) -> int:
+        """Heads of a layer."""
+        return int(self._cfg.n_heads)
+
+    @property
+    def n_key_value_heads(self) -> int:
+        """Heads of a layer's keys and values: fewer in grouped-query attention."""
+        grouped = getattr(self._cfg, "n_key_value_heads", None)
+        return self.n_heads if grouped is None else int(grouped)
+
+    @property
+    def d_model(self) -> int:
+        """Components of the residual stream."""
+        return int(self._cfg.d_model)
+
+    @property
+    def d_head(self) -> int:
+        """Components of a head's query, key and value."""
+        return int(self._cfg.d_head)
+
+    @property
+    def d_mlp(self) -> int:
+        """Neurons of a layer; 0 without MLPs."""
+        return int(self._cfg.d_mlp or 0) if self.has_mlp else 0
+
+    @property
+    def has_mlp(self) -> bool:
+        """Whether blocks have an MLP."""
+        return not getattr(self._cfg, "attn_only", False)
+
+    @property
+    def n_ctx(self) -> int:
+        """The longest sequence, in positions."""
+        return int(self._cfg.n_ctx)
+
+    @property
+    def n_inputs(self) -> int:
+        """Tokens that it reads, or components of a vector."""
+        return int(self._cfg.d_vocab)
+
+    @property
+    def n_outputs(self) -> int:
+        """Entries of its output at a position."""
+        return int(self._cfg.d_vocab_out)
+
+    @property
+    def vector_size(self) -> int | None:
+        """Components of the vectors that it reads; None for a model of tokens."""
         return getattr(getattr(self.model, "embed", None), "d_in", None)
 
     @property
-    def has_mlp(self):
-        return not self.cfg.attn_only
+    def causal(self) -> bool:
+        """Whether attention goes to earlier positions alone."""
+        return getattr(self._cfg, "attention_dir", "causal") == "causal"
 
     @property
-    def causal(self):
-        return self.cfg.attention_dir == "causal"
+    def normalization(self) -> str | None:
+        """The kind of its normalisation layers, such as ``"LN"``; None without them."""
+        return self._cfg.normalization_type
 
     @property
-    def normalization(self):
-        return self.cfg.normalization_type
+    def positional_embedding(self) -> str:
+        """How it codes positions; ``"standard"`` is a table that is added to the embedding."""
+        return self._cfg.positional_embedding_type
 
     @property
-    def positional_embedding(self):
-        return self.cfg.positional_embedding_type
-
-    @property
-    def device(self):
+    def device(self) -> torch.device:
+        """Of its first parameter."""
         return next(self.model.parameters()).device
 
     @property
-    def dtype(self):
+    def dtype(self) -> torch.dtype:
+        """Of its first parameter."""
         return next(self.model.parameters()).dtype
 
     @property
-    def name(self):
-        return getattr(self.cfg, "model_name", None) or type(self.model).__name__
+    def plain_attention(self) -> bool:
+        """Whether patterns are softmax of scaled products alone, and all heads share one form."""
+        cfg = self._cfg
+        return (
+            self.positional_embedding == "standard"
+            and not (cfg.attn_scores_soft_cap or 0) > 0
+            and not any(getattr(cfg, name, False) for name in _SPECIAL_ATTENTION)
+            and not str(getattr(cfg, "original_architecture", "")).startswith("Olmo")
+        )
+
+    @property
+    def departures(self) -> list[str]:
+        """In words, how its options depart from blocks that add attention, then an MLP.
+
+        Empty where each part reads the normalised stream of its own position and, by causal
+        attention, of earlier ones.
+        """
+        cfg = self._cfg
+        found = [words for name, words in _DEPARTURES.items() if getattr(cfg, name, False)]
+        if not self.causal:
+            found.append("its attention is not causal")
+        if self.positional_embedding in ("shortformer", "relative_positional_bias"):
+            found.append(f"its positional embedding is {self.positional_embedding!r}")
+        if (cfg.output_logits_soft_cap or 0) > 0:
+            found.append("it caps its logits")
+        if getattr(cfg, "n_devices", 1) > 1:
+            found.append("it is spread over several devices")
+        return found
 
 
-def subject_of(model):
-    return Subject(model)
+_DEPARTURES = {
+    "parallel_attn_mlp": "its attention and MLP run in parallel",
+    "use_normalization_before_and_after": "it normalises after its layers",
+    "use_attn_in": "use_attn_in is set",
+    "use_split_qkv_input": "use_split_qkv_input is set",
+    "use_hook_mlp_in": "use_hook_mlp_in is set",
+    "load_in_4bit": "its weights are quantised",
+}
+
+_SPECIAL_ATTENTION = (
+    "use_qk_norm",
+    "use_logn_attn",
+    "use_attention_sinks",
+    "clip_qkv",
+    "use_attn_result",
+    "ungroup_grouped_query_attention",
+)

@@ -11,7 +11,7 @@ from test_alignment import ORDER, predict, prepare, same, state
 import mtd_lens
 import probes
 from mtd_lens.questions.align import KINDS
-from probes.patching.edits import hook_name
+from probes.sites import hook_name
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """The notebooks run from top to bottom, and their committed outputs are those of such a run."""
 
 import ast
-import importlib
 import json
 import re
 import sys
@@ -11,7 +10,9 @@ import matplotlib.font_manager  # noqa: F401 - its first import builds a cache, 
 import nbformat
 import pytest
 
-TUTORIALS = Path(__file__).parent.parent / "tutorials"
+from tutorials.site.notebooks import execute
+
+NOTEBOOKS = Path(__file__).parent.parent / "tutorials" / "notebooks"
 
 FAST = {
     "1_task_and_estimators": {"N_SEQUENCES": 128, "LENGTHS": (8, 192)},
@@ -33,7 +34,7 @@ notebooks = pytest.mark.parametrize("name", FAST)
 
 
 def read(name):
-    notebook = nbformat.read(TUTORIALS / f"{name}.ipynb", as_version=4)
+    notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
     nbformat.validate(notebook)
     return notebook
 
@@ -64,7 +65,7 @@ def stream(cell, name):
 
 
 def test_every_notebook_is_run_here():
-    assert {path.stem for path in TUTORIALS.glob("*.ipynb")} == set(FAST)
+    assert {path.stem for path in NOTEBOOKS.glob("*.ipynb")} == set(FAST)
 
 
 @notebooks
@@ -87,8 +88,7 @@ def test_it_runs_without_errors_or_warnings(name, tmp_path, monkeypatch):
     settings_of(notebook)[0].source = "\n".join(f"{k} = {v!r}" for k, v in FAST[name].items())
     shown = f"import json; print(json.dumps([{', '.join(FAST[name])}]))"
     notebook.cells.append(nbformat.v4.new_code_cell(shown))
-    monkeypatch.syspath_prepend(str(TUTORIALS))
-    importlib.import_module("run_notebooks").execute(notebook, tmp_path)
+    execute(notebook, tmp_path)
     for cell in code_cells(notebook):
         assert not stream(cell, "stderr"), cell.source
     taken = json.loads(stream(notebook.cells[-1], "stdout"))
@@ -108,7 +108,7 @@ def test_committed_outputs_are_those_of_a_clean_run(name):
 
 @notebooks
 def test_it_is_small_and_names_no_machine(name):
-    path = TUTORIALS / f"{name}.ipynb"
+    path = NOTEBOOKS / f"{name}.ipynb"
     assert path.stat().st_size < MAX_BYTES
     text = path.read_text(encoding="utf-8")
     for folder in ("/home/", "/Users/", "/tmp/", "/work/", "/usr/", sys.prefix):

@@ -1,6 +1,7 @@
 """The instruments, on models that they were not made for, against slow oracles."""
 
 import warnings
+from dataclasses import replace
 
 import jaxtyping
 import numpy as np
@@ -10,6 +11,7 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.hook_points import HookPoint
 
 import probes
+from probes.sites import COMPONENTS
 
 
 def make(**changes):
@@ -158,6 +160,34 @@ def test_the_model_is_left_as_it_was_found(model, sequences):
         model.reset_hooks()
 
 
+def test_sites_have_short_names_and_are_equal_where_they_read_the_same(model):
+    named = {
+        "L0H1 z": probes.Site("blocks.0.attn.hook_z", head=1),
+        "L1 mlp_out": probes.Site.at("mlp_out", layer=1),
+        "L1H2 pattern": probes.Site.at("pattern", 1, head=2),
+        "L1 scale": probes.Site("blocks.1.ln1.hook_scale"),
+        "hook_embed": probes.Site("hook_embed"),
+    }
+    assert [str(site) for site in named.values()] == list(named)
+    assert [site.layer for site in named.values()] == [0, 1, 1, 1, None]
+    parts = [site.component for site in named.values()]
+    assert parts == ["z", "mlp_out", "pattern", "scale", "embed"]
+    assert all(probes.Site.at(name, 1).hook in model.hook_dict for name in COMPONENTS)
+    at = probes.Site.at("z", 0, [1, -1], head=1)
+    assert at == probes.Site("blocks.0.attn.hook_z", (1, -1), 1)
+    assert len({at, probes.Site("blocks.0.attn.hook_z", [1, -1], 1)}) == 1
+    others = [
+        probes.Site.at("q", 0, [1, -1], head=1),
+        probes.Site.at("z", 1, [1, -1], head=1),
+        probes.Site.at("z", 0, [-1, 1], head=1),
+        probes.Site.at("z", 0, [1, -1]),
+        replace(at, subspace=torch.eye(8)[:, :2]),
+    ]
+    assert len({at, *others}) == 6
+    assert others[-1] == replace(others[-1])
+    assert at != at.hook
+
+
 def test_unknown_hooks_heads_and_positions(model, sequences):
     def read(site):
         return probes.read_activations(model, sequences, {"x": site})
@@ -189,6 +219,8 @@ def test_unknown_hooks_heads_and_positions(model, sequences):
     for positions in (3, [], [1.5], slice(2)):
         with pytest.raises(probes.SiteError, match="list of integers"):
             probes.Site("blocks.0.hook_attn_out", positions=positions)
+    with pytest.raises(probes.SiteError, match=r"unknown component 'resid_pos'.*resid_post"):
+        probes.Site.at("resid_pos", 0)
     with pytest.raises(probes.SiteError, match=r"exists but did not run"):
         read(probes.Site("blocks.0.attn.hook_result"))
     with pytest.raises(probes.SiteError, match="unknown kind of hook 'hook_mlp'"):

@@ -1,35 +1,25 @@
 """The results pages say what was measured, and measuring again gives the same."""
 
-import importlib
-import json
-import sys
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 
+from mtd_lens.checkpoints import read_manifest
 from mtd_lens.registry import shipped_checkpoints
-
-TUTORIALS = Path(__file__).parent.parent / "tutorials"
-
+from tutorials.site import measurements, results as site
 
 FAMILIES = ("mtd", "ngram", "autoregressive")
-
-
-@pytest.fixture(scope="module")
-def script():
-    sys.path.insert(0, str(TUTORIALS))
-    yield importlib.import_module("make_results")
-    sys.path.remove(str(TUTORIALS))
+MAX_BYTES = 12_000
 
 
 @pytest.fixture(params=FAMILIES)
-def results(script, request):
-    return script.RESULTS[request.param]
+def results(request):
+    return site.RESULTS[request.param]
 
 
-def test_every_shipped_model_is_on_a_page(script):
-    assert set(script.RESULTS) == set(FAMILIES)
-    names = [name for results in script.RESULTS.values() for name in results.names()]
+def test_every_shipped_model_is_on_a_page():
+    assert set(site.RESULTS) == set(FAMILIES)
+    names = [name for results in site.RESULTS.values() for name in results.names()]
     assert sorted(names) == sorted(shipped_checkpoints())
 
 
@@ -41,19 +31,49 @@ def test_page_and_cards_are_those_of_the_data(results):
 
 
 def test_every_figure_of_the_page_is_there(results):
-    page = (TUTORIALS / results.page).read_text(encoding="utf-8")
+    page = results.page.read_text(encoding="utf-8")
     figures = {line.split("(")[-1].rstrip(")") for line in page.splitlines() if "![" in line}
     assert len(figures) >= 2
     for figure in figures:
-        assert (TUTORIALS / figure).stat().st_size > 10_000, figure
+        assert (results.page.parent / figure).stat().st_size > 10_000, figure
 
 
-def test_unknown_families_have_no_results(script, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["make_results.py", "--page", "mtd", "nothing"])
+def test_pages_are_written_without_measuring(results, monkeypatch, capsys):
+    """``--page`` writes what is there again, and changes nothing."""
+    before = results.page.read_bytes()
+    monkeypatch.setattr(site, "RESULTS", {results.family: replace(results, draw=lambda _: None)})
+    monkeypatch.setattr(type(results), "measure", None)
+    site.main(["--page", results.family])
+    assert capsys.readouterr().out == f"wrote {results.page}\n"
+    assert results.page.read_bytes() == before
+
+
+def test_unknown_families_have_no_results(capsys):
     with pytest.raises(SystemExit) as stopped:
-        script.main()
+        site.main(["--page", "mtd", "nothing"])
     assert stopped.value.code == 2
     assert "no results of nothing; families are mtd, ngram" in capsys.readouterr().err
+
+
+def test_measurements_are_small_and_change_no_checkpoint():
+    for name, folder in shipped_checkpoints().items():
+        path = measurements.file_of(name)
+        assert path.parent == folder
+        assert path.stat().st_size < MAX_BYTES, name
+        assert path.name not in read_manifest(folder)["sha256"]
+
+
+def test_what_is_kept_is_read_back(tmp_path):
+    """A line for each entry, numbers rounded, whatever lies between them as it was."""
+    given = {"a": 0.1234567891, "b": [1, None, "é", {"c": -1e-20, "d": (1.5, 2)}]}
+    rounded = {"a": 0.12345679, "b": [1, None, "é", {"c": -1e-20, "d": [1.5, 2]}]}
+    for figures, expected in ((given, rounded), ([given, given], [rounded, rounded])):
+        path = tmp_path / "figures.json"
+        measurements.write(path, figures)
+        assert measurements.read(path) == expected
+        assert len(path.read_text(encoding="utf-8").splitlines()) == 4
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        measurements.write(tmp_path / "figures.json", {"a": float("nan")})
 
 
 @pytest.mark.slow
@@ -65,9 +85,10 @@ def test_unknown_families_have_no_results(script, monkeypatch, capsys):
         ("autoregressive", "ar-d5-t32/trained-linear-augmented-2l-s0"),
     ],
 )
-def test_measuring_again_gives_the_page_s_figures(script, family, name):
-    before = json.loads(sys.modules["model_pages"].data_file(name).read_text(encoding="utf-8"))
-    again = script.RESULTS[family].measure(name)
+def test_measuring_again_gives_the_page_s_figures(family, name):
+    before = measurements.read(measurements.file_of(name))
+    again = measurements.measure(name, site.RESULTS[family].study)
+    assert again.keys() == before.keys()
     for one, two in zip(before["scorecard"]["claims"], again["scorecard"]["claims"], strict=True):
         assert (one["id"], one["verdict"]) == (two["id"], two["verdict"])
         assert one["score"] == pytest.approx(two["score"], abs=2e-3)

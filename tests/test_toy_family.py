@@ -42,7 +42,7 @@ def test_its_models_are_scored_and_compared(tmp_path):
         "copied.attention": "not_applicable",
         "prediction.copying": "supported",
     }
-    assert card.to_dict()["sureness"] == 0.9
+    assert card.to_dict()["parameters"]["sureness"] == 0.9
     assert card["copied.interchange"].score > 0.999
     card.to_html(tmp_path / "toy.html")
     null = mtd_lens.score(mtd_lens.load_model("toy-q4-t9/random"), n_sequences=128)

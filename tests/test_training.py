@@ -11,8 +11,7 @@ import mtd_lens
 from mtd_lens import ArgumentError, OutputPathError, TrainingConfig, TrainingError, train
 from mtd_lens.contracts import Examples
 from mtd_lens.registry import family_of
-from mtd_lens.training import loop as training
-from mtd_lens.training import run_folder
+from mtd_lens.training import loop as training, run_folder
 from mtd_lens.training.config import read_settings
 from mtd_lens.training.loop import loss_of, schedule
 
@@ -230,23 +229,23 @@ def test_a_full_disk_leaves_the_last_checkpoint(task, tmp_path, monkeypatch):
     assert train(task, TrainingConfig(**TINY), run.folder, resume=True).step == 60
 
 
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ({"architecture": "mamba"}, "unknown architecture 'mamba'"),
-        ({"loss": "hinge"}, "unknown loss 'hinge'"),
-        ({"dtype": "int8"}, "unknown dtype 'int8'"),
-        ({"n_layers": 0}, "n_layers must be an integer from 1 to 6"),
-        ({"steps": 0}, "steps must be an integer of at least 1"),
-        ({"learning_rate": -1.0}, "learning_rate must be a number above 0"),
-        ({"beta2": 1.0}, "beta2 must be a number"),
-        ({"n_heads": 5}, "n_heads must divide d_model; got 5 heads"),
-        ({"checkpoint_every": 70}, "checkpoint_every must be a multiple of log_every, 50"),
-    ],
-)
-def test_settings_out_of_range(setting, message):
-    with pytest.raises(ArgumentError, match=message):
-        TrainingConfig(**setting)
+OUT_OF_RANGE = [
+    ({"architecture": "mamba"}, "unknown architecture 'mamba'"),
+    ({"loss": "hinge"}, "unknown loss 'hinge'"),
+    ({"dtype": "int8"}, "unknown dtype 'int8'"),
+    ({"n_layers": 0}, "n_layers must be an integer from 1 to 6"),
+    ({"steps": 0}, "steps must be an integer of at least 1"),
+    ({"learning_rate": -1.0}, "learning_rate must be a number above 0"),
+    ({"beta2": 1.0}, "beta2 must be a number"),
+    ({"n_heads": 5}, "n_heads must divide d_model; got 5 heads"),
+    ({"checkpoint_every": 70}, "checkpoint_every must be a multiple of log_every, 50"),
+]
+
+
+def test_settings_out_of_range():
+    for setting, message in OUT_OF_RANGE:
+        with pytest.raises(ArgumentError, match=message):
+            TrainingConfig(**setting)
 
 
 def test_what_is_refused_leaves_no_folder(task, tmp_path):

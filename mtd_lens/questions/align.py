@@ -15,7 +15,7 @@ from mtd_lens.contracts import Carrier, Task
 from mtd_lens.errors import ArgumentError, SiteError
 from mtd_lens.experiment import Experiment
 from mtd_lens.measures.pairs import draw_pairs, prediction_with
-from mtd_lens.questions.localize import best_on, carriers_of
+from mtd_lens.questions.localize import carriers_of
 from mtd_lens.results.alignment import AlignmentReport
 from mtd_lens.spaces import Space, last_predictions
 from probes import checks
@@ -191,7 +191,6 @@ def _prepare(experiment: Experiment, carrier: Carrier) -> _Search:
     variable, queries, seed = carrier.variable, carrier.queries, experiment.seed
     outputs, control = experiment.task.outputs, algorithm.control
     natural = causal_model.run(experiment.fit_tokens)[variable]
-    best = best_on(algorithm, experiment.task)
     assert control is not None
 
     def half(tokens: Tensor, pair_seed: int) -> _Half:
@@ -205,7 +204,7 @@ def _prepare(experiment: Experiment, carrier: Carrier) -> _Search:
         def outcome(values: Tensor) -> Tensor:
             return prediction_with(causal_model, tokens, variable, values, queries)
 
-        decoy = control(best, tokens, variable, seed)[pairs.source]
+        decoy = control(causal_model, tokens, variable, seed)[pairs.source]
         return _Half(
             tokens,
             pairs.source,

@@ -15,15 +15,13 @@ import torch
 from torch import Tensor
 
 import probes
-from mtd_lens.algorithms import FIT_SEED, N_FIT_SEQUENCES
-from mtd_lens.contracts import Algorithm, Carrier, CausalModel, Task
+from mtd_lens.contracts import Algorithm, Carrier, Task
 from mtd_lens.errors import ArgumentError, ModelError
 from mtd_lens.experiment import Experiment, Trial
 from mtd_lens.measures.interchange import N_SELECTION_PAIRS
 from mtd_lens.measures.pairs import Pairs, first, pairs_of, prediction_with
 from mtd_lens.measures.probe import probe_errors
 from mtd_lens.questions.score import THRESHOLD
-from mtd_lens.registry import family_of
 from mtd_lens.results.localization import (
     STAGES,
     Finding,
@@ -274,12 +272,6 @@ class _Swaps:
         return [1 - float(patched[group].mean() / base.mean()) for group in sets]
 
 
-def best_on(algorithm: Algorithm, task: Any) -> CausalModel:
-    """The algorithm with the parameters that predict best on the task itself."""
-    batch = task.sample(N_FIT_SEQUENCES, FIT_SEED)
-    return algorithm.fit(task, batch.tokens, family_of(task).truth(task, batch))
-
-
 def _tested(singles: Sequence[_Single], level: float, seed: int) -> tuple[SiteScore, ...]:
     """Every place's score with its interval, and whether it exceeds the floor."""
     if not singles:
@@ -313,8 +305,7 @@ def _probe(
     indices = [indices[int(i)] for i in spread]
     positions = tuple(queries[i] for i in indices)
     target = torch.cat([trial.run(t)[carrier.variable] for t in trial.splits])[:, indices]
-    best = best_on(algorithm, trial.task)
-    decoy = algorithm.control(best, tokens, carrier.variable, trial.seed)[:, indices]
+    decoy = algorithm.control(trial.causal_model, tokens, carrier.variable, trial.seed)[:, indices]
     places = _places(trial.model, PROBED)
     sites = [_site(place, positions) for place in places]
     halves = zip(*(trial.read(t, sites) for t in trial.splits), strict=True)

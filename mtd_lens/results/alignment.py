@@ -1,11 +1,11 @@
 """The result of ``align``: a learned subspace's score beside its controls."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mtd_lens.results import forms as render
+from mtd_lens.results.base import Result
+from mtd_lens.results.forms import Table, figure, interval
 from probes.alignment import Alignment
 from probes.statistics.intervals import Interval
 
@@ -19,8 +19,8 @@ ROWS = {
 }
 
 
-@dataclass(frozen=True)
-class AlignmentReport:
+@dataclass(frozen=True, kw_only=True)
+class AlignmentReport(Result):
     """How well a learned subspace carries a variable, beside its controls.
 
     Every score is ``1 - E D(counterfactual ‖ patched) / E D(counterfactual ‖ unpatched)`` on
@@ -30,6 +30,11 @@ class AlignmentReport:
     Attributes:
         model: Its name.
         task: Its name, or its description.
+        seed: Of sequences, pairs, fits and resampling.
+        n_sequences: Half for the fit, half for the scores.
+        parameters: Of the causal model, fitted to the model.
+        divergence: Its name and unit.
+        versions: Of what the result depends on.
         variable: Of the causal model.
         layer: Block index.
         kind: Of site, one of ``KINDS``.
@@ -46,16 +51,9 @@ class AlignmentReport:
             against 0.
         unpatched: Mean divergence of the counterfactual from the unpatched model, the score's
             denominator.
-        divergence: Its name and unit.
-        parameters: Of the causal model, fitted to the model.
-        seed: Of sequences, pairs, fits and resampling.
-        n_sequences: Half for the fit, half for the scores.
         alignment: The learned subspace.
-        versions: Of what the result depends on.
     """
 
-    model: str
-    task: str | Mapping[str, Any]
     variable: str
     layer: int
     kind: str
@@ -64,38 +62,12 @@ class AlignmentReport:
     n_components: int
     scores: Mapping[str, Interval]
     unpatched: float
-    divergence: str
-    parameters: Mapping[str, float]
-    seed: int
-    n_sequences: int
     alignment: Alignment = field(repr=False, compare=False)
-    versions: Mapping[str, str] = field(repr=False, default_factory=dict)
 
     @property
     def score(self) -> Interval:
         """Of the learned subspace."""
         return self.scores["learned"]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data, as ``to_json`` writes it."""
-        return dict(
-            vars(self),
-            scores={name: vars(interval) for name, interval in self.scores.items()},
-            parameters=dict(self.parameters),
-            alignment=self.alignment.to_dict(),
-            versions=dict(self.versions),
-        )
-
-    def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
-        """The report as JSON text, also written to ``path`` if one is given.
-
-        Args:
-            path: Also write it there.
-
-        Raises:
-            OutputPathError: The path cannot be written to.
-        """
-        return render.json_text(self.to_dict(), path)
 
     def __repr__(self) -> str:
         return (
@@ -103,27 +75,11 @@ class AlignmentReport:
             f"{self.width}: {self.score})"
         )
 
-    def __str__(self) -> str:
-        return f"{self._title}\n\n{render.text_table(*self._table())}"
-
-    def _repr_html_(self) -> str:
-        header, rows = self._table()
-        return render.html(
-            "comparison.html",
-            title=self._title,
-            header=header,
-            rows=rows,
-            fitted_title="",
-            fitted_header=[],
-            fitted_rows=[],
-        )
-
     @property
     def _place(self) -> str:
         head = "" if self.head is None else f" head {self.head}"
         return f"layer {self.layer} {self.kind}{head}"
 
-    @property
     def _title(self) -> str:
         n_pairs = self.n_sequences - self.n_sequences // 2
         return (
@@ -132,9 +88,9 @@ class AlignmentReport:
             f"({self.divergence})"
         )
 
-    def _table(self) -> tuple[list[str], list[list[str]]]:
-        body = [
-            [ROWS[name], f"{i.score:.3f}", f"[{i.low:.3f}, {i.high:.3f}]"]
-            for name, i in self.scores.items()
-        ]
-        return ["what is swapped", "score", "95% interval"], body
+    def _tables(self) -> list[Table]:
+        rows = [[ROWS[name], figure(i.score), interval(i)] for name, i in self.scores.items()]
+        return [Table(["what is swapped", "score", "95% interval"], rows)]
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [{"swapped": name} | vars(score) for name, score in self.scores.items()]

@@ -1,8 +1,11 @@
-"""Writing results: plain-text tables, HTML pages, and the files they go to."""
+"""Forms of results: numbers in words, plain-text tables, HTML, and the files they go to."""
 
 import io
-from collections.abc import Iterable, Sequence
-from typing import Any
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 from probes.files import (
     check_output_path,
@@ -14,11 +17,17 @@ from probes.files import (
 )
 
 __all__ = [
+    "Table",
     "check_output_path",
     "check_output_paths",
+    "compact",
+    "figure",
+    "grouped",
     "html",
+    "interval",
     "json_text",
     "make_folder",
+    "parameters",
     "text_table",
     "write_bytes",
     "write_text",
@@ -27,6 +36,95 @@ __all__ = [
 MAX_TABLE_WIDTH = 1000
 """Characters; tables are as wide as what they hold, and cut off beyond this."""
 
+AT_BOUND = "_at_bound"
+"""Ends the name of the flag beside a parameter that was fitted to the end of its range."""
+
+NOTHING = "–"
+"""Stands in tables for what there is not."""
+
+LOWEST_SHOWN = -99
+"""Figures below this are shown as being below it; the JSON holds them in full."""
+
+SMALLEST_SHOWN = 0.001
+"""The same of parameters in a narrow column."""
+
+
+@runtime_checkable
+class Limited(Protocol):
+    """Whatever has limits, which are None where there is nothing to limit."""
+
+    @property
+    def low(self) -> float | None: ...
+    @property
+    def high(self) -> float | None: ...
+
+
+def figure(value: float | None, digits: int = 3) -> str:
+    """A number for a table; a dash for none, and no minus before a rounded 0."""
+    if value is None or math.isnan(value):
+        return NOTHING
+    if value < LOWEST_SHOWN:
+        return f"< {LOWEST_SHOWN}"
+    return f"{round(value, digits) + 0.0:.{digits}f}"
+
+
+def interval(found: Limited, digits: int = 3) -> str:
+    """The limits of a score for a table."""
+    if found.low is None:
+        return NOTHING
+    return f"[{figure(found.low, digits)}, {figure(found.high, digits)}]"
+
+
+def parameters(values: Mapping[str, float]) -> str:
+    """Fitted parameters in words; numbered ones, such as ``step_size_1``, share one label."""
+    groups = grouped(values)
+    words = [
+        f"{label} {', '.join(f'{value:.4g}' + '*' * at_bound for value, at_bound in listed)}"
+        for label, listed in groups.items()
+    ]
+    marked = any(at_bound for listed in groups.values() for _, at_bound in listed)
+    return ", ".join(words) + " (* at the end of its range: no estimate)" * marked
+
+
+def compact(listed: Sequence[tuple[float, bool]]) -> str:
+    """Parameters of one group of ``grouped`` to two digits, starred at the ends of their ranges."""
+    shown = [
+        (f"{value:.2g}" if value >= SMALLEST_SHOWN else f"<{SMALLEST_SHOWN:g}") + "*" * at_bound
+        for value, at_bound in listed
+    ]
+    return ", ".join(shown) or NOTHING
+
+
+def grouped(values: Mapping[str, float]) -> dict[str, list[tuple[float, bool]]]:
+    """By label, parameters and whether each lies at the end of its range.
+
+    ``step_size_1``, ``step_size_2``, … are listed under one label, ``step size``.
+    """
+    groups: dict[str, list[tuple[float, bool]]] = {}
+    for name, value in values.items():
+        if not name.endswith(AT_BOUND):
+            label = re.sub(r"_\d+$", "", name).replace("_", " ")
+            groups.setdefault(label, []).append((value, name + AT_BOUND in values))
+    return groups
+
+
+@dataclass(frozen=True)
+class Table:
+    """What text and HTML show of a result; the columns ``left`` are flush left, the others right.
+
+    ``title`` stands above it, unless that is empty.
+    """
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    left: Sequence[int] = (0,)
+    title: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.title}\n\n" * bool(self.title) + text_table(
+            self.header, self.rows, self.left
+        )
+
 
 def text_table(
     header: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[int] = (0,)
@@ -34,9 +132,9 @@ def text_table(
     """A plain-text table; columns in ``left`` are flush left, the others right."""
     from rich import box
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Table as RichTable
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
     for index, name in enumerate(header):
         table.add_column(name, justify="left" if index in left else "right", no_wrap=True)
     for row in rows:

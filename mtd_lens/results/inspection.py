@@ -1,8 +1,8 @@
 """The result of ``inspect``: what a model does on a few sequences, beside the algorithm."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -10,20 +10,28 @@ from torch import Tensor
 
 from mtd_lens.contracts import Analysis, AnalyticPattern
 from mtd_lens.errors import ArgumentError
+from mtd_lens.results.base import DrawnResult
+from mtd_lens.results.forms import Table, figure
+
+if TYPE_CHECKING:
+    import pandas
 
 MAX_OUTCOMES = 24
 """Of more outcomes, the likeliest are shown."""
 
 
-@dataclass(frozen=True)
-class Inspection:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Inspection(DrawnResult):
     """A model's attention and predictions on a few sequences, beside the algorithm's.
 
     Attributes:
         model: Its name.
         task: The task's name, or its description if it has none.
         seed: Of the sequences.
+        n_sequences: How many are shown.
         parameters: Of the algorithm, fitted to the model's predictions.
+        divergence: The family's name for its own, and its unit.
+        versions: Of what the result depends on.
         tokens: ``[sequence, position]``, or ``[sequence, position, component]`` of vectors.
         token_names: What each token of the vocabulary, or component of a vector, is called.
         attention: ``[layer, head, sequence, query, key]``; without a softmax, as shares of its
@@ -33,18 +41,48 @@ class Inspection:
         nearest_heads: By name of the analytic pattern, the head of each layer that is nearest to it
             at each query, ``[layer, query]``, chosen on other sequences.
         n_cut: Positions at the end of the sequences that were left out.
+        algorithm: Name of the source that is the algorithm itself.
+        drawn: Names of the estimators that figures of comparisons show, so that a source looks the
+            same in all figures.
     """
 
-    model: str
-    task: str | Mapping[str, Any]
-    seed: int
-    parameters: Mapping[str, float]
+    FIGURE: ClassVar[str] = "plot_scatter"
+
     tokens: Shaped[Tensor, "sequence position *component"]
     token_names: tuple[str, ...]
     attention: Float[Tensor, "layer head sequence query key"]
     analysis: Analysis | None
     nearest_heads: Mapping[str, Int[Tensor, "layer query"]]
     n_cut: int
+    algorithm: str
+    drawn: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as ``to_json`` writes it; tensors are packed: dtype, shape and bytes.
+
+        Latents are null where what is inferred is the prediction itself.
+        """
+        plain = super().to_dict()
+        if self.analysis is not None and self.analysis.predicts_latent:
+            plain["analysis"]["latents"] = None
+        return plain
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Inspection":
+        """The inspection that ``to_dict`` described.
+
+        Args:
+            data: What ``to_dict`` or a JSON file holds.
+
+        Raises:
+            ArgumentError: A field is missing, unknown or of another form.
+        """
+        analysis = data.get("analysis") if isinstance(data, Mapping) else None
+        if not isinstance(analysis, Mapping) or analysis.get("latents", ()) is not None:
+            return super().from_dict(data)
+        found = super().from_dict({**data, "analysis": {**analysis, "latents": {}}})
+        assert found.analysis is not None
+        return replace(found, analysis=replace(found.analysis, latents=found.analysis.predictions))
 
     def __repr__(self) -> str:
         n_layers, n_heads, n_sequences, length = self.attention.shape[:4]
@@ -78,6 +116,39 @@ class Inspection:
                 f"inspection.analysis.patterns ({listed or 'here there are none'})."
             )
         return distances(self.attention, pattern)
+
+    def nearest_distances(self, pattern: AnalyticPattern) -> Float[Tensor, " layer"]:
+        """Total variation of each layer's nearest heads from a pattern, mean over the queries.
+
+        Args:
+            pattern: One of ``analysis.patterns``.
+
+        Returns:
+            ``[layer]``, from 0 to 1; NaN where the algorithm says nothing at any query.
+        """
+        heads = self.nearest_heads[pattern.name].cpu()[:, None]
+        return self.distances(pattern).cpu().gather(1, heads)[:, 0].nanmean(-1)
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """Attention on and below the diagonal: a row for each layer, head, sequence, query, key."""
+        import pandas as pd
+
+        names = ("layer", "head", "sequence", "query", "key")
+        index = torch.ones(self.attention.shape).tril().nonzero(as_tuple=True)
+        places = {name: values.numpy() for name, values in zip(names, index, strict=True)}
+        return pd.DataFrame(self.provenance | places | {"attention": self.attention[index].numpy()})
+
+    def _title(self) -> str:
+        return f"{super()._title()} of {self.tokens.shape[1]} tokens"
+
+    def _tables(self) -> list[Table]:
+        layers = [f"layer {layer}" for layer in range(len(self.attention))]
+        rows = [
+            [pattern.name, *(figure(value) for value in self.nearest_distances(pattern).tolist())]
+            for pattern in (self.analysis.patterns if self.analysis else ())
+        ]
+        title = "Total variation of each layer's nearest heads from the algorithm's attention"
+        return [Table(["pattern", *layers], rows, title=title)] if rows else []
 
 
 def distances(

@@ -1,15 +1,15 @@
 """Where a model's variables were found: the result of ``localize``, and how it is shown."""
 
-import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
-from mtd_lens.errors import ArgumentError, UnknownNameError, nearest
-from mtd_lens.results import forms as render
-from mtd_lens.results.localization_tables import WORDS, order_in_words, tables
-from mtd_lens.results.scorecard import parameters
+from mtd_lens.errors import UnknownNameError, nearest
+from mtd_lens.results.base import DrawnResult
+from mtd_lens.results.forms import NOTHING, Table, figure, interval
+from mtd_lens.results.plain import to_plain
+from probes.statistics.intervals import Interval
 
 VERDICTS = {
     "found": "the interval of the smallest set lies above the threshold",
@@ -19,6 +19,11 @@ VERDICTS = {
 
 STAGES = ("pattern", "z", "mlp_out")
 """Kinds of sites at which a variable is sought, as they follow one another in a block."""
+
+TOGETHER = "together"
+"""Heading of a layer's joint score."""
+
+IN_ORDER = {True: "causal", False: "not causal", None: "too few to tell"}
 
 
 @dataclass(frozen=True)
@@ -48,8 +53,8 @@ class Place:
         return f"L{self.layer}{'' if self.head is None else f'H{self.head}'} {self.kind}"
 
 
-@dataclass(frozen=True)
-class SiteScore:
+@dataclass(frozen=True, kw_only=True)
+class SiteScore(Interval):
     """Interchange of a variable at one place, on evaluation pairs.
 
     Attributes:
@@ -64,16 +69,13 @@ class SiteScore:
 
     variable: str
     place: Place
-    score: float
-    low: float
-    high: float
     p_value: float
     adjusted_p_value: float
     significant: bool
 
 
-@dataclass(frozen=True)
-class ProbeScore:
+@dataclass(frozen=True, kw_only=True)
+class ProbeScore(Interval):
     """A ridge probe's R² on held-out sequences at one place, beside its control task's.
 
     ``low`` and ``high`` are its 95% bootstrap interval over sequences, ``control_low`` and
@@ -81,11 +83,10 @@ class ProbeScore:
     their layer count as silent.
     """
 
+    DERIVED: ClassVar[tuple[str, ...]] = ("selectivity",)
+
     variable: str
     place: Place
-    score: float
-    low: float
-    high: float
     control: float
     control_low: float
     control_high: float
@@ -148,8 +149,8 @@ class Appearance:
     readable: int | None
 
 
-@dataclass(frozen=True)
-class Localization:
+@dataclass(frozen=True, kw_only=True)
+class Localization(DrawnResult):
     """Where each variable of the causal model lives in a model.
 
     ``found["mixture_weights"]`` is one variable's finding; ``print(found)`` shows the tables.
@@ -159,30 +160,26 @@ class Localization:
         task: The task's name, or its description if it has none.
         seed: Of the sequences and of resampling.
         n_sequences: Half for choices, half for scores.
+        parameters: Of the causal model, fitted to the model.
+        divergence: Its name and unit.
+        versions: Of what the result depends on.
         findings: For each variable, in causal order, the smallest set of places that carries it.
         sites: The interchange map: every place by itself.
         probes: The probe map.
         threshold: What the interval of a found set must lie above.
         floor: What a single place's score is tested against.
         level: Of those tests, over all of them together.
-        parameters: Of the causal model, fitted to the model.
-        divergence: Its name and unit.
-        versions: Of what the result depends on.
     """
 
-    model: str
-    task: str | Mapping[str, Any]
-    seed: int
-    n_sequences: int
+    FIGURE: ClassVar[str] = "plot_localization"
+    DERIVED: ClassVar[tuple[str, ...]] = ("order",)
+
     threshold: float
     floor: float
     level: float
-    parameters: Mapping[str, float]
     findings: tuple[Finding, ...]
     sites: tuple[SiteScore, ...]
     probes: tuple[ProbeScore, ...]
-    divergence: str
-    versions: Mapping[str, str]
 
     def __getitem__(self, variable: str) -> Finding:
         for finding in self.findings:
@@ -219,6 +216,14 @@ class Localization:
         firsts = [entry.readable for entry in self.order if entry.readable is not None]
         return all(a <= b for a, b in pairwise(firsts)) if len(firsts) > 1 else None
 
+    def in_set(self, entry: SiteScore) -> bool:
+        """Whether a place is in its variable's smallest set.
+
+        Args:
+            entry: One of ``sites``.
+        """
+        return entry.place in self[entry.variable].places
+
     def has_joint_layers(self, variable: str) -> bool:
         """Whether some layer has several places of a variable, which can be swapped together.
 
@@ -229,107 +234,90 @@ class Localization:
         return len(layers) > len(set(layers))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, as ``to_json`` writes it."""
-        data = asdict(self)
-        for plain, probe in zip(data["probes"], self.probes, strict=True):
-            plain["selectivity"] = probe.selectivity
-        data["order"] = {
-            "appearances": [asdict(entry) for entry in self.order],
+        """Plain data, as ``to_json`` writes it, with the order of variables."""
+        order = {
+            "appearances": to_plain(self.order),
             "carried_in_order": self.carried_in_order,
             "readable_in_order": self.readable_in_order,
         }
-        return data
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "Localization":
-        """The result that ``to_dict`` described.
-
-        Args:
-            data: What ``to_dict`` or a JSON file holds.
-
-        Raises:
-            ArgumentError: A field is missing or of another form.
-        """
-        try:
-            given = {name: value for name, value in data.items() if name != "order"}
-            given["findings"] = tuple(
-                Finding(
-                    **{k: v for k, v in plain.items() if k not in ("places", "whole_layers")},
-                    places=tuple(Place(**place) for place in plain["places"]),
-                    whole_layers=tuple(plain["whole_layers"]),
-                )
-                for plain in data["findings"]
-            )
-            given["sites"] = tuple(
-                SiteScore(**{**plain, "place": Place(**plain["place"])}) for plain in data["sites"]
-            )
-            given["probes"] = tuple(
-                ProbeScore(
-                    **{k: v for k, v in plain.items() if k not in ("place", "selectivity")},
-                    place=Place(**plain["place"]),
-                )
-                for plain in data["probes"]
-            )
-            return cls(**given)
-        except (AttributeError, KeyError, TypeError) as error:
-            raise ArgumentError(f"expected what Localization.to_dict returns: {error}.") from error
-
-    def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
-        """The result as JSON text, also written to ``path`` if one is given.
-
-        Args:
-            path: Also write it there.
-
-        Raises:
-            OutputPathError: The path cannot be written to.
-        """
-        return render.json_text(self.to_dict(), path)
-
-    def plot(
-        self,
-        path: str | os.PathLike[str] | None = None,
-        *,
-        data: str | os.PathLike[str] | None = None,
-    ) -> Any:
-        """Both maps of every variable.
-
-        Args:
-            path: Also write the figure there, as PNG or SVG by its ending.
-            data: Also write what is drawn there, as CSV.
-
-        Returns:
-            A ``matplotlib.figure.Figure``.
-
-        Raises:
-            ArgumentError: A path of another ending.
-            OutputPathError: A path cannot be written to.
-        """
-        from mtd_lens.views.plots import plot_localization
-
-        return plot_localization(self, path, data=data)
+        return super().to_dict() | {"order": order}
 
     def __repr__(self) -> str:
         sets = ", ".join(f"{f.variable} {_set_in_words(f)}" for f in self.findings)
         return f"Localization({self.model!r}: {sets})"
 
-    def __str__(self) -> str:
-        blocks = [self._title()]
-        for title, header, rows in tables(self):
-            left = tuple(i for i, name in enumerate(header) if not name or name in WORDS)
-            blocks += [title] * bool(title) + [render.text_table(header, rows, left=left)]
-        return "\n\n".join([*blocks, order_in_words(self)])
+    def _tables(self) -> list[Table]:
+        """The found sets, and the two maps; maps only of variables that vary."""
+        sets = [
+            [
+                finding.variable,
+                finding.verdict,
+                ", ".join(map(str, finding.places)) or NOTHING,
+                figure(finding.score),
+                interval(finding),
+                figure(finding.blind),
+                NOTHING if entry.carried is None else str(entry.carried),
+                NOTHING if entry.readable is None else str(entry.readable),
+            ]
+            for finding, entry in zip(self.findings, self.order, strict=True)
+        ]
+        header = [
+            *("variable", "verdict", "smallest set", "F", "95% interval", "blind F"),
+            *("carried from layer", "readable from layer"),
+        ]
+        maps = (self._sites_table(), self._probes_table())
+        return [table for table in (Table(header, sets, (0, 1, 2)), *maps) if table.rows]
 
-    def _repr_html_(self) -> str:
-        return render.html(
-            "localization.html",
-            title=self._title(),
-            tables=tables(self),
-            words=WORDS,
-            order=order_in_words(self),
+    def _sites_table(self) -> Table:
+        scores = {
+            (entry.variable, entry.place): figure(entry.score, 2)
+            + ("*" if entry.significant else " ")
+            + ("+" if self.in_set(entry) else " ")
+            for entry in self.sites
+        }
+        title = (
+            f"Interchange at each site, F (* above {self.floor:g} at the {self.level:.3g} level "
+            f"after Holm's correction over {len(self.sites)} sites; + in the smallest set)"
         )
+        table = _by_layer(scores, title)
+        rows = list(table.rows)
+        for finding in self.findings:
+            if self.has_joint_layers(finding.variable):
+                last = max(i for i, row in enumerate(rows) if row[0] == finding.variable)
+                joint = [f"{figure(score, 2)}  " for score in finding.whole_layers]
+                rows.insert(last + 1, [finding.variable, TOGETHER, *joint])
+        return replace(table, rows=rows)
 
-    def _title(self) -> str:
-        return f"{self.model}   {parameters(self.parameters)}   {self.n_sequences} sequences"
+    def _probes_table(self) -> Table:
+        cells = {
+            (entry.variable, entry.place): f"{figure(entry.score, 2)} ({figure(entry.control, 2)})"
+            for entry in self.probes
+        }
+        return _by_layer(cells, "Probes: R² on held-out sequences (its control task's)")
+
+    def _notes(self) -> list[str]:
+        return [
+            f"Order of the found sets: {IN_ORDER[self.carried_in_order]}; of the layers from which "
+            f"variables are readable: {IN_ORDER[self.readable_in_order]}. Blind F is the "
+            "algorithm's score with the variable at its mean: what can be reached without looking "
+            "at the source."
+        ]
+
+    def _rows(self) -> list[dict[str, Any]]:
+        """A row for each cell of both maps; the joint scores of layers have no interval."""
+        rows = [
+            _cell("interchange", entry)
+            | {"significant": entry.significant, "in_set": self.in_set(entry)}
+            for entry in self.sites
+        ]
+        rows += [
+            {"map": "interchange", "variable": finding.variable, "site": TOGETHER}
+            | {"layer": layer, "score": score}
+            for finding in self.findings
+            if self.has_joint_layers(finding.variable)
+            for layer, score in enumerate(finding.whole_layers)
+        ]
+        return rows + [_cell("probe", e) | {"control": e.control} for e in self.probes]
 
     def _appearance(self, finding: Finding) -> Appearance:
         carried = [place.layer for place in finding.places if finding.verdict == "found"]
@@ -347,3 +335,20 @@ def _set_in_words(finding: Finding) -> str:
     if finding.verdict != "found":
         return finding.verdict.replace("_", " ")
     return "in " + "+".join(map(str, finding.places))
+
+
+def _cell(name: str, entry: SiteScore | ProbeScore) -> dict[str, Any]:
+    place = {"site": entry.place.column, "layer": entry.place.layer}
+    scores = {"score": entry.score, "low": entry.low, "high": entry.high}
+    return {"map": name, "variable": entry.variable} | place | scores
+
+
+def _by_layer(cells: Mapping[tuple[str, Place], str], title: str) -> Table:
+    """A row for each variable and kind of place, a column for each layer."""
+    layers = sorted({place.layer for _, place in cells})
+    found = {(variable, p.column, p.layer): cell for (variable, p), cell in cells.items()}
+    rows = [
+        [variable, column, *(found.get((variable, column, layer), NOTHING) for layer in layers)]
+        for variable, column in dict.fromkeys((name, place.column) for name, place in cells)
+    ]
+    return Table(["variable", "site", *(f"layer {layer}" for layer in layers)], rows, (0, 1), title)

@@ -1,16 +1,17 @@
 """The scorecard: what was found of each claim, and how it is shown."""
 
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from mtd_lens.errors import UnknownNameError, nearest
-from mtd_lens.results import forms as render
-
-AT_BOUND = "_at_bound"
-"""Ends the name of the flag beside a parameter that was fitted to the end of its range."""
+from mtd_lens.results import forms
+from mtd_lens.results.base import DrawnResult
+from mtd_lens.results.first_form import sources_of
+from mtd_lens.results.forms import NOTHING, Table, figure, interval, parameters
+from mtd_lens.results.plain import to_plain
+from probes.statistics.intervals import Interval
 
 VERDICTS = {
     "supported": "the interval lies above the null's and above the threshold",
@@ -19,6 +20,13 @@ VERDICTS = {
     "not_diagnostic": "the test cannot tell: the null passes it too, or the construction fails it",
     "not_applicable": "the variable does not vary on this task",
 }
+
+
+FIRST_FIELDS = (
+    *("model", "task", "seed", "n_sequences", "claims", "matrix", "estimators"),
+    *("divergence", "versions"),
+)
+"""Of a scorecard in its first form, where all others are parameters."""
 
 
 @dataclass(frozen=True)
@@ -57,16 +65,13 @@ class ClaimResult:
     details: Mapping[str, float | str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class MatrixEntry:
+@dataclass(frozen=True, kw_only=True)
+class MatrixEntry(Interval):
     """A claim's score at one layer, chosen or not."""
 
     claim: str
     layer: int
     site: str
-    score: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -80,13 +85,9 @@ class EstimatorResult:
     parameters: Mapping[str, float]
     closest: bool
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return _plain(self)
 
-
-@dataclass(frozen=True)
-class Scorecard:
+@dataclass(frozen=True, kw_only=True)
+class Scorecard(DrawnResult):
     """What a model computes of its task's algorithm, layer by layer.
 
     ``card["mixture_weights.attention"]`` is one claim's result; ``print(card)`` shows the table.
@@ -97,23 +98,29 @@ class Scorecard:
         seed: Of sequences, pairs, controls and resampling.
         n_sequences: Half for choices, half for scores.
         parameters: Of the causal model, fitted to the model.
+        divergence: Its name and unit.
+        versions: Of what the result depends on.
         claims: One result a claim, in the order of the algorithm.
         matrix: The score of every claim at every layer.
         estimators: Mean divergence of the model's predictions from each reference estimator's.
-        divergence: Its name and unit.
-        versions: Of what the result depends on.
+        algorithm: Name of the estimator that is the algorithm itself.
     """
 
-    model: str
-    task: str | Mapping[str, Any]
-    seed: int
-    n_sequences: int
-    parameters: Mapping[str, float]
+    FIGURE: ClassVar[str] = "plot_scorecard"
+
     claims: tuple[ClaimResult, ...]
     matrix: tuple[MatrixEntry, ...]
     estimators: tuple[EstimatorResult, ...]
-    divergence: str
-    versions: Mapping[str, str]
+    algorithm: str
+
+    @classmethod
+    def _fields_of(cls, data: dict[str, Any], *, first: bool) -> dict[str, Any]:
+        """The first form has the parameters beside the other fields."""
+        if not first:
+            return data
+        own = {name: data.pop(name) for name in FIRST_FIELDS if name in data}
+        algorithm, _ = sources_of(row["name"] for row in own.get("estimators", ()))
+        return own | {"parameters": data, "algorithm": algorithm}
 
     def __iter__(self) -> Iterator[ClaimResult]:
         return iter(self.claims)
@@ -133,35 +140,6 @@ class Scorecard:
         """Number of layers that claims were tried at."""
         return max((entry.layer for entry in self.matrix), default=-1) + 1
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data, as ``to_json`` writes it."""
-        head = {
-            "model": self.model,
-            "task": self.task,
-            "seed": self.seed,
-            "n_sequences": self.n_sequences,
-        }
-        return {
-            **head,
-            **{name: value for name, value in self.parameters.items() if name not in head},
-            "claims": [_plain(claim) for claim in self.claims],
-            "matrix": [_plain(entry) for entry in self.matrix],
-            "estimators": [estimator.to_dict() for estimator in self.estimators],
-            "divergence": self.divergence,
-            "versions": dict(self.versions),
-        }
-
-    def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
-        """The scorecard as JSON text, also written to ``path`` if one is given.
-
-        Args:
-            path: Also write it there.
-
-        Raises:
-            OutputPathError: The path cannot be written to.
-        """
-        return render.json_text(self.to_dict(), path)
-
     def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
         """A self-contained page with the table and the matrix, also written to ``path``.
 
@@ -171,60 +149,49 @@ class Scorecard:
         Raises:
             OutputPathError: The path cannot be written to.
         """
-        text = render.html("scorecard_page.html", **self._view())
+        text = forms.html("scorecard_page.html", **self._view())
         if path is not None:
-            render.write_text(path, text)
+            forms.write_text(path, text)
         return text
 
     def _repr_html_(self) -> str:
-        return render.html("scorecard.html", **self._view())
+        return forms.html("scorecard.html", **self._view())
 
     def __repr__(self) -> str:
         counts = {v: sum(c.verdict == v for c in self.claims) for v in VERDICTS}
         summary = ", ".join(f"{n} {v}" for v, n in counts.items() if n)
         return f"Scorecard({self.model!r}: {summary})"
 
-    def __str__(self) -> str:
+    def _tables(self) -> list[Table]:
         header = ("claim", "layer", "score", "95% interval", "null", "ceiling", "verdict")
         rows = [
             (
                 claim.id,
-                "–" if claim.layer is None else str(claim.layer),
+                NOTHING if claim.layer is None else str(claim.layer),
                 figure(claim.score),
-                interval(claim.low, claim.high),
+                interval(claim),
                 figure(claim.null),
                 figure(claim.ceiling),
                 claim.verdict,
             )
             for claim in self.claims
         ]
-        blocks = [
-            f"{self.model}   {parameters(self.parameters)}   {self.n_sequences} sequences",
-            render.text_table(header, rows, left=(0, 6)),
-        ]
+        shown = [Table(header, rows, left=(0, 6))]
         if self.matrix:
-            blocks += ["Every layer (* chosen)", self._matrix_table()]
+            shown.append(self._matrix_table())
         if self.estimators:
-            estimators = [
-                (
-                    e.name,
-                    figure(e.divergence, 5),
-                    interval(e.low, e.high, 5),
-                    parameters(e.parameters),
-                )
-                for e in self._by_distance()
-            ]
-            heading = ("estimator", "divergence", "95% interval", "fitted")
-            blocks += [
-                f"Estimator ‖ model at the last query ({self.divergence})",
-                render.text_table(heading, estimators, left=(0, 3)),
-            ]
-        return "\n\n".join(blocks)
+            shown.append(self._estimators_table())
+        return shown
 
-    def _by_distance(self) -> list[EstimatorResult]:
-        return sorted(self.estimators, key=lambda estimator: estimator.divergence)
+    def _estimators_table(self) -> Table:
+        rows = [
+            (e.name, figure(e.divergence, 5), interval(e, 5), parameters(e.parameters))
+            for e in sorted(self.estimators, key=lambda estimator: estimator.divergence)
+        ]
+        title = f"Estimator ‖ model at the last query ({self.divergence})"
+        return Table(("estimator", "divergence", "95% interval", "fitted"), rows, (0, 3), title)
 
-    def _matrix_table(self) -> str:
+    def _matrix_table(self) -> Table:
         scores = {(entry.claim, entry.layer): entry.score for entry in self.matrix}
         layers = range(self.n_layers)
         rows = []
@@ -235,64 +202,29 @@ class Scorecard:
             ]
             if any((claim.id, layer) in scores for layer in layers):
                 rows.append([claim.id, *cells])
-        return render.text_table(["claim", *(f"layer {layer} " for layer in layers)], rows)
+        header = ["claim", *(f"layer {layer} " for layer in layers)]
+        return Table(header, rows, title="Every layer (* chosen)")
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [
+            {name: value for name, value in to_plain(claim).items() if name != "details"}
+            for claim in self.claims
+        ]
 
     def _view(self) -> dict[str, Any]:
         scores = {(entry.claim, entry.layer): entry for entry in self.matrix}
-        chosen = {(claim.id, claim.layer) for claim in self.claims}
         return {
             "card": self,
-            "task": self.task if isinstance(self.task, str) else "a task of the user's own",
             "rows": [claim.id for claim in self.claims if claim.id in {key[0] for key in scores}],
             "scores": scores,
-            "chosen": chosen,
+            "chosen": {(claim.id, claim.layer) for claim in self.claims},
             "verdicts": VERDICTS,
             "figure": figure,
             "interval": interval,
             "parameters": parameters,
             "colour": colour,
-            "estimators": self._by_distance(),
+            "estimators": self._estimators_table() if self.estimators else None,
         }
-
-
-def figure(value: float | None, digits: int = 3) -> str:
-    """A number for a table; a dash for none, and no minus before a rounded 0."""
-    if value is None:
-        return "–"
-    if value < -99:
-        return "< -99"
-    return f"{round(value, digits) + 0.0:.{digits}f}"
-
-
-def interval(low: float | None, high: float | None, digits: int = 3) -> str:
-    """An interval for a table."""
-    if low is None or high is None:
-        return "–"
-    return f"[{figure(low, digits)}, {figure(high, digits)}]"
-
-
-def parameters(values: Mapping[str, float]) -> str:
-    """Fitted parameters in words; numbered ones, such as ``step_size_1``, share one label."""
-    groups = grouped(values)
-    words = [
-        f"{label} {', '.join(f'{value:.4g}' + '*' * at_bound for value, at_bound in listed)}"
-        for label, listed in groups.items()
-    ]
-    marked = any(at_bound for listed in groups.values() for _, at_bound in listed)
-    return ", ".join(words) + " (* at the end of its range: no estimate)" * marked
-
-
-def grouped(values: Mapping[str, float]) -> dict[str, list[tuple[float, bool]]]:
-    """By label, parameters and whether each lies at the end of its range.
-
-    ``step_size_1``, ``step_size_2``, … are listed under one label, ``step size``.
-    """
-    groups: dict[str, list[tuple[float, bool]]] = {}
-    for name, value in values.items():
-        if not name.endswith(AT_BOUND):
-            label = re.sub(r"_\d+$", "", name).replace("_", " ")
-            groups.setdefault(label, []).append((value, name + AT_BOUND in values))
-    return groups
 
 
 def colour(score: float) -> dict[str, str]:
@@ -308,8 +240,3 @@ def colour(score: float) -> dict[str, str]:
         "background": f"rgb({red}, {green}, {blue})",
         "color": "#ffffff" if score > 0.55 else "#10202c",
     }
-
-
-def _plain(value: Any) -> dict[str, Any]:
-    data = dict(vars(value))
-    return {key: dict(item) if isinstance(item, Mapping) else item for key, item in data.items()}

@@ -22,7 +22,7 @@ from mtd_lens.errors import ArgumentError
 from mtd_lens.questions import inspect as inspecting
 from mtd_lens.results import forms as render
 from mtd_lens.results.inspection import MAX_OUTCOMES, Inspection, likeliest
-from mtd_lens.results.scorecard import Scorecard, parameters
+from mtd_lens.results.scorecard import Scorecard
 
 LEVELS = 32767
 """Attention from 0 to 1, and likewise from 0 to −1, is rounded to this many levels."""
@@ -160,7 +160,7 @@ def _page(inspection: Inspection, card: Scorecard | None) -> str:
         "dashboard.html",
         inspection=inspection,
         task=f"Task {task}" if isinstance(task, str) else "A task of the user's own",
-        parameters=parameters,
+        parameters=render.parameters,
         length=inspection.tokens.shape[1],
         n_sequences=len(inspection.tokens),
         n_heads=inspection.attention.shape[1],
@@ -251,10 +251,7 @@ def _nearest_patterns(inspection: Inspection) -> list[int]:
     assert inspection.analysis is not None
     if not inspection.analysis.patterns:
         return []
-    distances = []
-    for pattern in inspection.analysis.patterns:
-        heads = inspection.nearest_heads[pattern.name][:, None]
-        distances.append(inspection.distances(pattern).gather(1, heads)[:, 0].nanmean(-1))
+    distances = [inspection.nearest_distances(pattern) for pattern in inspection.analysis.patterns]
     return torch.stack(distances).nan_to_num(1.0).argmin(0).tolist()
 
 

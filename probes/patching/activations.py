@@ -1,7 +1,7 @@
 """Activation patching and ablation at every site of a kind, as labelled grids.
 
 Effects are those of a plain hooked loop, in fewer and shorter forward passes; see
-:mod:`probes.patching.engines`. Kinds of activations are those of :mod:`probes.patching.edits`.
+:mod:`probes.patching.engines`. Kinds of activations are those of :mod:`probes.sites`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,10 +14,11 @@ from torch import Tensor
 from probes import checks
 from probes.capture import check_tokens, last_outputs, run_and_capture
 from probes.errors import DataError, SiteError
-from probes.patching.edits import COMPONENTS, chosen_labels, hook_name, plan_edits
+from probes.patching.edits import chosen_labels, plan_edits
 from probes.patching.grid import Grid
 from probes.patching.trust import ROWS, choose_engine
-from probes.sites import Site, check_hooks
+from probes.sites import COMPONENTS, Site, check_hooks, hook_name
+from probes.subject import subject_of
 
 DIRECTIONS = ("denoising", "noising")
 ABLATIONS = ("zero", "mean", "resample")
@@ -196,7 +197,7 @@ def _grid(
     """Write ``replace(activation)`` of the ``origin`` runs into the ``base`` runs, everywhere."""
     checks.choice(component, "component", COMPONENTS, SiteError)
     checks.choice(logits, "kind of logits", ("last", "all"), DataError)
-    layers = chosen_labels(layers, model.cfg.n_layers, "layers")
+    layers = chosen_labels(layers, subject_of(model).n_layers, "layers")
     check_hooks(model, (hook_name(component, layer) for layer in layers))
     with torch.no_grad():
         origin_values, origin_outputs = _natural(model, origin, component, layers)

@@ -1,24 +1,15 @@
-"""Where an activation is edited: kinds of activation, and the sites of a grid.
-
-Names are TransformerLens's: ``resid_pre``, ``resid_mid``, ``resid_post``, ``attn_out``, ``mlp_out``
-by position, and ``z``, ``q``, ``k``, ``v``, ``pattern`` by head, by position, or by both.
-"""
+"""Where in a layer's activation a grid's edits are made: by position, by head, or by both."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from probes import checks
 from probes.errors import SiteError
-
-HEADLESS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
-HEADED = ("z", "q", "k", "v")
-PATTERN = "pattern"
-COMPONENTS = (*HEADLESS, *HEADED, PATTERN)
+from probes.sites import HEADED, HEADLESS, PATTERN
 
 
 @dataclass(frozen=True)
@@ -38,16 +29,6 @@ class Edit:
     key: int | None = None
 
 
-def hook_suffix(component: str) -> str:
-    """The name of a component's hook within its block."""
-    return f"{'' if component in HEADLESS else 'attn.'}hook_{component}"
-
-
-def hook_name(component: str, layer: int) -> str:
-    """The full name of a component's hook."""
-    return f"blocks.{layer}.{hook_suffix(component)}"
-
-
 def write(component: str, activation: Tensor, values: Tensor, edit: Edit, first: int = 0) -> None:
     """Set an edit's part of ``activation``, which holds positions ``first`` on, in place."""
     there, here = list(edit.positions), [position - first for position in edit.positions]
@@ -62,16 +43,6 @@ def write(component: str, activation: Tensor, values: Tensor, edit: Edit, first:
         activation[:, here, head] = values[:, there, head].to(activation.dtype)
     else:
         activation[:, here] = values[:, there].to(activation.dtype)
-
-
-def perturbed(component: str, activation: Tensor) -> Tensor:
-    """Other values, by which to see whether anything depends on an activation.
-
-    They are of another sign, so that saturated attention moves, and uneven over keys.
-    """
-    uneven = torch.arange(activation[0].numel()).cos().view(activation.shape[1:])
-    other = uneven.to(activation) - activation
-    return other.tril() if component == PATTERN else other  # no attention to later keys
 
 
 def plan_edits(

@@ -11,100 +11,91 @@ Attention is torch's fused kernel where a block's attention is the stock kind, a
 everywhere else, so that relative, rotary, local or padded attention keeps its own arithmetic.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
-from torch.nn import functional
+
+from probes.patching.fused import FusedAttention, stacked
+from probes.subject import HookedModel, subject_of
 
 Stream = Float[Tensor, "batch position d_model"]
 
-_STOCK_ATTENTION = frozenset({"Attention", "GroupedQueryAttention"})
 
-
-def why_not(model: Any) -> str | None:
+def why_not(model: HookedModel) -> str | None:
     """The reason why a model's runs cannot be resumed, in words; None if they can be."""
-    cfg = getattr(model, "cfg", None)
     blocks = getattr(model, "blocks", None)
-    if cfg is None or blocks is None or not hasattr(model, "input_to_embed"):
+    if blocks is None or not hasattr(model, "input_to_embed"):
         return "it is not a HookedTransformer"
     if any(type(block).__name__ != "TransformerBlock" for block in blocks):
         return "its blocks are not TransformerLens's"
     if any(point.fwd_hooks or point.bwd_hooks for point in model.hook_dict.values()):
         return "it has hooks of its own"
-    if next(model.parameters()).dtype not in (torch.float32, torch.float64):
+    subject = subject_of(model)
+    if subject.dtype not in (torch.float32, torch.float64):
         return "in 16 bits, passes of other lengths round otherwise"
-    for option, reason in _UNSUPPORTED.items():
-        if getattr(cfg, option, False):
-            return reason
-    if cfg.attention_dir != "causal":
-        return "its attention is not causal"
-    if cfg.positional_embedding_type in ("shortformer", "relative_positional_bias"):
-        return f"its positional embedding is {cfg.positional_embedding_type!r}"
-    if (cfg.output_logits_soft_cap or 0) > 0:
-        return "it caps its logits"
-    if getattr(cfg, "n_devices", 1) > 1:
-        return "it is spread over several devices"
-    return None
-
-
-_UNSUPPORTED = {
-    "parallel_attn_mlp": "its attention and MLP run in parallel",
-    "use_normalization_before_and_after": "it normalises after its layers",
-    "use_attn_in": "use_attn_in is set",
-    "use_split_qkv_input": "use_split_qkv_input is set",
-    "use_hook_mlp_in": "use_hook_mlp_in is set",
-    "load_in_4bit": "its weights are quantised",
-}
+    return next(iter(subject.departures), None)
 
 
 class PartialRunner:
     """One natural run of a model, and passes that go on from edits of it.
 
     Streams are counted by the block that reads them: stream ``n_layers`` is the last one, which the
-    read-out reads.
+    read-out reads; with ``last_only`` it is not kept.
 
     Args:
         model: A HookedTransformer for which ``why_not`` is None; it is not changed.
         tokens: ``[batch, position]``.
         last_only: Outputs at the last position alone, ``[batch, token]``; otherwise at every one,
             ``[batch, position, token]``.
-        keep_z: Also keep the heads' outputs, ``[batch, position, head, d_head]`` a layer.
+        fused: What ``fused_attention`` makes of the model's blocks.
+        keep_z: Also keep the heads' outputs.
+
+    Attributes:
+        streams: ``[batch, position, d_model]``, one a block that reads it.
+        attn_out: ``[batch, position, d_model]``, one a block.
+        z: Heads' outputs, ``[batch, position, head, d_head]``, one a block, if kept.
+        outputs: Of the natural run.
     """
 
     def __init__(
         self,
-        model: Any,
+        model: HookedModel,
         tokens: Shaped[Tensor, "batch position *component"],
         *,
         last_only: bool,
+        fused: Sequence[FusedAttention | None],
         keep_z: bool = False,
     ) -> None:
-        self.model, self.last_only = model, last_only
-        self.n_layers, self.length = len(model.blocks), tokens.shape[1]
+        self.subject, self.last_only = subject_of(model), last_only
+        self.model: Any = self.subject.model
+        self.n_layers, self.length = len(self.model.blocks), tokens.shape[1]
         self.streams: list[Tensor] = []
         self.attn_out: list[Tensor] = []
         self.z: list[Tensor] = []
         self._keys: list[Tensor] = []
         self._values: list[Tensor] = []
-        stream, _, _, self._mask = model.input_to_embed(tokens)
-        self._fused = [_fused(block, model.cfg, self._mask) for block in model.blocks]
+        stream, _, _, self._mask = self.model.input_to_embed(tokens)
+        padded = self._mask is not None  # which fused attention knows nothing of
+        self._fused = [None] * self.n_layers if padded else fused
         for layer in range(self.n_layers):
             self.streams.append(stream)
             keys, values, z, attn_out = self._natural_attention(layer)
             self._keys.append(keys)
             self._values.append(values)
-            self.attn_out.append(attn_out)
             if keep_z:
                 self.z.append(z)
-            stream = self.after_mlp(layer, stream + attn_out)
-        self.streams.append(stream)
-        self.outputs = self._read_out(stream[:, -1:] if last_only else stream)
-        if last_only:
-            self.outputs = self.outputs[:, 0]
+            self.attn_out.append(attn_out)
+            middle = stream + attn_out
+            if last_only and layer == self.n_layers - 1:
+                middle = middle[:, -1:]
+            stream = self.after_mlp(layer, middle)
+        outputs = self._read_out(stream)
+        self.outputs = outputs[:, 0] if last_only else outputs
+        if not last_only:
+            self.streams.append(stream)
 
     def _natural_attention(self, layer: int) -> tuple[Tensor, ...]:
         """Keys and values as the block's attention takes them, heads' outputs, their sum."""
@@ -127,7 +118,7 @@ class PartialRunner:
     def after_mlp(self, layer: int, middle: Tensor) -> Tensor:
         """The stream after a block, from the stream between its attention and its MLP."""
         block = self.model.blocks[layer]
-        if self.model.cfg.attn_only:
+        if not self.subject.has_mlp:
             return middle
         return middle + block.mlp(block.ln2(middle.contiguous()))  # MLPs reshape by view
 
@@ -149,9 +140,9 @@ class PartialRunner:
             x[:, :first]
             for x in (self._hooked(layer, self._keys), self._hooked(layer, self._values))
         )
-        stream = _stack(self.streams[layer][:, first:end], copies)
-        prefix = _KeyValues(_stack(keys, copies), _stack(values, copies), first)
-        mask = None if self._mask is None else _stack(self._mask[:, :end], copies)
+        stream = stacked(self.streams[layer][:, first:end], copies)
+        prefix = _KeyValues(stacked(keys, copies), stacked(values, copies), first)
+        mask = None if self._mask is None else stacked(self._mask[:, :end], copies)
         return _own_attention(self.model.blocks[layer], stream, stream, prefix, mask)
 
     def resume(self, layer: int, stream: Stream, first: int) -> Tensor:
@@ -168,7 +159,7 @@ class PartialRunner:
             )
         if self.last_only:
             return self._read_out(stream[:, -1:])[:, 0]
-        earlier = _stack(self.outputs[:, :first], len(stream) // self.batch)
+        earlier = stacked(self.outputs[:, :first], len(stream) // self.batch)
         return torch.cat([earlier, self._read_out(stream)], 1)
 
     def resume_points(
@@ -236,19 +227,18 @@ class PartialRunner:
         queries = stream[:, -1:] if last_query else stream
         keys, values = self._keys[layer], self._values[layer]
         if fused is None:
-            keys, values = (_stack(x[:, :first], copies) for x in (keys, values))
+            keys, values = (stacked(x[:, :first], copies) for x in (keys, values))
             offset = self.length - queries.shape[1]
             prefix = _KeyValues(keys, values, offset)
-            mask = None if self._mask is None else _stack(self._mask, copies)
+            mask = None if self._mask is None else stacked(self._mask, copies)
             attn_out = _own_attention(block, queries, stream, prefix, mask)
         else:
-            attn_out = fused.attend(
-                block.ln1(stream), keys[:, :, :first], values[:, :, :first], last_query
-            )
+            attend = fused.attend_last if last_query else fused.attend
+            attn_out = attend(block.ln1(stream), keys[:, :, :first], values[:, :, :first])
         return self.after_mlp(layer, queries + attn_out)
 
     def _read_out(self, stream: Tensor) -> Tensor:
-        if self.model.cfg.normalization_type is not None:
+        if self.subject.normalization is not None:
             stream = self.model.ln_final(stream)
         return self.model.unembed(stream)
 
@@ -294,94 +284,3 @@ def _own_attention(
         attention_mask=mask,
     )
     return block.hook_attn_out(attn_out)
-
-
-def _stack(x: Tensor, copies: int) -> Tensor:
-    return x if copies == 1 else x.repeat(copies, *[1] * (x.ndim - 1))
-
-
-class _FusedAttention:
-    """Stock attention by torch's fused kernel; keys and values are kept by query head."""
-
-    def __init__(self, attn: Any, cfg: Any) -> None:
-        self.n_heads, self.d_head = cfg.n_heads, cfg.d_head
-        self.scale = 1 / float(attn.attn_scale)
-        grouped = type(attn).__name__ == "GroupedQueryAttention"
-        key_value = (attn._W_K, attn._W_V) if grouped else (attn.W_K, attn.W_V)
-        biases = (attn._b_K, attn._b_V) if grouped else (attn.b_K, attn.b_V)
-        self.n_groups = len(key_value[0])
-        inward = torch.cat([attn.W_Q, *key_value])  # [head, d_model, d_head]
-        self._inward = inward.transpose(0, 1).flatten(1).T.contiguous()
-        self._bias = torch.cat([attn.b_Q, *biases]).flatten()
-        self._outward = attn.W_O.flatten(0, 1).T.contiguous()
-        self._outward_bias = attn.b_O
-
-    def by_position(self, x: Tensor) -> Tensor:
-        """``[batch, head, position, d_head]`` as it passes hooks, by key-value head."""
-        return x[:, :: self.n_heads // self.n_groups].transpose(1, 2)
-
-    def project(self, normalized: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, ``[batch, head, position, d_head]`` each."""
-        joint = functional.linear(normalized, self._inward, self._bias)
-        joint = joint.unflatten(-1, (-1, self.d_head)).transpose(1, 2)
-        query, key, value = joint.split([self.n_heads, self.n_groups, self.n_groups], 1)
-        if self.n_groups != self.n_heads:
-            times = self.n_heads // self.n_groups
-            key, value = (x.repeat_interleave(times, 1) for x in (key, value))
-        return query, key, value
-
-    def combine(self, z: Tensor) -> Tensor:
-        """Heads' outputs, ``[…, head * d_head]``, to the residual stream."""
-        return functional.linear(z, self._outward, self._outward_bias)
-
-    def attend(self, normalized: Tensor, keys: Tensor, values: Tensor, last: bool) -> Tensor:
-        """Attention of the positions in ``normalized`` to all, ``keys`` and ``values`` before."""
-        query, key, value = self.project(normalized)
-        copies, first = len(query) // len(keys), keys.shape[2]
-        if first:
-            key = torch.cat([_stack(keys, copies), key], 2)
-            value = torch.cat([_stack(values, copies), value], 2)
-        if last:
-            query, first = query[:, :, -1:], first + query.shape[2] - 1
-        return self.combine(self.mix(query, key, value, first).flatten(-2))
-
-    def mix(self, query: Tensor, key: Tensor, value: Tensor, first: int) -> Tensor:
-        """Heads' outputs of queries at positions ``first`` on, ``[batch, query, head, d_head]``."""
-        one = query.shape[2] == 1
-        mask = None if one or not first else _causal_mask(query, first)
-        causal = not (one or first)
-        z = functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, is_causal=causal, scale=self.scale
-        )
-        return z.transpose(1, 2)
-
-
-def _causal_mask(query: Tensor, first: int) -> Float[Tensor, "query key"]:
-    """0 where queries at positions ``first`` on may attend, else minus infinity."""
-    n_queries = query.shape[2]
-    mask = query.new_full((n_queries, first + n_queries), -math.inf)
-    return mask.triu_(first + 1)
-
-
-def _fused(block: Any, cfg: Any, mask: Tensor | None) -> _FusedAttention | None:
-    """Fused attention of a block whose attention is the stock kind without padding, else None."""
-    attn = block.attn
-    stock = (
-        type(attn).__name__ in _STOCK_ATTENTION
-        and cfg.positional_embedding_type == "standard"
-        and not (cfg.attn_scores_soft_cap or 0) > 0
-        and attn.attn_type == "global"
-        and not any(getattr(cfg, name, False) for name in _SPECIAL_ATTENTION)
-        and not str(getattr(cfg, "original_architecture", "")).startswith("Olmo")
-    )
-    return _FusedAttention(attn, cfg) if stock and mask is None else None
-
-
-_SPECIAL_ATTENTION = (
-    "use_qk_norm",
-    "use_logn_attn",
-    "use_attention_sinks",
-    "clip_qkv",
-    "use_attn_result",
-    "ungroup_grouped_query_attention",
-)

@@ -23,10 +23,11 @@ from probes.patching.activations import (
     natural_outputs,
     without_rounding,
 )
-from probes.patching.edits import Edit, chosen_labels, hook_name, plan_edits
+from probes.patching.edits import Edit, chosen_labels, plan_edits
 from probes.patching.grid import Grid
 from probes.patching.trust import choose_engine, inert_hooks
-from probes.sites import Site, check_hooks
+from probes.sites import Site, check_hooks, hook_name
+from probes.subject import subject_of
 
 INPUTS = ("q", "k", "v")
 
@@ -88,7 +89,7 @@ def patch_paths(
         path = _Path(model, base, layers, top, freeze_mlps)
         measure = checked_metric(metric, len(base))
         received = "resid_post" if head is None else receiver_input
-        block = model.cfg.n_layers - 1 if head is None else top
+        block = subject_of(model).n_layers - 1 if head is None else top
         where = Edit((0,), tuple(range(base.shape[1])), head)
         engine, how, _ = choose_engine(
             model, base, received, [block], [where],
@@ -120,18 +121,16 @@ def patch_paths(
 
 def _receiver(model: Any, receiver: Any, receiver_input: str) -> tuple[int, int | None]:
     """The number of layers below the receiver, and its head."""
+    subject = subject_of(model)
     if receiver == "logits":
-        return model.cfg.n_layers, None
+        return subject.n_layers, None
     pair = isinstance(receiver, tuple | list) and len(receiver) == 2
     if not pair:
         raise SiteError(f"receiver must be (layer, head) or 'logits'; got {receiver!r}.")
-    if model.cfg.n_layers < 2:
+    if subject.n_layers < 2:
         raise SiteError("no head is below another in a model of one layer. Use 'logits'.")
-    layer = checks.integer(
-        receiver[0], "the receiver's layer", 1, SiteError, model.cfg.n_layers - 1
-    )
-    grouped = receiver_input != "q" and model.cfg.n_key_value_heads is not None
-    n_heads = model.cfg.n_key_value_heads if grouped else model.cfg.n_heads
+    layer = checks.integer(receiver[0], "the receiver's layer", 1, SiteError, subject.n_layers - 1)
+    n_heads = subject.n_heads if receiver_input == "q" else subject.n_key_value_heads
     return layer, checks.integer(receiver[1], "the receiver's head", 0, SiteError, n_heads - 1)
 
 
@@ -147,7 +146,7 @@ class _Path:
     ) -> None:
         self.model, self.tokens = model, tokens
         self.held = [hook_name("z", layer) for layer in range(min(layers), top)]
-        if freeze_mlps and not model.cfg.attn_only:
+        if freeze_mlps and subject_of(model).has_mlp:
             self.held += [hook_name("mlp_out", layer) for layer in range(min(layers), top)]
         self.values = self._read(self.held)
 

@@ -11,12 +11,11 @@ from torch import Tensor
 
 from probes import checks
 from probes.errors import DataError, SiteError
-from probes.patching.edits import Edit, hook_name, perturbed, write
-from probes.patching.engines import HookedLoop, Resumed
+from probes.patching.edits import Edit, write
+from probes.patching.engines import ROWS, HookedLoop, Resumed
 from probes.patching.partial_runs import why_not
-
-ROWS = 16
-"""Sequences a resumed forward pass, stacked edits counted; wider passes fall out of CPU caches."""
+from probes.sites import hook_name, perturbed
+from probes.subject import subject_of
 
 TRIAL_LENGTH = 8
 """Positions of the trial before a run; whole sequences where a tokenizer may have padded them."""
@@ -192,15 +191,13 @@ def _tolerance(dtype: torch.dtype) -> float:
 
 def _rows(model: Any, tokens: Tensor, resumed: bool, max_memory: float | int | None) -> int:
     """Sequences a forward pass that memory has room for, beside what is kept of natural runs."""
-    device = next(model.parameters()).device
-    asked = free_memory(device) if max_memory is None else max_memory
+    subject, length = subject_of(model), tokens.shape[1]
+    asked = free_memory(subject.device) if max_memory is None else max_memory
     budget = checks.number(asked, "max_memory", 0, math.inf, DataError, "It is in bytes.")
-    cfg, length = model.cfg, tokens.shape[1]
-    size = next(model.parameters()).element_size()
-    heads = cfg.n_heads * cfg.d_head
-    kept = 3 * (cfg.n_layers + 1) * (cfg.d_model + heads) * length * size if resumed else 0
-    passing = length * size * (8 * cfg.d_model + 6 * heads + 3 * (cfg.d_mlp or 0))
-    passing += length * size * (4 * cfg.n_heads * length + 2 * cfg.d_vocab_out)
+    size, heads = subject.dtype.itemsize, subject.n_heads * subject.d_head
+    kept = 3 * (subject.n_layers + 1) * (subject.d_model + heads) * length * size if resumed else 0
+    passing = length * size * (8 * subject.d_model + 6 * heads + 3 * subject.d_mlp)
+    passing += length * size * (4 * subject.n_heads * length + 2 * subject.n_outputs)
     needed = kept * len(tokens) + passing
     if needed > budget:
         raise DataError(

@@ -8,5 +8,4 @@ from .predictions import plot_predictions as plot_predictions
 from .scatter import plot_scatter as plot_scatter
 from .scorecards import plot_scorecard as plot_scorecard
 from .simplex import plot_simplex as plot_simplex
-from .style import SHOWN as SHOWN
 from .training import plot_training as plot_training

@@ -7,7 +7,7 @@ from typing import Any
 
 from mtd_lens.errors import ArgumentError
 from mtd_lens.views.plots import style
-from mtd_lens.views.plots.outputs import check_outputs
+from mtd_lens.views.plots.outputs import written
 
 NAME_WIDTH = 16
 """Characters, after which a model's name goes on in the next line."""
@@ -36,16 +36,13 @@ def plot_attention(
     """
     if not patterns or not all(patterns.values()):
         raise ArgumentError("plot_attention needs at least one model with one layer.")
-    outputs = check_outputs(path, data)
-    with style.applied():
-        figure = _draw(patterns)
     table = [
         {"model": name, "layer": layer, "key": key, "attention": value}
         for name, layers in patterns.items()
         for layer, values in enumerate(layers)
         for key, value in enumerate(values)
     ]
-    return outputs.write(figure, table)
+    return written(path, data, lambda: _draw(patterns), lambda: table)
 
 
 def _draw(patterns: Mapping[str, Sequence[Sequence[float]]]) -> Any:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mtd_lens.results.scorecard import figure as number
+from mtd_lens.results.forms import figure as number
 
 LOWEST_SCORE = -1.0
 """Scores below this are drawn at it: how much worse than the reference says little."""

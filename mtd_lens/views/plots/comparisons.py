@@ -3,11 +3,12 @@
 import math
 import os
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from mtd_lens.errors import ArgumentError, UnknownNameError, nearest
+from mtd_lens.results.comparison import Comparison
 from mtd_lens.views.plots import style
-from mtd_lens.views.plots.outputs import check_outputs
+from mtd_lens.views.plots.outputs import written
 
 INCHES = (7.6, 4.4)
 MODEL_ROW = "model"
@@ -18,26 +19,6 @@ DIRECTED = "(truth ‖ prediction)"
 MAX_TICKS = 10
 LABELLED_DIGITS = {0.8: range(1, 10), 2.5: (1, 2, 5), math.inf: (1,)}
 """Leading digits of the labelled divergences, for axes of up to so many decades."""
-
-
-@runtime_checkable
-class Compared(Protocol):
-    """What is drawn: the result of ``compare``."""
-
-    @property
-    def model(self) -> str: ...  # noqa: D102
-    @property
-    def task(self) -> Any: ...  # noqa: D102
-    @property
-    def seed(self) -> int: ...  # noqa: D102
-    @property
-    def n_sequences(self) -> int: ...  # noqa: D102
-    @property
-    def lengths(self) -> tuple[int, ...]: ...  # noqa: D102
-    @property
-    def rows(self) -> tuple[tuple[Any, ...], ...]: ...  # noqa: D102
-    @property
-    def divergence(self) -> str: ...  # noqa: D102
 
 
 def plot_comparisons(
@@ -56,8 +37,8 @@ def plot_comparisons(
         comparisons: Results of ``compare``, of one task and the same lengths, number of sequences
             and seed, so that their estimators are the same; each gives one model's line.
         path: Also write the figure there, as PNG or SVG by its ending.
-        estimators: Names of the estimators to draw; by default of the set of ``SHOWN``
-            that fits the family.
+        estimators: Names of the estimators to draw; by default those that the
+            comparison names in ``drawn``.
         data: Also write what is drawn there, as CSV: a row for each line and length.
 
     Returns:
@@ -72,13 +53,10 @@ def plot_comparisons(
     """
     compared = _checked(comparisons)
     names = _checked_estimators(compared[0], estimators)
-    outputs = check_outputs(path, data)
-    with style.applied():
-        figure = _draw(compared, names)
-    return outputs.write(figure, _table(compared, names))
+    return written(path, data, lambda: _draw(compared, names), lambda: _table(compared, names))
 
 
-def _draw(compared: Sequence[Compared], names: Sequence[str]) -> Any:
+def _draw(compared: Sequence[Comparison], names: Sequence[str]) -> Any:
     from matplotlib.ticker import (
         FixedLocator,
         LogLocator,
@@ -94,7 +72,7 @@ def _draw(compared: Sequence[Compared], names: Sequence[str]) -> Any:
     for index, comparison in enumerate(compared):
         look = style.model_style(index)
         _band(axes, comparison, look["color"])
-        _line(axes, comparison, MODEL_ROW, style.model_name(comparison), look)
+        _line(axes, comparison, MODEL_ROW, comparison.short_name, look)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(FixedLocator(sorted(set(first.lengths)), nbins=MAX_TICKS))
     axes.xaxis.set_major_formatter(ScalarFormatter())
@@ -112,7 +90,7 @@ def _draw(compared: Sequence[Compared], names: Sequence[str]) -> Any:
     axes.set_ylabel(what + (f", {unit}" if unit else ""))
     style.plain(axes)
     axes.set_title(
-        f"{style.task_name(first.task)}: prediction after the last token of the context\n"
+        f"{first.task_name}: prediction after the last token of the context\n"
         f"{first.n_sequences} sequences a length, seed {first.seed}; models with 95% intervals",
         loc="left",
         fontsize="medium",
@@ -130,7 +108,7 @@ def _draw(compared: Sequence[Compared], names: Sequence[str]) -> Any:
     return figure
 
 
-def _row(comparison: Compared, name: str) -> tuple[list[int], list[Any]]:
+def _row(comparison: Comparison, name: str) -> tuple[list[int], list[Any]]:
     """Lengths in order, and what was found at each."""
     found = {
         length: next(entry for entry in entries if entry.name == name)
@@ -140,12 +118,12 @@ def _row(comparison: Compared, name: str) -> tuple[list[int], list[Any]]:
     return lengths, [found[length] for length in lengths]
 
 
-def _line(axes: Any, comparison: Compared, name: str, label: str, look: dict[str, Any]) -> None:
+def _line(axes: Any, comparison: Comparison, name: str, label: str, look: dict[str, Any]) -> None:
     lengths, entries = _row(comparison, name)
     axes.plot(lengths, [entry.divergence for entry in entries], label=label, **look)
 
 
-def _band(axes: Any, comparison: Compared, colour: str) -> None:
+def _band(axes: Any, comparison: Comparison, colour: str) -> None:
     lengths, entries = _row(comparison, MODEL_ROW)
     lows, highs = [entry.low for entry in entries], [entry.high for entry in entries]
     if len(lengths) > 1:
@@ -154,13 +132,13 @@ def _band(axes: Any, comparison: Compared, colour: str) -> None:
         axes.vlines(lengths, lows, highs, color=colour, linewidth=1.5, zorder=2)
 
 
-def _table(compared: Sequence[Compared], names: Sequence[str]) -> list[dict[str, Any]]:
+def _table(compared: Sequence[Comparison], names: Sequence[str]) -> list[dict[str, Any]]:
     rows = [(compared[0], name) for name in names] + [(found, MODEL_ROW) for found in compared]
     return [
         {
             "source": name,
             "model": found.model if name == MODEL_ROW else None,
-            "task": style.task_name(found.task),
+            "task": found.task_name,
             "seed": found.seed,
             "length": length,
             "divergence": entry.divergence,
@@ -176,12 +154,12 @@ def _last_height(handle_and_label: tuple[Any, str]) -> float:
     return float(handle_and_label[0].get_ydata()[-1])
 
 
-def _checked(comparisons: Any) -> list[Compared]:
+def _checked(comparisons: Any) -> list[Comparison]:
     listed = list(comparisons) if isinstance(comparisons, Iterable) else [comparisons]
     if not listed:
         raise ArgumentError("there is nothing to draw: give at least one result of compare.")
     for item in listed:
-        if not isinstance(item, Compared):
+        if not isinstance(item, Comparison):
             raise ArgumentError(f"expected results of compare; got a {type(item).__name__}.")
     first = listed[0]
     for other in listed[1:]:
@@ -207,11 +185,10 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _checked_estimators(comparison: Compared, wanted: Any) -> list[str]:
+def _checked_estimators(comparison: Comparison, wanted: Any) -> list[str]:
     known = [entry.name for entry in comparison.rows[0] if entry.name != MODEL_ROW]
     if wanted is None:
-        shown = style.shown_of(known)
-        return [name for name in known if name in shown] or known
+        return [name for name in known if name in comparison.drawn] or known
     if isinstance(wanted, str) or not isinstance(wanted, Sequence):
         raise ArgumentError(f"estimators must list names, such as {known[:1]}; got {wanted!r}.")
     for name in wanted:

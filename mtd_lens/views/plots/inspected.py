@@ -1,7 +1,7 @@
 """What the figures of an inspection share: checks, the order of sources, and their styles."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jaxtyping import Float
@@ -9,15 +9,12 @@ from torch import Tensor
 
 from mtd_lens.contracts import Analysis
 from mtd_lens.errors import ArgumentError
+from mtd_lens.results.forms import parameters
 from mtd_lens.results.inspection import Inspection
-from mtd_lens.results.scorecard import parameters
 from mtd_lens.views.plots import style
 from probes import checks
 
 MODEL, TRUTH = "model", "truth"
-SOURCES = (MODEL, "one step", "2 steps", "exact Bayes", TRUTH)
-"""In the order in which they are drawn and listed; others follow."""
-
 ROUNDING = 1e-3
 """By which shares may be negative, and their sum another than 1."""
 
@@ -51,15 +48,18 @@ def checked_sequence(inspection: Inspection, sequence: Any) -> int:
     return checks.integer(sequence, "sequence", 0, ArgumentError, len(inspection.tokens) - 1)
 
 
-def estimates(analysis: Analysis, sequence: int) -> dict[str, Float[Tensor, "position component"]]:
+def estimates(
+    inspection: Inspection, sequence: int
+) -> dict[str, Float[Tensor, "position component"]]:
     """The latent of a sequence by source, of sources that say anything.
 
     Raises:
         ArgumentError: None does.
     """
+    analysis = checked_analysis(inspection)
     found = {
         source: values[sequence]
-        for source, values in ordered(analysis.latents).items()
+        for source, values in ordered(inspection, analysis.latents).items()
         if values[sequence].isfinite().any()
     }
     if not found:
@@ -75,32 +75,29 @@ def defined(values: Float[Tensor, "position entry"]) -> list[int]:
     return values.isfinite().all(-1).nonzero()[:, 0].tolist()
 
 
-def ordered(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def ordered(inspection: Inspection, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Values by source, in the order in which they are drawn, on the CPU as float64."""
-    known = [source for source in SOURCES if source in values]
-    others = [source for source in values if source not in SOURCES]
-    return {source: values[source].detach().cpu().double() for source in known + others}
+    known = dict.fromkeys((MODEL, *inspection.drawn, TRUTH, *values))
+    return {name: values[name].detach().cpu().double() for name in known if name in values}
 
 
-def looks(sources: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def looks(inspection: Inspection, sources: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Style of each source's lines and markers: as in the figures of comparisons.
 
     Sources that are not drawn there have the styles that are left.
     """
-    shown = style.shown_of(sources)
-    taken = {shown.index(name): name for name in shown if name in sources}
-    free = (index for index in itertools.count() if index not in taken)
-    others = [name for name in sources if name not in (MODEL, TRUTH, *shown)]
-    places = {name: index for index, name in taken.items()} | dict(zip(others, free, strict=False))
-    found = {}
-    for name in sources:
-        if name == MODEL:
-            found[name] = style.model_style(0) | {"linewidth": 2.4, "markersize": 4.5}
-        elif name == TRUTH:
-            found[name] = {"color": style.INK, "marker": "*", "linewidth": 1.8, "markersize": 9}
-        else:
-            found[name] = style.estimator_style(places[name]) | {"linewidth": 1.3}
-    return found
+    others = [name for name in sources if name not in (MODEL, TRUTH)]
+    places = {name: index for index, name in enumerate(inspection.drawn) if name in others}
+    free = (index for index in itertools.count() if index not in places.values())
+    places |= zip((name for name in others if name not in places), free, strict=False)
+    own = {
+        MODEL: style.model_style(0) | {"linewidth": 2.4, "markersize": 4.5},
+        TRUTH: {"color": style.INK, "marker": "*", "linewidth": 1.8, "markersize": 9},
+    }
+    return {
+        name: own.get(name) or style.estimator_style(places[name]) | {"linewidth": 1.3}
+        for name in sources
+    }
 
 
 def are_shares(values: Float[Tensor, "*axes component"]) -> bool:
@@ -114,7 +111,6 @@ def headline(inspection: Inspection, what: str, note: str = "") -> str:
     """The title of a figure: what of which model and task, and below it the small print."""
     fitted = parameters(inspection.parameters)
     notes = [f"seed {inspection.seed}", f"fitted to the model: {fitted}" * bool(fitted), note]
-    return (
-        f"{style.model_name(inspection)} on {style.task_name(inspection.task)}: {what}\n"
-        + "; ".join(filter(None, notes))
+    return f"{inspection.short_name} on {inspection.task_name}: {what}\n" + "; ".join(
+        filter(None, notes)
     )

@@ -14,7 +14,7 @@ from mtd_lens.views.plots.inspected import (
     headline,
     looks,
 )
-from mtd_lens.views.plots.outputs import check_outputs
+from mtd_lens.views.plots.outputs import written
 
 MAX_IN_A_ROW = 3
 INCHES = (2.9, 2.2)
@@ -54,8 +54,7 @@ def plot_latents(
     """
     analysis = checked_analysis(inspection)
     sequence = checked_sequence(inspection, sequence)
-    outputs = check_outputs(path, data)
-    found = estimates(analysis, sequence)
+    found = estimates(inspection, sequence)
     curves = {
         (component, source): {
             position: float(values[position, index]) for position in defined(values)
@@ -63,27 +62,34 @@ def plot_latents(
         for index, component in enumerate(analysis.components)
         for source, values in found.items()
     }
-    with style.applied():
-        figure = _draw(analysis.components, curves, analysis.latent)
-        style.add_title(figure, headline(inspection, f"{analysis.latent}, sequence {sequence}"))
     table = [
-        style.provenance(inspection)
+        inspection.provenance
         | {"sequence": sequence, "component": component, "source": source}
         | {"position": position, "value": value}
         for (component, source), curve in curves.items()
         for position, value in curve.items()
     ]
-    return outputs.write(figure, table)
+    title = headline(inspection, f"{analysis.latent}, sequence {sequence}")
+    sources = looks(inspection, found)
+    return written(
+        path,
+        data,
+        lambda: _draw(analysis.components, curves, sources, analysis.latent, title),
+        lambda: table,
+    )
 
 
 def _draw(
-    components: tuple[str, ...], curves: dict[tuple[str, str], dict[int, float]], latent: str
+    components: tuple[str, ...],
+    curves: dict[tuple[str, str], dict[int, float]],
+    sources: dict[str, dict[str, Any]],
+    latent: str,
+    title: str,
 ) -> Any:
     n_columns = min(len(components), MAX_IN_A_ROW)
     n_rows = math.ceil(len(components) / n_columns)
     inches = (INCHES[0] * n_columns + 0.5, INCHES[1] * n_rows + 0.9)
     figure, panels = style.new_figure(inches, n_rows, n_columns, sharex=True, sharey=True)
-    sources = looks({source: None for _, source in curves})
     handles: dict[str, Any] = {}
     for component, axes in zip(components, panels.flat, strict=False):
         for source, look in sources.items():
@@ -104,4 +110,5 @@ def _draw(
         axes.set_xlabel("query position (tokens)")
     figure.supylabel(f"{latent} (0 to 1)" if shares else latent, fontsize="medium")
     style.add_legend_below(figure, handles)
+    style.add_title(figure, title)
     return figure

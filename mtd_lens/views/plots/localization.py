@@ -3,10 +3,11 @@
 import os
 import textwrap
 from collections.abc import Iterable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from mtd_lens.errors import ArgumentError
-from mtd_lens.results.scorecard import figure as number
+from mtd_lens.results.forms import figure as number, interval
+from mtd_lens.results.localization import TOGETHER, Finding, Localization, Place
 from mtd_lens.views.plots import style
 from mtd_lens.views.plots.cells import (
     Cell,
@@ -17,7 +18,7 @@ from mtd_lens.views.plots.cells import (
     scale_of,
     score_scale,
 )
-from mtd_lens.views.plots.outputs import check_outputs
+from mtd_lens.views.plots.outputs import written
 
 CELL = (0.74, 0.42)
 """Width and height of a cell, in inches."""
@@ -35,27 +36,6 @@ HEAD, FOOT = 0.75, 0.65
 """Inches above and below all panels."""
 
 PROBE_COLOURS = "Greens"
-
-TOGETHER = "together"
-"""Column of a layer's joint scores."""
-
-
-@runtime_checkable
-class Localized(Protocol):
-    """What is drawn: the result of ``localize``."""
-
-    @property
-    def model(self) -> str: ...  # noqa: D102
-    @property
-    def task(self) -> Any: ...  # noqa: D102
-    @property
-    def seed(self) -> int: ...  # noqa: D102
-    @property
-    def findings(self) -> tuple[Any, ...]: ...  # noqa: D102
-    @property
-    def sites(self) -> tuple[Any, ...]: ...  # noqa: D102
-    @property
-    def probes(self) -> tuple[Any, ...]: ...  # noqa: D102
 
 
 def plot_localization(
@@ -81,15 +61,12 @@ def plot_localization(
             ``.png`` nor ``.svg``, or data that do not end in ``.csv``.
         OutputPathError: A path cannot be written to.
     """
-    if not isinstance(found, Localized):
+    if not isinstance(found, Localization):
         raise ArgumentError(f"expected what localize returned; got a {type(found).__name__}.")
-    outputs = check_outputs(path, data)
-    with style.applied():
-        figure = _draw(found)
-    return outputs.write(figure, _table(found))
+    return written(path, data, lambda: _draw(found), found.to_dataframe)
 
 
-def _draw(found: Any) -> Any:
+def _draw(found: Localization) -> Any:
     maps = [(_interchange(found, f.variable), _probes(found, f.variable)) for f in found.findings]
     widths = [max([MIN_COLUMNS, *(len(_columns(pair[i])) for pair in maps)]) for i in (0, 1)]
     n_layers = max((entry.place.layer for entry in found.probes), default=0) + 1
@@ -116,33 +93,8 @@ def _draw(found: Any) -> Any:
     return figure
 
 
-def _table(found: Any) -> list[dict[str, Any]]:
-    """A row for each cell; the joint scores of layers have no interval."""
-    members = {(finding.variable, place) for finding in found.findings for place in finding.places}
-    rows = [
-        _row("interchange", entry)
-        | {"significant": entry.significant, "in_set": (entry.variable, entry.place) in members}
-        for entry in found.sites
-    ]
-    rows += [
-        {"map": "interchange", "variable": finding.variable, "site": TOGETHER}
-        | {"layer": layer, "score": score}
-        for finding in found.findings
-        if found.has_joint_layers(finding.variable)
-        for layer, score in enumerate(finding.whole_layers)
-    ]
-    rows += [_row("probe", entry) | {"control": entry.control} for entry in found.probes]
-    return [style.provenance(found) | row for row in rows]
-
-
-def _row(name: str, entry: Any) -> dict[str, Any]:
-    place = {"site": entry.place.column, "layer": entry.place.layer}
-    scores = {"score": entry.score, "low": entry.low, "high": entry.high}
-    return {"map": name, "variable": entry.variable} | place | scores
-
-
-def _interchange(found: Any, variable: str) -> Cells:
-    [finding] = [finding for finding in found.findings if finding.variable == variable]
+def _interchange(found: Localization, variable: str) -> Cells:
+    finding = found[variable]
     line = "solid" if finding.verdict == "found" else "dotted"
     cells = {
         (entry.place.column, entry.place.layer): Cell(
@@ -160,7 +112,7 @@ def _interchange(found: Any, variable: str) -> Cells:
     return cells
 
 
-def _probes(found: Any, variable: str) -> Cells:
+def _probes(found: Localization, variable: str) -> Cells:
     return {
         (entry.place.column, entry.place.layer): Cell(
             entry.score,
@@ -172,7 +124,7 @@ def _probes(found: Any, variable: str) -> Cells:
     }
 
 
-def _name(row: Any, finding: Any) -> None:
+def _name(row: Any, finding: Finding) -> None:
     """Titles of a variable's two panels."""
     name = finding.variable.replace("_", " ")
     if finding.verdict == "not_applicable":
@@ -181,7 +133,7 @@ def _name(row: Any, finding: Any) -> None:
             axes.set_axis_off()
         return
     verdict = "found" if finding.verdict == "found" else "NOT FOUND; best set"
-    score = f"F = {number(finding.score, 2)} [{number(finding.low, 2)}, {number(finding.high, 2)}]"
+    score = f"F = {number(finding.score, 2)} {interval(finding, 2)}"
     score += f"; blind {number(finding.blind, 2)}"
     places = f"in {', '.join(_grouped(finding.places))}, at {finding.where}"
     row[0].set_title(
@@ -197,9 +149,9 @@ def _name(row: Any, finding: Any) -> None:
     )
 
 
-def _grouped(places: Iterable[Any]) -> list[str]:
+def _grouped(places: Iterable[Place]) -> list[str]:
     """Places in words, heads of one layer and kind together: ``L0H0+1 z``."""
-    groups: dict[tuple[int, str], list[Any]] = {}
+    groups: dict[tuple[int, str], list[Place]] = {}
     for place in places:
         groups.setdefault((place.layer, place.kind), []).append(place)
     return [
@@ -210,12 +162,12 @@ def _grouped(places: Iterable[Any]) -> list[str]:
     ]
 
 
-def _explain(figure: Any, found: Any, size: tuple[float, float]) -> None:
+def _explain(figure: Any, found: Localization, size: tuple[float, float]) -> None:
     """The title above all panels, and below them what the marks mean."""
     joint = any(found.has_joint_layers(finding.variable) for finding in found.findings)
     figure.text(
-        0.01, 1 - 0.1 / size[1], f"Where {style.model_name(found)} carries the "
-        f"algorithm of {style.task_name(found.task)}", ha="left", va="top", fontsize="large",
+        0.01, 1 - 0.1 / size[1], f"Where {found.short_name} carries the "
+        f"algorithm of {found.task_name}", ha="left", va="top", fontsize="large",
     )  # fmt: skip
     figure.text(
         0.01, 1 - 0.38 / size[1], f"{found.n_sequences} sequences, seed {found.seed}; "

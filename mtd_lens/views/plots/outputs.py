@@ -5,13 +5,16 @@ import io
 import os
 import re
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mtd_lens.errors import ArgumentError
-from mtd_lens.views.plots.style import INK
+from mtd_lens.views.plots.style import INK, applied
 from probes import files
+
+if TYPE_CHECKING:
+    import matplotlib.figure
 
 SVG_SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -28,51 +31,36 @@ SVG_DIGITS = 2
 ID_CHARACTERS = 10
 
 
-@dataclass(frozen=True)
-class Outputs:
-    """Files of one figure; None stands for one that is not wanted."""
-
-    figure: Path | None
-    data: Path | None
-
-    def write(self, figure: Any, table: Any) -> Any:
-        """Write what is wanted.
-
-        Args:
-            figure: A ``matplotlib.figure.Figure``.
-            table: What a ``pandas.DataFrame`` is made of, a row for everything that is drawn.
-
-        Returns:
-            The figure.
-
-        Raises:
-            OutputPathError: A path cannot be written to.
-        """
-        if self.data is not None:
-            import pandas as pd
-
-            files.write_text(self.data, pd.DataFrame(table).to_csv(index=False))
-        if self.figure is not None:
-            files.write_figure(figure, self.figure)
-        return figure
-
-
-def check_outputs(path: Any, data: Any) -> Outputs:
-    """The files of a figure, after checking that they can be written.
+def written(
+    path: Any, data: Any, draw: Callable[[], "matplotlib.figure.Figure"], table: Callable[[], Any]
+) -> "matplotlib.figure.Figure":
+    """A figure in this package's style, written where it is wanted; paths are checked first.
 
     Args:
         path: Of the figure, or None.
         data: Of the CSV file, or None.
+        draw: Makes the figure.
+        table: What a ``pandas.DataFrame`` is made of, a row for everything that is drawn.
+
+    Returns:
+        The figure.
 
     Raises:
         ArgumentError: A figure's path that ends in neither ``.png`` nor ``.svg``, or one of data
             that does not end in ``.csv``.
         OutputPathError: A path cannot be written to.
     """
-    return Outputs(
-        None if path is None else check_figure_path(path),
-        None if data is None else _check_data_path(data),
-    )
+    target = None if path is None else check_figure_path(path)
+    data_target = None if data is None else _check_data_path(data)
+    with applied():
+        figure = draw()
+    if data_target is not None:
+        import pandas as pd
+
+        files.write_text(data_target, pd.DataFrame(table()).to_csv(index=False))
+    if target is not None:
+        files.write_figure(figure, target)
+    return figure
 
 
 def check_figure_path(path: Any) -> Path:

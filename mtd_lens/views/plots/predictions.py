@@ -13,7 +13,7 @@ from mtd_lens.views.plots.inspected import (
     looks,
     ordered,
 )
-from mtd_lens.views.plots.outputs import check_outputs
+from mtd_lens.views.plots.outputs import written
 from probes import checks
 
 GROUP = 0.72
@@ -61,10 +61,9 @@ def plot_predictions(
     sequence = checked_sequence(inspection, sequence)
     length = inspection.tokens.shape[1]
     position = checks.integer(position, "position", -length, ArgumentError, length - 1) % length
-    outputs = check_outputs(path, data)
     predicted = {
         source: values[sequence, position]
-        for source, values in ordered(analysis.predictions).items()
+        for source, values in ordered(inspection, analysis.predictions).items()
         if values[sequence, position].isfinite().all()
     }
     if not predicted:
@@ -83,27 +82,33 @@ def plot_predictions(
         words = " ".join(inspection.token_names[token] for token in context)
         after = f"after tokens {'… ' * (position >= LAST_TOKENS)}{words}"
     unit = "value" if vectors else "probability"
-    with style.applied():
-        figure = _draw(names, shown, "next vector" if vectors else "next token", unit)
-        what = f"prediction after position {position} of sequence {sequence}"
-        style.add_title(figure, headline(inspection, what, after))
     table = [
-        style.provenance(inspection)
+        inspection.provenance
         | {"sequence": sequence, "position": position, "outcome": name}
         | {"source": source, unit: value}
         for source, values in shown.items()
         for name, value in zip(names, values, strict=True)
     ]
-    return outputs.write(figure, table)
+    what = f"prediction after position {position} of sequence {sequence}"
+
+    def draw() -> Any:
+        figure = _draw(names, shown, looks(inspection, shown), unit)
+        figure.axes[0].set_xlabel("next vector" if vectors else "next token")
+        style.add_title(figure, headline(inspection, what, after))
+        return figure
+
+    return written(path, data, draw, lambda: table)
 
 
-def _draw(names: list[str], shown: dict[str, list[float]], outcome: str, unit: str) -> Any:
+def _draw(
+    names: list[str], shown: dict[str, list[float]], sources: dict[str, dict[str, Any]], unit: str
+) -> Any:
     longest = min(max(map(len, names)), MAX_CHARACTERS)
     width = max(OUTCOME_INCHES, INCHES_A_CHARACTER * longest + 0.1)
     figure, [[axes]] = style.new_figure((max(6.0, width * len(names) + 1.4), 3.4))
     handles: dict[str, Any] = {}
     step = GROUP / len(shown)
-    for index, (source, look) in enumerate(looks(shown).items()):
+    for index, (source, look) in enumerate(sources.items()):
         shift = (index - (len(shown) - 1) / 2) * step
         places = [place + shift for place in range(len(names))]
         axes.vlines(places, 0, shown[source], color=look["color"], linewidth=1.3)
@@ -120,7 +125,6 @@ def _draw(names: list[str], shown: dict[str, list[float]], outcome: str, unit: s
         axes.axhline(0, color=style.FAINT, linewidth=0.8)
     axes.set_xticks(range(len(names)), names)
     axes.tick_params(axis="x", length=0)
-    axes.set_xlabel(outcome)
     axes.set_ylabel(unit)
     style.plain(axes)
     style.add_legend_below(figure, handles)

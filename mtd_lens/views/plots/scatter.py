@@ -13,11 +13,8 @@ from mtd_lens.errors import ArgumentError
 from mtd_lens.results.inspection import Inspection
 from mtd_lens.views.plots import style
 from mtd_lens.views.plots.inspected import MODEL, are_shares, checked_analysis, headline
-from mtd_lens.views.plots.outputs import check_outputs
+from mtd_lens.views.plots.outputs import written
 from probes.statistics.intervals import NEGLIGIBLE
-
-REFERENCE = "one step"
-"""The source that a model's inference is held against."""
 
 MAX_IN_A_ROW = 4
 PANEL_INCHES = (2.8, 3.7)
@@ -83,7 +80,7 @@ def plot_scatter(
     A point of a pattern's panel is the attention of one query to one key, where the algorithm
     attends at all: the model's is that of the layer whose nearest heads have the least mean total
     variation from the pattern. A point of the last panel is one component of the latent after one
-    position, as the model's predictions imply it and by one step of the algorithm.
+    position, as the model's predictions imply it and by the algorithm.
 
     Panels give R² = 1 − Σ(model − analytic)² / Σ(analytic − mean)²: 1 where all points lie on the
     line of equality, at or below 0 where the algorithm's mean would do as well.
@@ -103,28 +100,24 @@ def plot_scatter(
         OutputPathError: A path cannot be written to.
     """
     analysis = checked_analysis(inspection)
-    outputs = check_outputs(path, data)
     panels = [_attended(inspection, pattern) for pattern in analysis.patterns]
-    panels += _inferred(analysis)
+    panels += _inferred(inspection.algorithm, analysis)
     panels = [panel for panel in panels if len(panel.analytic)]
     if not panels:
         raise ArgumentError(
             f"the inspection of {inspection.model!r} holds no value to compare: no pattern is "
-            f"defined at any query, and {REFERENCE!r} and {MODEL!r} at no position. Inspect longer "
-            "sequences."
+            f"defined at any query, and {inspection.algorithm!r} and {MODEL!r} at no position. "
+            "Inspect longer sequences."
         )
-    with style.applied():
-        figure = _draw(panels)
-        shown = f"{len(inspection.tokens)} sequences, model against algorithm"
-        style.add_title(figure, headline(inspection, shown))
-    return outputs.write(figure, None if data is None else _table(inspection, panels))
+    what = f"{len(inspection.tokens)} sequences, model against algorithm"
+    title = headline(inspection, what)
+    return written(path, data, lambda: _draw(panels, title), lambda: _table(inspection, panels))
 
 
 def _attended(inspection: Inspection, pattern: AnalyticPattern) -> Panel:
     """Attention of the layer that is nearest to a pattern."""
     heads = inspection.nearest_heads[pattern.name].cpu()  # [layer, query]
-    distances = inspection.distances(pattern).cpu().gather(1, heads[:, None])[:, 0]
-    layer = int(distances.nanmean(-1).nan_to_num(1.0).argmin())
+    layer = int(inspection.nearest_distances(pattern).nan_to_num(1.0).argmin())
     queries = torch.arange(heads.shape[1])
     nearest = inspection.attention[layer].cpu()[heads[layer], :, queries].transpose(0, 1)
     analytic = pattern.values.cpu()
@@ -152,29 +145,29 @@ def _attended(inspection: Inspection, pattern: AnalyticPattern) -> Panel:
     )
 
 
-def _inferred(analysis: Analysis) -> list[Panel]:
+def _inferred(algorithm: str, analysis: Analysis) -> list[Panel]:
     """The latent, if both the model and the algorithm say something of it."""
-    if not {REFERENCE, MODEL} <= set(analysis.latents):
+    if not {algorithm, MODEL} <= set(analysis.latents):
         return []
-    one_step, model = (
-        analysis.latents[source].detach().cpu().double() for source in (REFERENCE, MODEL)
+    inferred, model = (
+        analysis.latents[source].detach().cpu().double() for source in (algorithm, MODEL)
     )
-    sequence, position, component = (one_step + model).isfinite().nonzero(as_tuple=True)
+    sequence, position, component = (inferred + model).isfinite().nonzero(as_tuple=True)
     names = np.array(analysis.components)[component.numpy()]
-    unit = " (0 to 1)" if are_shares(one_step) and are_shares(model) else ""
+    unit = " (0 to 1)" if are_shares(inferred) and are_shares(model) else ""
     panel = Panel(
         name=analysis.latent,
         where="implied by the model's predictions",
-        labels=(f"{REFERENCE}{unit}", f"model{unit}"),
+        labels=(f"{algorithm}{unit}", f"model{unit}"),
         columns={"sequence": sequence.numpy(), "query": position.numpy(), "component": names},
-        analytic=one_step[sequence, position, component].numpy(),
+        analytic=inferred[sequence, position, component].numpy(),
         model=model[sequence, position, component].numpy(),
         groups=names,
     )
     return [panel]
 
 
-def _draw(panels: list[Panel]) -> Any:
+def _draw(panels: list[Panel], title: str) -> Any:
     from matplotlib.ticker import MaxNLocator
 
     n_columns = min(len(panels), MAX_IN_A_ROW)
@@ -199,9 +192,10 @@ def _draw(panels: list[Panel]) -> Any:
         axes.set_ylabel(panel.labels[1], fontsize="small")
         r_squared = f"R² = {panel.r_squared:.3f}".replace("-", "−")
         fit = "R² not defined" if np.isnan(panel.r_squared) else r_squared
-        title = f"{panel.name}\n{panel.where}\n{fit}, n = {len(panel.analytic)}"
-        axes.set_title(title, loc="left", fontsize="small")
+        name = f"{panel.name}\n{panel.where}\n{fit}, n = {len(panel.analytic)}"
+        axes.set_title(name, loc="left", fontsize="small")
         style.plain(axes, grid="both")
+    style.add_title(figure, title)
     return figure
 
 
@@ -255,7 +249,7 @@ def _table(inspection: Inspection, panels: list[Panel]) -> Any:
 
     parts = [
         pd.DataFrame(
-            style.provenance(inspection)
+            inspection.provenance
             | {"panel": panel.name, "where": panel.where}
             | panel.columns
             | {"algorithm_value": panel.analytic, "model_value": panel.model}

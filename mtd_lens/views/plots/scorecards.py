@@ -4,13 +4,8 @@ import os
 from typing import Any
 
 from mtd_lens.errors import ArgumentError
-from mtd_lens.results.scorecard import (
-    ClaimResult,
-    Scorecard,
-    figure as number,
-    interval,
-    parameters,
-)
+from mtd_lens.results.forms import figure as number, interval, parameters
+from mtd_lens.results.scorecard import ClaimResult, Scorecard
 from mtd_lens.views.plots import style
 from mtd_lens.views.plots.cells import (
     LOWEST_SCORE,
@@ -21,7 +16,7 @@ from mtd_lens.views.plots.cells import (
     draw_cells,
     score_scale,
 )
-from mtd_lens.views.plots.outputs import check_outputs
+from mtd_lens.views.plots.outputs import written
 
 CELL = (0.62, 0.34)
 """Width and height of a cell, in inches."""
@@ -69,11 +64,8 @@ def plot_scorecard(
         raise ArgumentError(
             f"plot_scorecard draws what mtd_lens.score returned; got a {type(card).__name__}."
         )
-    outputs = check_outputs(path, data)
     table = _table(card)
-    with style.applied():
-        figure = _draw(card, table)
-    return outputs.write(figure, table)
+    return written(path, data, lambda: _draw(card, table), lambda: table)
 
 
 def _table(card: Scorecard) -> list[dict[str, Any]]:
@@ -88,7 +80,7 @@ def _table(card: Scorecard) -> list[dict[str, Any]]:
             scored.append((claim.layer, claim, True))
         for layer, entry, chosen in scored:
             rows.append(
-                style.provenance(card)
+                card.provenance
                 | {"claim": claim.id, "layer": OUTPUT if layer is None else layer}
                 | {"score": entry.score, "low": entry.low, "high": entry.high}
                 | {"chosen": chosen, "verdict": claim.verdict if chosen else None}
@@ -129,7 +121,7 @@ def _draw(card: Scorecard, table: list[dict[str, Any]]) -> Any:
     )  # fmt: skip
     style.add_title(
         figure,
-        f"Claims about {style.model_name(card)} on {style.task_name(card.task)}\n"
+        f"Claims about {card.short_name} on {card.task_name}\n"
         f"{card.n_sequences} sequences, seed {card.seed}; {parameters(card.parameters)}; outlined: "
         f"layer chosen for the claim; cells are clipped at {LOWEST_SCORE:g}",
     )
@@ -152,7 +144,7 @@ def _judge(axes: Any, claim: ClaimResult, height: int, left: float) -> None:
     """The verdict on a claim, beside its row."""
     words = claim.verdict.replace("_", " ")
     if claim.score is not None:
-        words += f", {number(claim.score, 2)} {interval(claim.low, claim.high, 2)}"
+        words += f", {number(claim.score, 2)} {interval(claim, 2)}"
     colour = VERDICT_COLOURS.get(claim.verdict, (style.INK, 0.3))
     disc = {"marker": "o", "markersize": 6, "markeredgewidth": 0, "clip_on": False}
     axes.plot(left + 0.1, height, color=colour, **disc)

@@ -21,7 +21,7 @@ from mtd_lens.views.plots.inspected import (
     headline,
     looks,
 )
-from mtd_lens.views.plots.outputs import check_outputs
+from mtd_lens.views.plots.outputs import written
 
 CORNERS = ((0.0, 0.0), (1.0, 0.0), (0.5, math.sqrt(3) / 2))
 """In the plane, of the first, the second and the third component."""
@@ -65,28 +65,27 @@ def plot_simplex(
             f"{inspection.model!r} have {len(analysis.components)}. Use plot_latents."
         )
     sequence = checked_sequence(inspection, sequence)
-    outputs = check_outputs(path, data)
-    found = estimates(analysis, sequence)
+    found = estimates(inspection, sequence)
     if not all(are_shares(values) for values in found.values()):
         raise ArgumentError(
             f"the simplex is drawn for shares of 1; the {analysis.latent} of {inspection.model!r} "
             "has components of other sums or signs. Use plot_latents."
         )
     points = {source: in_plane(values) for source, values in found.items()}
-    with style.applied():
-        figure = _draw(analysis.components, points)
-        what = f"{analysis.latent} over sequence {sequence} (0 to 1)"
-        note = "circle: first query, disc: last query"
-        style.add_title(figure, headline(inspection, what, note))
     table = [
-        style.provenance(inspection)
+        inspection.provenance
         | {"sequence": sequence, "source": source, "position": position}
         | dict(zip(analysis.components, values[position].tolist(), strict=True))
         | dict(zip("xy", points[source][position].tolist(), strict=True))
         for source, values in found.items()
         for position in defined(values)
     ]
-    return outputs.write(figure, table)
+    what = f"{analysis.latent} over sequence {sequence} (0 to 1)"
+    title = headline(inspection, what, "circle: first query, disc: last query")
+    sources = looks(inspection, found)
+    return written(
+        path, data, lambda: _draw(analysis.components, points, sources, title), lambda: table
+    )
 
 
 def in_plane(weights: Float[Tensor, "*axes 3"]) -> Float[Tensor, "*axes 2"]:
@@ -94,11 +93,16 @@ def in_plane(weights: Float[Tensor, "*axes 3"]) -> Float[Tensor, "*axes 2"]:
     return weights @ torch.tensor(CORNERS, dtype=weights.dtype)
 
 
-def _draw(components: tuple[str, ...], points: dict[str, Tensor]) -> Any:
+def _draw(
+    components: tuple[str, ...],
+    points: dict[str, Tensor],
+    sources: dict[str, dict[str, Any]],
+    title: str,
+) -> Any:
     figure, [[axes]] = style.new_figure(INCHES)
     _draw_triangle(axes, components)
     handles: dict[str, Any] = {}
-    for source, look in looks(points).items():
+    for source, look in sources.items():
         path = points[source][defined(points[source])]
         if source == TRUTH:
             [handles[source]] = axes.plot(
@@ -110,6 +114,7 @@ def _draw(components: tuple[str, ...], points: dict[str, Tensor]) -> Any:
         [handles[source]] = axes.plot(*points[source].T.tolist(), **line)
         _mark_ends(axes, path, look["color"], 6 if source == MODEL else 5)
     style.add_legend_below(figure, handles)
+    style.add_title(figure, title)
     return figure
 
 

@@ -6,7 +6,7 @@ own; see :func:`mtd_lens.views.plots.outputs.svg_text`.
 
 import math
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,13 +22,6 @@ MODEL_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9
 """Okabe and Ito's palette, which readers with any colour vision can tell apart."""
 
 MODEL_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-
-SHOWN = (
-    ("uniform", "one step", "2 steps", "maximum likelihood", "exact Bayes"),
-    ("uniform", "kernel", "maximum likelihood", "exact Bayes"),
-    ("zero", "one step", "2 steps", "4 steps, free"),
-)
-"""Estimators that are drawn unless others are asked for: a set for each kind of figure."""
 
 ESTIMATOR_GREYS = tuple((INK, opacity) for opacity in (0.45, 0.5, 0.7, 0.5, 0.6))
 ESTIMATOR_DASHES = ((1, 1.5), (6, 2), (6, 1.5, 1.5, 1.5), (2.5, 1.5), ())
@@ -110,12 +103,6 @@ def model_style(index: int) -> dict[str, Any]:
     }
 
 
-def shown_of(names: Iterable[str]) -> tuple[str, ...]:
-    """The set of ``SHOWN`` that has most of these names, the first of several."""
-    known = set(names)
-    return max(SHOWN, key=lambda each: len(known.intersection(each)))
-
-
 def estimator_style(index: int) -> dict[str, Any]:
     """Of a line and its markers."""
     return {
@@ -126,18 +113,3 @@ def estimator_style(index: int) -> dict[str, Any]:
         "markersize": 6,
         "zorder": 4,
     }
-
-
-def task_name(task: Any) -> str:
-    """A task in a title."""
-    return task if isinstance(task, str) else "a task of the user's own"
-
-
-def model_name(found: Any) -> str:
-    """The model's name, without the task's, which stands beside it."""
-    return str(found.model).removeprefix(f"{found.task}/")
-
-
-def provenance(found: Any) -> dict[str, Any]:
-    """First columns of a figure's data."""
-    return {"model": found.model, "task": task_name(found.task), "seed": found.seed}

@@ -7,7 +7,7 @@ from typing import Any
 from mtd_lens.errors import ArgumentError
 from mtd_lens.views.plots import style
 from mtd_lens.views.plots.cells import LOWEST_SCORE
-from mtd_lens.views.plots.outputs import check_outputs
+from mtd_lens.views.plots.outputs import written
 
 
 def plot_training(
@@ -39,15 +39,14 @@ def plot_training(
     """
     if not steps or not claims or any(len(results) != len(steps) for results in claims.values()):
         raise ArgumentError("plot_training needs at least one step, and as many results a claim.")
-    outputs = check_outputs(path, data)
     drawn = {
         claim: results
         for claim, results in claims.items()
         if all(result["score"] is not None for result in results)
     }
-    with style.applied():
-        figure = _draw(steps, claims, drawn, title)
-    return outputs.write(figure, _table(steps, drawn))
+    return written(
+        path, data, lambda: _draw(steps, claims, drawn, title), lambda: _table(steps, drawn)
+    )
 
 
 def _draw(

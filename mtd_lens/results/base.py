@@ -1,0 +1,187 @@
+"""What every result has: head fields, JSON both ways, text, HTML, a data frame, and a figure."""
+
+import importlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from mtd_lens.errors import ArgumentError
+from mtd_lens.results import forms
+from mtd_lens.results.plain import UnreadableError, plain_fields, read
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+    import pandas
+
+ResultT = TypeVar("ResultT", bound="Result")
+
+FORM = 2
+"""Of what ``to_dict`` returns. Files of the first form do not say theirs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """The head of every result, and how results are read, written and shown.
+
+    Attributes:
+        model: Its name.
+        task: The task's name, or its description if it has none.
+        seed: Of all that was drawn: sequences, pairs, controls, random models and resampling.
+        n_sequences: How many were drawn.
+        parameters: Of the algorithm, fitted to the model.
+        divergence: Its name and unit.
+        versions: Of what the result depends on.
+    """
+
+    model: str
+    task: str | Mapping[str, Any]
+    seed: int
+    n_sequences: int
+    parameters: Mapping[str, float]
+    divergence: str
+    versions: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def task_name(self) -> str:
+        """The task in words."""
+        return self.task if isinstance(self.task, str) else "a task of the user's own"
+
+    @property
+    def short_name(self) -> str:
+        """The model's name, without the task's, which stands beside it."""
+        return self.model.removeprefix(f"{self.task}/")
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """First columns of a table of several results."""
+        return {"model": self.model, "task": self.task_name, "seed": self.seed}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as ``to_json`` writes it."""
+        return {"form": FORM} | plain_fields(self)
+
+    @classmethod
+    def from_dict(cls: type[ResultT], data: Mapping[str, Any]) -> ResultT:
+        """The result that ``to_dict`` described.
+
+        Args:
+            data: What ``to_dict`` or a JSON file holds, of this form or the first.
+
+        Raises:
+            ArgumentError: A field is missing, unknown or of another form.
+        """
+        try:
+            if not isinstance(data, Mapping):
+                raise UnreadableError(f"it is a mapping; got {data!r:.60}")
+            given = dict(data)
+            form = given.pop("form", 1)
+            if form not in (1, FORM):
+                raise UnreadableError(f"form must be 1 or {FORM}; got {form!r:.60}")
+            return cls(**read(cls, cls._fields_of(given, first=form == 1)))
+        except (UnreadableError, AttributeError, KeyError, TypeError) as error:
+            said = str(error) if isinstance(error, UnreadableError) else repr(error)
+            raise ArgumentError(f"expected what {cls.__name__}.to_dict returns: {said}.") from error
+
+    @classmethod
+    def _fields_of(cls, data: dict[str, Any], *, first: bool) -> dict[str, Any]:
+        """The fields of a result in what ``to_dict`` returned, in its first form or today's."""
+        return data
+
+    def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
+        """The result as JSON text, also written to ``path`` if one is given.
+
+        Args:
+            path: Also write it there.
+
+        Raises:
+            OutputPathError: The path cannot be written to.
+        """
+        return forms.json_text(self.to_dict(), path)
+
+    @classmethod
+    def from_json(cls: type[ResultT], source: str | os.PathLike[str]) -> ResultT:
+        """The result that ``to_json`` wrote.
+
+        Args:
+            source: A path, or the JSON text itself.
+
+        Raises:
+            ArgumentError: A file that cannot be read, or that holds something else.
+        """
+        given = isinstance(source, str) and source.lstrip().startswith("{")
+        where = "this text" if given else repr(str(source))
+        try:
+            data = json.loads(str(source) if given else Path(source).read_text("utf-8"))
+        except (OSError, TypeError, ValueError) as error:
+            raise ArgumentError(
+                f"{where} cannot be read as JSON: {error}. Give a path that "
+                f"{cls.__name__}.to_json wrote, or its text."
+            ) from error
+        try:
+            return cls.from_dict(data)
+        except ArgumentError as error:
+            raise ArgumentError(f"{where}: {error}") from error
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """The main rows of the result, each with the model, the task and the seed."""
+        import pandas as pd
+
+        return pd.DataFrame([self.provenance | row for row in self._rows()])
+
+    def __str__(self) -> str:
+        return "\n\n".join([self._title(), *map(str, self._tables()), *self._notes()])
+
+    def _repr_html_(self) -> str:
+        return forms.html(
+            "result.html", title=self._title(), tables=self._tables(), notes=self._notes()
+        )
+
+    def _title(self) -> str:
+        fitted = forms.parameters(self.parameters)
+        return f"{self.model}   {fitted}   {self.n_sequences} sequences"
+
+    def _tables(self) -> list[forms.Table]:
+        """What text and HTML show."""
+        raise NotImplementedError
+
+    def _notes(self) -> list[str]:
+        """What text and HTML say below the tables."""
+        return []
+
+    def _rows(self) -> list[dict[str, Any]]:
+        """What the data frame holds."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnResult(Result):
+    """A result that has a figure."""
+
+    FIGURE: ClassVar[str]
+    """Name of the function in ``mtd_lens.views.plots`` that draws it."""
+
+    def plot(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        data: str | os.PathLike[str] | None = None,
+    ) -> "matplotlib.figure.Figure":
+        """The result at a glance.
+
+        Args:
+            path: Also write the figure there, as PNG or SVG by its ending.
+            data: Also write what is drawn there, as CSV.
+
+        Returns:
+            A ``matplotlib.figure.Figure``.
+
+        Raises:
+            ArgumentError: A path of another ending.
+            OutputPathError: A path cannot be written to.
+        """
+        draw = getattr(importlib.import_module("mtd_lens.views.plots"), self.FIGURE)
+        figure: matplotlib.figure.Figure = draw(self, path, data=data)
+        return figure

@@ -1,0 +1,52 @@
+"""What a model is: asked in one place, of any hooked model."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from test_probes import make
+
+import probes
+
+
+def test_sizes_and_options_of_a_stock_model():
+    subject = probes.subject_of(make(n_key_value_heads=1, d_vocab_out=7))
+    sizes = (subject.n_layers, subject.n_heads, subject.n_key_value_heads, subject.n_ctx)
+    assert sizes == (2, 3, 1, 12)
+    assert (subject.d_model, subject.d_head, subject.d_mlp) == (24, 8, 32)
+    assert (subject.n_inputs, subject.n_outputs, subject.vector_size) == (5, 7, None)
+    assert (subject.normalization, subject.positional_embedding) == ("LN", "standard")
+    assert subject.causal
+    assert subject.has_mlp
+    assert (subject.device, subject.dtype) == (torch.device("cpu"), torch.float32)
+    assert subject.name == "custom"
+    assert subject.plain_attention
+    assert subject.departures == []
+
+
+def test_the_model_is_asked_anew_each_time():
+    model = make(attn_only=True, d_mlp=None, act_fn=None, normalization_type=None)
+    subject = probes.subject_of(model)
+    assert (subject.has_mlp, subject.d_mlp, subject.normalization) == (False, 0, None)
+    assert subject.n_key_value_heads == 3
+    model.cfg.attention_dir = "bidirectional"
+    model.cfg.use_attn_in = model.cfg.use_attn_result = True
+    model.cfg.model_name = None
+    assert not subject.causal
+    assert not subject.plain_attention
+    assert subject.departures == ["use_attn_in is set", "its attention is not causal"]
+    assert subject.name == "HookedTransformer"
+
+
+def test_what_is_no_hooked_model():
+    assert isinstance(make(), probes.HookedModel)
+    for other in (3, torch.nn.Identity()):
+        assert not isinstance(other, probes.HookedModel)
+        with pytest.raises(probes.DataError, match=f"hooked model; got a {type(other).__name__}"):
+            probes.subject_of(other)
+
+
+def test_no_other_instrument_reads_a_configuration():
+    files = Path(probes.__file__).parent.rglob("*.py")
+    readers = {path.name for path in files if "cfg" in path.read_text(encoding="utf-8")}
+    assert readers == {"subject.py"}

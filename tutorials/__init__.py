@@ -1,0 +1,1 @@
+"""Notebooks, guides, scripts and results, and the generators of what is made of them."""

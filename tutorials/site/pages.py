@@ -1,0 +1,223 @@
+"""Pages about trained models: what those of all families have in common."""
+
+import re
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from mtd_lens.checkpoints import read_manifest
+from mtd_lens.measures.held_out import N_SEQUENCES, SEED
+from mtd_lens.registry import shipped_checkpoints
+from mtd_lens.results.comparison import Comparison
+from mtd_lens.results.scorecard import EstimatorResult
+from mtd_lens.training.config import TrainingConfig
+from mtd_lens.training.run_folder import read_metrics
+from tutorials.site import RESULTS, TEMPLATES, measurements
+from tutorials.site.measurements import Study
+
+N_FIRST_STEPS = 200
+"""Steps of training whose losses stand on a model's card."""
+
+Model = dict[str, Any]
+"""What is known of a trained model: its measurements, manifest and metrics, for the templates."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """How the trained models of a family are measured, and what page says so.
+
+    Attributes:
+        family: Its name, and that of its page and of the page's template.
+        study: What is measured of a model beside its scorecard and its comparison.
+        draw: Draw the page's figures.
+        context: What the page's template is given beside what all pages are.
+        at_end: What a model's card says below its divergence from the truth.
+        oddities: What a user of a model should know, for its card.
+        measure_studies: Makes further measurements, once, not for each model; with ``missing``,
+            those that were not made yet.
+    """
+
+    family: str
+    study: Study
+    draw: Callable[[list[Model]], None]
+    context: Callable[[list[Model]], dict[str, Any]]
+    at_end: Callable[[Model], str]
+    oddities: Callable[[Model], list[str]]
+    measure_studies: Callable[..., None] = lambda *, missing: None
+
+    @property
+    def page(self) -> Path:
+        """The page's file."""
+        return RESULTS / f"{self.family}.md"
+
+    def names(self) -> list[str]:
+        """The family's trained models, checkpoints of their training among them."""
+        found = sorted(shipped_checkpoints().items())
+        return [name for name, at in found if read_manifest(at)["task"]["family"] == self.family]
+
+    def read(self) -> list[Model]:
+        """What was measured of every model."""
+        return [read_model(name) for name in self.names()]
+
+    def pages(self, models: list[Model]) -> dict[Path, str]:
+        """The text of the page and of every final model's card, by path."""
+        environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(TEMPLATES),
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            keep_trailing_newline=True,
+        )
+        environment.globals |= {
+            "verdicts": verdicts,
+            "summary": summary,
+            "nearest_first": nearest_first,
+            "at_end": self.at_end,
+            "oddities": self.oddities,
+        }
+        finals = final(models)
+        common = {
+            "models": finals,
+            "groups": groups(finals),
+            "n_held_out": N_SEQUENCES,
+            "seed": SEED,
+            "versions": finals[0]["scorecard"]["versions"],
+        }
+        page = environment.get_template(f"{self.family}.md.jinja").render(
+            common | self.context(models)
+        )
+        card = environment.get_template("model_card.md.jinja")
+        cards = {m["folder"] / "card.md": card.render(model=m) for m in finals}
+        return {self.page: page} | cards
+
+    def measure(self, *, missing: bool, processes: int) -> None:
+        """Measure the family's models, or those that were not yet, and keep what was found."""
+        self.measure_studies(missing=missing)
+        names = [n for n in self.names() if not (missing and measurements.file_of(n).exists())]
+        measurements.measure_all(names, self.study, processes)
+
+
+def read_model(name: str) -> Model:
+    """What was measured of a model, with its manifest and metrics."""
+    folder = shipped_checkpoints()[name]
+    manifest = read_manifest(folder)
+    found: Model = measurements.read(measurements.file_of(name))
+    config = TrainingConfig(**manifest["config"])
+    measure, _, unit = found["scorecard"]["divergence"].partition(", ")
+    return found | {
+        "name": name,
+        "from_truth": f"{measure} from the truth" + (f" ({unit})" if unit else ""),
+        "variant": name.split("/")[1],
+        "task": manifest["task"]["name"],
+        "seq_len": manifest["task"]["seq_len"],
+        "config": config,
+        "step": manifest["step"],
+        "versions": manifest["versions"],
+        "metrics": manifest["metrics"],
+        "command": shlex.join(config.command(manifest["task"]["name"], "DIR")),
+        "first_losses": [row for row in read_metrics(folder) if row["step"] <= N_FIRST_STEPS],
+        "claims": {claim["id"]: claim for claim in found["scorecard"]["claims"]},
+        "folder": folder,
+    }
+
+
+def final(models: list[Model]) -> list[Model]:
+    """Models at the end of their training."""
+    return [model for model in models if "@" not in model["name"]]
+
+
+def groups(models: list[Model]) -> dict[str, list[Model]]:
+    """Models that differ in their seed alone, under what they have in common."""
+    found: dict[str, list[Model]] = {}
+    for model in models:
+        stem = re.sub(r"-s\d+$", "", model["variant"]).removeprefix("trained-")
+        found.setdefault(f"{stem}, T = {model['seq_len']}", []).append(model)
+    for label, members in found.items():
+        recipes = {tuple(m["config"].changed({"seed": 0}).command("", "")) for m in members}
+        if len(recipes) > 1:
+            raise ValueError(f"models of {label} differ in more than their seed: {recipes}")
+    return dict(sorted(found.items(), key=_deep_first))
+
+
+def _deep_first(group: tuple[str, list[Model]]) -> tuple[Any, ...]:
+    label, members = group
+    config = members[0]["config"]
+    return members[0]["seq_len"], -config.n_layers, config.architecture != "disentangled", label
+
+
+def summary(members: list[Model]) -> str:
+    """Which claims all seeds of a group support, and which none does."""
+    every = [c for c in members[0]["claims"] if _all(members, c, "supported")]
+    none = [c for c in members[0]["claims"] if not _any(members, c, "supported")]
+    some = [c for c in members[0]["claims"] if c not in every + none]
+    seeds = f"each of {len(members)} seeds" if len(members) > 1 else "its one seed"
+    parts = [f"supported in {seeds}: {', '.join(every) or 'nothing'}"]
+    if some:
+        parts.append(f"in some seeds: {', '.join(some)}")
+    if none:
+        parts.append(f"in none: {', '.join(none)}")
+    return "; ".join(parts) + "."
+
+
+def _all(members: list[Model], claim: str, verdict: str) -> bool:
+    return all(model["claims"][claim]["verdict"] == verdict for model in members)
+
+
+def _any(members: list[Model], claim: str, verdict: str) -> bool:
+    return any(model["claims"][claim]["verdict"] == verdict for model in members)
+
+
+def supported(model: Model) -> list[str]:
+    """The claims that hold for a model."""
+    return [name for name in model["claims"] if _all([model], name, "supported")]
+
+
+def verdicts(members: list[Model], claim: str) -> str:
+    """How a group of models does on a claim: verdicts, and the range of scores."""
+    found = [model["claims"][claim] for model in members]
+    counts = {v: sum(c["verdict"] == v for c in found) for v in {c["verdict"] for c in found}}
+    said = ", ".join(f"{n} {v.replace('_', ' ')}" for v, n in sorted(counts.items()))
+    scores = sorted(c["score"] for c in found)
+    span = f"{scores[0]:.2f}" if len(scores) == 1 else f"{scores[0]:.2f} … {scores[-1]:.2f}"
+    verdict = next(iter(counts)).replace("_", " ") if len(counts) == 1 else said
+    return f"**{verdict}** {span}" if verdict == "supported" else f"{verdict} {span}"
+
+
+def nearest_first(model: Model) -> Model:
+    """A model's estimator results by name, the nearest to its predictions first."""
+    found = sorted(model["scorecard"]["estimators"], key=lambda entry: entry["divergence"])
+    return {entry["name"]: entry for entry in found}
+
+
+def comparison(model: Model) -> Comparison:
+    """A model's comparison with the truth, as far as figures show it."""
+    kept = model["comparison"]
+    rows = [
+        tuple(
+            EstimatorResult(
+                name=source,
+                divergence=found["divergence"][index],
+                low=found.get("low", found["divergence"])[index],
+                high=found.get("high", found["divergence"])[index],
+                parameters={},
+                closest=False,
+            )
+            for source, found in kept["from_truth"].items()
+        )
+        for index in range(len(kept["lengths"]))
+    ]
+    return Comparison(
+        model=model["name"],
+        task=model["task"],
+        seed=kept["seed"],
+        n_sequences=kept["n_sequences"],
+        parameters={},
+        divergence=kept["divergence"],
+        lengths=tuple(kept["lengths"]),
+        rows=tuple(rows),
+        drawn=tuple(kept["drawn"]),
+    )

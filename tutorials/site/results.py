@@ -1,0 +1,47 @@
+"""Measure the package's trained models, and write the results pages and the model cards.
+
+    python -m tutorials.site.results            # everything, about a minute a model on one core
+    python -m tutorials.site.results ngram      # one family
+    python -m tutorials.site.results --page     # only the pages, from figures measured before
+
+Writes pages and figures into ``tutorials/results/`` and, beside each checkpoint, ``card.md`` and
+``measurements.json``. No measured number of the pages is typed.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from mtd_lens.results import forms
+from tutorials.site.autoregressive import AUTOREGRESSIVE
+from tutorials.site.mtd import MTD
+from tutorials.site.ngram import NGRAM
+
+RESULTS = {results.family: results for results in (MTD, NGRAM, AUTOREGRESSIVE)}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, unless told not to, and write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("family", nargs="*", help=f"of {', '.join(RESULTS)}; by default all")
+    parser.add_argument("--page", action="store_true", help="write the pages only")
+    parser.add_argument("--missing", action="store_true", help="measure only what was not yet")
+    parser.add_argument("--processes", type=int, default=2)
+    given = parser.parse_args(arguments)
+    unknown = [name for name in given.family if name not in RESULTS]
+    if unknown:
+        parser.error(f"no results of {', '.join(unknown)}; families are {', '.join(RESULTS)}")
+    for name in given.family or RESULTS:
+        results = RESULTS[name]
+        if not given.page:
+            results.measure(missing=given.missing, processes=given.processes)
+        models = results.read()
+        results.draw(models)
+        for path, text in results.pages(models).items():
+            forms.write_text(path, text)
+        print(f"wrote {results.page}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
