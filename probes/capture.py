@@ -83,15 +83,11 @@ class NaturalRuns:
         model: A hooked model, whose weights and hooks stay as they are.
         tokens: ``[sequence, position]``.
         batch_size: Sequences a forward pass.
-
-    Attributes:
-        kept: What others keep beside these runs, by a key of theirs.
     """
 
     def __init__(self, model: Any, tokens: Tensor, batch_size: int = BATCH_SIZE) -> None:
         self.model, self.tokens, self.batch_size = model, tokens, batch_size
         self._found: dict[Readable, Tensor] = {}
-        self.kept: dict[tuple[Any, ...], Any] = {}
 
     def read(self, sites: Sequence[Readable]) -> list[Tensor]:
         """Activations at sites, ``[sequence, …]`` each; those not read yet in one pass.
