@@ -3,7 +3,6 @@
 import warnings
 from dataclasses import replace
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -237,13 +236,10 @@ def test_unknown_hooks_heads_and_positions(model, sequences):
         (torch.full((4, 12), 5), "0 … 4"),
     ],
 )
+@pytest.mark.usefixtures("_no_type_checker")
 def test_tokens_that_the_model_cannot_read(model, tokens, message):
-    jaxtyping.config.update("jaxtyping_disable", True)
-    try:
-        with pytest.raises(probes.DataError, match=message):
-            probes.last_outputs(model, tokens)
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
+    with pytest.raises(probes.DataError, match=message):
+        probes.last_outputs(model, tokens)
 
 
 @pytest.mark.parametrize("source", [torch.arange(9), torch.arange(10.0), torch.arange(10) + 1])
