@@ -11,6 +11,7 @@ Attention is torch's fused kernel where a block's attention is the stock kind, a
 everywhere else, so that relative, rotary, local or padded attention keeps its own arithmetic.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,6 +38,11 @@ def why_not(model: HookedModel) -> str | None:
     if subject.dtype not in (torch.float32, torch.float64):
         return "in 16 bits, passes of other lengths round otherwise"
     return next(iter(subject.departures), None)
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """How far resumed outputs may be from hooked ones, as a share of the largest output."""
+    return math.sqrt(torch.finfo(dtype).eps) / 3
 
 
 class PartialRunner:
@@ -104,10 +110,10 @@ class PartialRunner:
             query, key, value = fused.project(block.ln1(stream))
             z = fused.mix(query, key, value, first=0)
             return key.contiguous(), value.contiguous(), z, fused.combine(z.flatten(-2))
-        recorder, kept = _KeyValues(), []
+        recorder, kept = KeyValues(), []
         hook = (f"blocks.{layer}.attn.hook_z", lambda z, hook: kept.append(z))
         with self.model.hooks(fwd_hooks=[hook]):
-            attn_out = _own_attention(block, stream, stream, recorder, self._mask)
+            attn_out = own_attention(block, stream, stream, recorder, self._mask)
         return recorder.keys, recorder.values, kept[0], attn_out
 
     @property
@@ -141,9 +147,9 @@ class PartialRunner:
             for x in (self._hooked(layer, self._keys), self._hooked(layer, self._values))
         )
         stream = stacked(self.streams[layer][:, first:end], copies)
-        prefix = _KeyValues(stacked(keys, copies), stacked(values, copies), first)
+        prefix = KeyValues(stacked(keys, copies), stacked(values, copies), first)
         mask = None if self._mask is None else stacked(self._mask[:, :end], copies)
-        return _own_attention(self.model.blocks[layer], stream, stream, prefix, mask)
+        return own_attention(self.model.blocks[layer], stream, stream, prefix, mask)
 
     def resume(self, layer: int, stream: Stream, first: int) -> Tensor:
         """Outputs when stream ``layer`` is ``stream`` at positions ``first`` on.
@@ -229,9 +235,9 @@ class PartialRunner:
         if fused is None:
             keys, values = (stacked(x[:, :first], copies) for x in (keys, values))
             offset = self.length - queries.shape[1]
-            prefix = _KeyValues(keys, values, offset)
+            prefix = KeyValues(keys, values, offset)
             mask = None if self._mask is None else stacked(self._mask, copies)
-            attn_out = _own_attention(block, queries, stream, prefix, mask)
+            attn_out = own_attention(block, queries, stream, prefix, mask)
         else:
             attend = fused.attend_last if last_query else fused.attend
             attn_out = attend(block.ln1(stream), keys[:, :, :first], values[:, :, :first])
@@ -248,7 +254,7 @@ class PartialRunner:
         return kept[layer] if fused is None else fused.by_position(kept[layer])
 
 
-class _KeyValues:
+class KeyValues:
     """Keys and values in the form of a key-value cache entry, which it is to an attention module.
 
     ``offset`` is the position of the first query: with as many queries as new keys, the number of
@@ -262,6 +268,7 @@ class _KeyValues:
         self.past_keys = torch.empty(0, offset, device="meta")
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values with those before in front; kept as ``keys`` and ``values``."""
         before_keys, before_values = self._before
         if before_keys is not None and before_values is not None:
             keys = torch.cat([before_keys, keys], 1)
@@ -270,8 +277,8 @@ class _KeyValues:
         return keys, values
 
 
-def _own_attention(
-    block: Any, queries: Tensor, keys: Tensor, past: _KeyValues, mask: Tensor | None
+def own_attention(
+    block: Any, queries: Tensor, keys: Tensor, past: KeyValues, mask: Tensor | None
 ) -> Tensor:
     """``hook_attn_out`` by the block's attention module, as ``TransformerBlock`` calls it."""
     keys_in = block.ln1(keys)
