@@ -6,7 +6,6 @@ independent), from Gram matrices alone, so the data are read once.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -51,7 +50,7 @@ class RidgeProbe:
         return features.to(self.weights) @ self.weights + self.bias
 
     def errors(
-        self, features: Any, targets: Any
+        self, features: Tensor, targets: Tensor
     ) -> tuple[Float[Tensor, " sequence"], Float[Tensor, " sequence"]]:
         """Squared error and squared deviation from the mean, summed within each sequence.
 
@@ -74,8 +73,8 @@ class RidgeProbe:
 
 
 def fit_ridge(
-    features: Any,
-    targets: Any,
+    features: Tensor,
+    targets: Tensor,
     penalties: tuple[float, ...] = PENALTIES,
     n_folds: int = N_FOLDS,
 ) -> RidgeProbe:
@@ -168,7 +167,7 @@ def fit_ridges(
     return probes
 
 
-def _check_pair(features: Any, targets: Any) -> None:
+def _check_pair(features: Tensor, targets: Tensor) -> None:
     """Raise a DataError unless both are ``[sequence, position, …]`` tensors of equal length."""
     tensors = isinstance(features, Tensor) and isinstance(targets, Tensor)
     if not tensors or features.ndim != 3 or targets.ndim != 3:
