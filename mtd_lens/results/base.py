@@ -74,8 +74,6 @@ class Result:
             ArgumentError: A field is missing, unknown or of another form.
         """
         try:
-            if not isinstance(data, Mapping):
-                raise UnreadableError(f"it is a mapping; got {data!r:.60}")
             given = dict(data)
             form = given.pop("form", 1)
             if form not in (1, FORM):
@@ -115,6 +113,8 @@ class Result:
         where = "this text" if given else repr(str(source))
         try:
             data = json.loads(str(source) if given else Path(source).read_text("utf-8"))
+            if not isinstance(data, dict):
+                raise TypeError(f"it holds a {type(data).__name__}, not a mapping")
         except (OSError, TypeError, ValueError) as error:
             raise ArgumentError(
                 f"{where} cannot be read as JSON: {error}. Give a path that "
