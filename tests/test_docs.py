@@ -217,7 +217,7 @@ QUANTITIES = {
     "probes.random_simplex_map": ["Hewitt & Liang"],
     "probes.run_interchange": ["Geiger et al. 2021"],
     "probes.fit_alignment": ["Geiger et al. 2024"],
-    "probes.relative_scores": ["Shaw et al. 2018"],
+    "mtd_lens.measures.relative_scores": ["Shaw et al. 2018"],
     "mtd_lens.score": ["Geiger et al. (2021)", "Hewitt & Liang (2019)"],
     "mtd_lens.localize": ["Geiger et al."],
     "mtd_lens.compare": ["nats"],

@@ -11,7 +11,9 @@ Attention is torch's fused kernel where a block's attention is the stock kind, a
 everywhere else, so that relative, rotary, local or padded attention keeps its own arithmetic.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from probes.patching.fused import FusedAttention, stacked
+from probes.sites import COMPONENTS, Site
 from probes.subject import HookedModel, subject_of
 
 Stream = Float[Tensor, "batch position d_model"]
@@ -37,6 +40,11 @@ def why_not(model: HookedModel) -> str | None:
     if subject.dtype not in (torch.float32, torch.float64):
         return "in 16 bits, passes of other lengths round otherwise"
     return next(iter(subject.departures), None)
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """How far resumed outputs may be from hooked ones, as a share of the largest output."""
+    return math.sqrt(torch.finfo(dtype).eps) / 3
 
 
 class PartialRunner:
@@ -115,6 +123,12 @@ class PartialRunner:
         """Sequences of the natural run."""
         return len(self.streams[0])
 
+    @property
+    def size(self) -> int:
+        """Bytes that are kept."""
+        kept = (*self.streams, *self.attn_out, *self.z, *self._keys, *self._values)
+        return sum(x.nbytes for x in kept)
+
     def after_mlp(self, layer: int, middle: Tensor) -> Tensor:
         """The stream after a block, from the stream between its attention and its MLP."""
         block = self.model.blocks[layer]
@@ -184,6 +198,54 @@ class PartialRunner:
             stream[index, :, position - first] = point
         return self.resume(layer, stream.flatten(0, 1), first).unflatten(0, (len(points), -1))
 
+    def swap(self, writes: Sequence[tuple[Site, Tensor]]) -> Tensor:
+        """Outputs with values written at sites of any blocks, all in one run; for ``last_only``.
+
+        Args:
+            writes: Sites inside blocks, each with ``[batch, …]`` as it reads them. Where they
+                overlap, the last one holds.
+
+        Returns:
+            ``[batch, token]``.
+        """
+        layers = [site.layer for site, _ in writes if site.layer is not None]
+        positions = [p for site, _ in writes for p in site.positions or (0,)]
+        first = min(p % self.length for p in positions)
+        stream = self.streams[min(layers)][:, first:]
+        for layer in range(min(layers), self.n_layers):
+            here = [(site, value) for site, value in writes if site.layer == layer]
+            kept = any(site.component in _READ_BY_LATER_QUERIES for site, _ in here)
+            last_query = layer == self.n_layers - 1 and not kept
+            if here:
+                start = self.length - 1 if last_query else first
+                stream = self._edited_block(layer, stream, first, start, here)
+            else:
+                stream = self._block(layer, stream, first, last_query)
+        return self._read_out(stream[:, -1:])[:, 0]
+
+    def _edited_block(
+        self,
+        layer: int,
+        stream: Stream,
+        first: int,
+        start: int,
+        writes: Sequence[tuple[Site, Tensor]],
+    ) -> Stream:
+        """A block with its own modules, queries from ``start`` on, while values are written."""
+        block = self.model.blocks[layer]
+        parts = [_from(site, value, start, self.length) for site, value in writes]
+        hooks = [(part[0].hook, _writer(*part)) for part in parts if part is not None]
+        with self.model.hooks(fwd_hooks=hooks):
+            stream = block.hook_resid_pre(stream)
+            queries = stream if start == first else stream[:, start - first :]
+            keys, values = (self._hooked(layer, x)[:, :first] for x in (self._keys, self._values))
+            past = _KeyValues(keys, values, start)
+            middle = queries + _own_attention(block, queries, stream, past, self._mask)
+            if self.subject.has_mlp:
+                middle = block.hook_resid_mid(middle)
+                middle = middle + block.hook_mlp_out(block.mlp(block.ln2(middle.contiguous())))
+            return block.hook_resid_post(middle)
+
     def is_cheap(self, layer: int) -> bool:
         """Whether many points of stream ``layer`` cost about as much as one pass of a block."""
         last = layer == self.n_layers - 1 and self._fused[layer] is not None
@@ -246,6 +308,27 @@ class PartialRunner:
         """Keys or values as they pass the hooks: ``[batch, position, head, d_head]``."""
         fused = self._fused[layer]
         return kept[layer] if fused is None else fused.by_position(kept[layer])
+
+
+_READ_BY_LATER_QUERIES = frozenset({"resid_pre", "k", "v"})
+"""Components whose edits at one position reach the attention of every later one."""
+
+SWAPPED = frozenset({*COMPONENTS, "attn_scores"})
+"""Components that ``swap`` knows: each passes its hook once, at the queries or at the keys."""
+
+
+def _from(site: Site, value: Tensor, start: int, length: int) -> tuple[Site, Tensor] | None:
+    """A site and its value in activations that begin at a position; None if it lies before."""
+    positions = range(length) if site.positions is None else [p % length for p in site.positions]
+    inside = [index for index, position in enumerate(positions) if position >= start]
+    if not inside:
+        return None
+    shifted = replace(site, positions=[positions[index] - start for index in inside])
+    return shifted, value.index_select(site.position_axis, torch.tensor(inside).to(value.device))
+
+
+def _writer(site: Site, value: Tensor) -> Callable[[Tensor, Any], Tensor]:
+    return lambda activation, hook: site.write(activation, value)
 
 
 class _KeyValues:
