@@ -52,11 +52,9 @@ class Probe:
         decoy, baseline = self._decoy(trial), self._raw_score(trial, target)
         measurements = []
         for layer, sites in enumerate(self._sites(trial)):
-            features = [read_both(trial, site) for site in sites]
-            fitted = [probe_errors(x, target, n_fit) for x in features]
-            best = max(range(len(sites)), key=lambda index: fitted[index][0].cross_validated)
-            probe, errors = fitted[best]
-            control_errors = probe_errors(features[best], decoy, n_fit)[1]
+            fitted = [probe_errors(read_both(trial, site), n_fit, target, decoy) for site in sites]
+            best = max(range(len(sites)), key=lambda index: fitted[index][0][0].cross_validated)
+            (probe, errors), (_, control_errors) = fitted[best]
             score, control = share_read(errors), share_read(control_errors)
             measurements.append(
                 Measurement(
@@ -109,7 +107,8 @@ class Probe:
         def compute() -> float:
             tokens, size = torch.cat(trial.splits), trial.task.inputs.size
             raw = probes.raw_features(tokens, trial.positions, self.window, size)
-            return share_read(probe_errors(raw[:, self.queries], target, len(trial.fit_tokens))[1])
+            [(_, errors)] = probe_errors(raw[:, self.queries], len(trial.fit_tokens), target)
+            return share_read(errors)
 
         return trial.memo("raw score", target, self.window, compute=compute)
 
@@ -131,11 +130,14 @@ def read_both(trial: Trial, site: probes.Site) -> Tensor:
 
 
 def probe_errors(
-    features: Tensor, target: Tensor, n_fit: int
-) -> tuple[probes.RidgeProbe, tuple[Tensor, Tensor]]:
-    """A probe fitted on the first ``n_fit`` sequences, and its errors on the rest."""
-    probe = probes.fit_ridge(features[:n_fit], target[:n_fit])
-    return probe, probe.errors(features[n_fit:], target[n_fit:])
+    features: Tensor, n_fit: int, *targets: Tensor
+) -> list[tuple[probes.RidgeProbe, tuple[Tensor, Tensor]]]:
+    """Probes of targets fitted on the first ``n_fit`` sequences, and their errors on the rest."""
+    fitted = probes.fit_ridges(features[:n_fit], [target[:n_fit] for target in targets])
+    return [
+        (probe, probe.errors(features[n_fit:], target[n_fit:]))
+        for probe, target in zip(fitted, targets, strict=True)
+    ]
 
 
 def share_read(errors: tuple[Tensor, Tensor]) -> float:

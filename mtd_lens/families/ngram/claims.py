@@ -160,7 +160,8 @@ class Selection(Probe):
         dropped = copies[:, :, [lag - 1 for lag in lags]].flatten(2)
 
         def readable(features: Tensor) -> float:
-            return share_read(probe_errors(features, dropped, n_fit)[1])
+            [(_, errors)] = probe_errors(features, n_fit, dropped)
+            return share_read(errors)
 
         from_feature = readable(self.target(trial))
         hook = hook_of(last_write, trial)
