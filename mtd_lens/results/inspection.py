@@ -148,7 +148,7 @@ class Inspection(DrawnResult):
             for pattern in (self.analysis.patterns if self.analysis else ())
         ]
         title = "Total variation of each layer's nearest heads from the algorithm's attention"
-        return [Table(["pattern", *layers], rows, title=title)] if rows else []
+        return [Table(["pattern", *layers], rows, title=title)]
 
 
 def distances(
