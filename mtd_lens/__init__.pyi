@@ -23,6 +23,7 @@ from .errors import (
     ModelError as ModelError,
     MTDLensError as MTDLensError,
     OutputPathError as OutputPathError,
+    ProbesError as ProbesError,
     SiteError as SiteError,
     TaskError as TaskError,
     TokensError as TokensError,
@@ -96,7 +97,7 @@ from .families.ngram.estimators import (
     ngram_truth as ngram_truth,
 )
 from .families.ngram.task import NGramBatch as NGramBatch, NGramTask as NGramTask
-from .hooked import task_of as task_of
+from .hooked.info import task_of as task_of
 from .questions.align import align as align
 from .questions.compare import compare as compare
 from .questions.inspect import inspect as inspect

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 from scipy import optimize
 from torch import Tensor
@@ -18,6 +18,9 @@ N_FIT_SEQUENCES, FIT_SEED = 2048, 0
 """Sequences of a task on which the parameter that predicts best on it is fitted."""
 
 
+Causal = TypeVar("Causal", bound="Intervenable")
+
+
 class Intervenable:
     """A causal model, a frozen dataclass with a field ``interventions``: values by variable."""
 
@@ -27,7 +30,7 @@ class Intervenable:
 
     interventions: Mapping[str, Tensor]
 
-    def do(self, **values: Tensor) -> Self:
+    def do(self: Causal, **values: Tensor) -> Causal:
         """This model with variables held at values, on top of earlier interventions.
 
         Args:

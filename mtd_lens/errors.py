@@ -1,6 +1,10 @@
-"""The error tree: every refusal of bad input is an :class:`MTDLensError`."""
+"""The error tree: every refusal of bad input is a :class:`ProbesError`.
 
-from probes.errors import DataError, MTDLensError, OutputPathError, SiteError, nearest
+Those of this package are :class:`MTDLensError` s as well; the instruments, which it calls, raise
+their own.
+"""
+
+from probes.errors import DataError, OutputPathError, ProbesError, SiteError, nearest
 
 __all__ = [
     "ArgumentError",
@@ -9,6 +13,7 @@ __all__ = [
     "MTDLensError",
     "ModelError",
     "OutputPathError",
+    "ProbesError",
     "SiteError",
     "TaskError",
     "TokensError",
@@ -16,6 +21,10 @@ __all__ = [
     "UnknownNameError",
     "nearest",
 ]
+
+
+class MTDLensError(ProbesError):
+    """Bad input: the message says what was expected, what came, where, and what to do."""
 
 
 class TaskError(MTDLensError):

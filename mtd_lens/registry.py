@@ -20,19 +20,18 @@ from typing import Any
 
 import torch
 
-from mtd_lens import families, hooked
+from mtd_lens import checkpoints, families, hooked
 from mtd_lens.architectures import build_trainable, size_for
 from mtd_lens.contracts import Family, Task
 from mtd_lens.errors import (
     ArgumentError,
     CheckpointError,
-    MTDLensError,
+    ProbesError,
     UnknownNameError,
     nearest,
 )
 from mtd_lens.hooked import ModelInfo, info_of, moved, with_info
 from mtd_lens.spaces import check_model
-from mtd_lens.training import checkpoints
 
 DEFAULT_TASK = "mtd-q5-m3-t64"
 DEFAULT_MODEL = f"{DEFAULT_TASK}/constructed-absolute"
@@ -175,7 +174,7 @@ def list_models() -> list[str]:
     for task_name, loader in _task_loaders().items():
         try:
             family = family_of(_called(loader, f"task {task_name!r}", Task))
-        except MTDLensError as error:
+        except ProbesError as error:
             warnings.warn(f"task {task_name!r} is left out: {error}", stacklevel=2)
             continue
         names |= {f"{task_name}/{variant}" for variant in family.variants}
@@ -241,7 +240,7 @@ def task_from_json(data: Mapping[str, Any], where: str) -> Any:
         raise CheckpointError(f"{where} is of the task family {name!r}, which is not installed.")
     try:
         return family.task_from_json(data)
-    except MTDLensError as error:
+    except ProbesError as error:
         raise CheckpointError(f"{where} describes no task: {error}") from error
 
 
@@ -270,7 +269,7 @@ def load_checkpoint(path: Any, device: Any = None) -> Any:
         size = size_for(task, config["n_layers"], config["d_model"], config["n_heads"])
         trained = build_trainable(config["architecture"], size)
         trained.load(weights)
-    except (MTDLensError, KeyError) as error:
+    except (ProbesError, KeyError) as error:
         reason = f"the manifest lacks {error}." if isinstance(error, KeyError) else error
         raise CheckpointError(
             f"the checkpoint {folder} cannot be loaded: {reason} Its manifest and its weights do "
@@ -353,7 +352,7 @@ def _called(loader: Callable[[], Any], what: str, kind: type) -> Any:
     """
     try:
         found = loader()
-    except MTDLensError:
+    except ProbesError:
         raise
     except Exception as error:
         raise ArgumentError(

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -38,6 +38,9 @@ def check_name(name: Any) -> str | None:
     return name
 
 
+Plain = TypeVar("Plain", bound="PlainData")
+
+
 class PlainData:
     """A task that is a dataclass of plain data: its form in JSON is its fields."""
 
@@ -51,7 +54,7 @@ class PlainData:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in data.items()}
 
     @classmethod
-    def from_json(cls, data: Any) -> Self:
+    def from_json(cls: type[Plain], data: Any) -> Plain:
         """The task that ``to_json`` described.
 
         Args:

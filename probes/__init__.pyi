@@ -14,12 +14,9 @@ from .circuits import (
     centred as centred,
     direct_patterns as direct_patterns,
     fit_scale as fit_scale,
-    has_tables as has_tables,
     key_softmax_divergence as key_softmax_divergence,
     mean_token_patterns as mean_token_patterns,
     position_scores as position_scores,
-    relative_scores as relative_scores,
-    table_path as table_path,
     token_outputs as token_outputs,
     token_scores as token_scores,
 )
@@ -32,8 +29,8 @@ from .controls import (
 )
 from .errors import (
     DataError as DataError,
-    MTDLensError as MTDLensError,
     OutputPathError as OutputPathError,
+    ProbesError as ProbesError,
     SiteError as SiteError,
 )
 from .interchange import (

@@ -15,7 +15,7 @@ A learned subspace says little by itself: on sequences that it was not fitted on
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,6 +29,7 @@ from probes import checks
 from probes.capture import check_source, check_tokens, read_activations
 from probes.errors import DataError, SiteError
 from probes.files import json_text
+from probes.packing import packed, unpacked
 from probes.sites import Site
 
 STEPS = 200
@@ -82,7 +83,32 @@ class Alignment:
             "seed": self.seed,
             "losses": list(self.losses),
             "basis": self.basis.tolist(),
+            "directions": packed(self.span),
         }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Alignment":
+        """The alignment that ``to_dict`` described.
+
+        Args:
+            data: What ``to_dict`` returned. Without ``directions``, which older files lack, those
+                of the span are NaN.
+
+        Raises:
+            DataError: A field is missing or of another form.
+        """
+        try:
+            basis = torch.tensor(data["basis"], dtype=torch.float64)
+            positions = None if data["positions"] is None else tuple(data["positions"])
+            unknown = torch.full((len(basis), data["span"]), torch.nan, dtype=torch.float64)
+            return cls(
+                site=Site(data["hook"], positions, data["head"], basis),
+                span=unpacked(data["directions"]) if "directions" in data else unknown,
+                losses=tuple(data["losses"]),
+                seed=data["seed"],
+            )
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise DataError(f"expected what Alignment.to_dict returns: {error!r}.") from error
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
         """The alignment as JSON text, also written to ``path`` if one is given.

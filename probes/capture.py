@@ -83,11 +83,15 @@ class NaturalRuns:
         model: A hooked model, whose weights and hooks stay as they are.
         tokens: ``[sequence, position]``.
         batch_size: Sequences a forward pass.
+
+    Attributes:
+        kept: What others keep beside these runs, by a key of theirs.
     """
 
     def __init__(self, model: Any, tokens: Tensor, batch_size: int = BATCH_SIZE) -> None:
         self.model, self.tokens, self.batch_size = model, tokens, batch_size
-        self._found: dict[Any, tuple[Readable, Tensor]] = {}
+        self._found: dict[Readable, Tensor] = {}
+        self.kept: dict[tuple[Any, ...], Any] = {}
 
     def read(self, sites: Sequence[Readable]) -> list[Tensor]:
         """Activations at sites, ``[sequence, …]`` each; those not read yet in one pass.
@@ -99,32 +103,17 @@ class NaturalRuns:
             SiteError: A hook that the model does not have, or that does not run.
             DataError: Tokens that the model cannot read.
         """
-        wanted = {_key(site): site for site in sites}
-        missing = {key: site for key, site in wanted.items() if key not in self._found}
+        missing = [site for site in dict.fromkeys(sites) if site not in self._found]
         if missing:
-            names = {f"{index}": site for index, site in enumerate(missing.values())}
+            names = {f"{index}": site for index, site in enumerate(missing)}
             found, self.outputs = run_and_capture(self.model, self.tokens, names, self.batch_size)
-            for (key, site), name in zip(missing.items(), names, strict=True):
-                self._found[key] = site, found[name]
-        return [self._found[_key(site)][1] for site in sites]
+            self._found |= {site: found[name] for name, site in names.items()}
+        return [self._found[site] for site in sites]
 
     @cached_property
     def outputs(self) -> Tensor:
         """Outputs at the last position, ``[sequence, outcome]``."""
         return last_outputs(self.model, self.tokens, self.batch_size)
-
-
-def _key(site: Readable) -> Any:
-    """What tells a site from others: its kind and its fields, tensors by identity."""
-    fields = vars(site) if hasattr(site, "__dict__") else {"site": site}
-    return type(site), *(
-        tuple(value)
-        if isinstance(value, list | tuple | range)
-        else value
-        if isinstance(value, str | int | None)
-        else id(value)
-        for value in fields.values()
-    )
 
 
 def _run(

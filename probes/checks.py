@@ -5,13 +5,13 @@ import numbers
 from collections.abc import Collection
 from typing import Any
 
-from probes.errors import MTDLensError, nearest
+from probes.errors import ProbesError, nearest
 
 MAX_SEED = 2**63 - 1
 
 
 def integer(
-    value: Any, what: str, minimum: int, error: type[MTDLensError], maximum: int | None = None
+    value: Any, what: str, minimum: int, error: type[ProbesError], maximum: int | None = None
 ) -> int:
     """``value`` as an int, if it is an integer (not a bool) of at least ``minimum``."""
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
@@ -21,7 +21,7 @@ def integer(
     return int(value)
 
 
-def seed(value: Any, error: type[MTDLensError]) -> int:
+def seed(value: Any, error: type[ProbesError]) -> int:
     """``value`` as a seed."""
     return integer(value, "seed", 0, error, MAX_SEED)
 
@@ -31,7 +31,7 @@ def number(
     what: str,
     low: float | int,
     high: float | int,
-    error: type[MTDLensError],
+    error: type[ProbesError],
     advice: str = "",
     *,
     low_included: bool = False,
@@ -46,7 +46,7 @@ def number(
     return float(value)
 
 
-def choice(value: Any, what: str, known: Collection[str], error: type[MTDLensError]) -> str:
+def choice(value: Any, what: str, known: Collection[str], error: type[ProbesError]) -> str:
     """``value``, if it is one of the ``known`` names."""
     if not isinstance(value, str) or value not in known:
         raise error(f"unknown {what} {value!r}. {nearest(value, known)}")

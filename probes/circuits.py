@@ -6,9 +6,8 @@ before the unembedding, its gain and its centring are kept and its scale, which 
 of the stream, is left out. Results are float64, on the CPU.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from probes import checks
 from probes.errors import DataError, SiteError
 from probes.statistics.divergences import kl_divergence
 from probes.statistics.intervals import CONFIDENCE, NEGLIGIBLE
-from probes.subject import subject_of
+from probes.subject import HookedModel, subject_of
 
 Head = tuple[int, int]
 """A layer and a head, counted from 0."""
@@ -94,7 +93,9 @@ class WeightFinding:
         return plain | {"details": dict(self.details), "matrices": dict(self.matrices)}
 
 
-def token_scores(model: Any, layer: int, head: int) -> Float[Tensor, "query_token key_token"]:
+def token_scores(
+    model: HookedModel, layer: int, head: int
+) -> Float[Tensor, "query_token key_token"]:
     """The content score of a head between tokens, ``[query_token, key_token]``.
 
     Entry ``[b, a]`` is the attention score that a query on token ``b`` gives a key on token ``a``,
@@ -108,9 +109,9 @@ def token_scores(model: Any, layer: int, head: int) -> Float[Tensor, "query_toke
     Raises:
         SiteError: A layer or head that the model does not have.
     """
-    block = _block(model, layer, head)
+    block = block_of(model, layer, head)
     with torch.no_grad():
-        embedded = block.ln1(model.W_E[None])[0]
+        embedded = block.ln1(subject_of(model).model.W_E[None])[0]
         query = embedded @ block.attn.W_Q[head] + block.attn.b_Q[head]
         key = embedded @ block.attn.W_K[head] + block.attn.b_K[head]
         return (query @ key.T / block.attn.attn_scale).to(torch.float64)
@@ -132,7 +133,7 @@ def key_softmax_divergence(
 
 
 def position_scores(
-    model: Any, layer: int, head: int, length: int
+    model: HookedModel, layer: int, head: int, length: int
 ) -> Float[Tensor, "query_pos key_pos"]:
     """The score of a head between positions, ``[query_pos, key_pos]``, by the direct path.
 
@@ -149,68 +150,56 @@ def position_scores(
     Raises:
         SiteError: A layer, head or length that the model does not have.
     """
-    block = _block(model, layer, head)
+    block = block_of(model, layer, head)
     with torch.no_grad():
         embedded = block.ln1(_positions(model, length)[None])[0]
-        query = _double(embedded) @ _double(block.attn.W_Q[head]) + _double(block.attn.b_Q[head])
-        key = _double(embedded) @ _double(block.attn.W_K[head]) + _double(block.attn.b_K[head])
+        query = double(embedded) @ double(block.attn.W_Q[head]) + double(block.attn.b_Q[head])
+        key = double(embedded) @ double(block.attn.W_K[head]) + double(block.attn.b_K[head])
         return query @ key.T / float(block.attn.attn_scale)
 
 
-def relative_scores(
-    model: Any, layer: int, head: int, length: int
-) -> Float[Tensor, "query_pos offset"]:
-    """The score that a head's relative key table gives each offset, ``[query_pos, offset]``.
-
-    Entry ``[t, o]`` is ``q_t · RK[o]``, where ``q_t`` is the query of the mean token embedding plus
-    the positional embedding of ``t``, and ``o`` is query minus key position (Shaw et al. 2018).
+def direct_patterns(
+    model: HookedModel, length: int
+) -> Float[Tensor, "layer head query_pos offset"]:
+    """``[layer, head, query_pos, offset]``: softmax of ``position_scores`` over the keys so far.
 
     Args:
-        model: A hooked model whose attention has a relative key table ``RK``.
-        layer: Counted from 0.
-        head: Counted from 0.
-        length: How many positions and offsets, up to the model's context.
-
-    Raises:
-        SiteError: A layer, head or length that the model does not have, or no relative table.
-    """
-    block = _with_tables(_block(model, layer, head))
-    with torch.no_grad():
-        embedded = block.ln1((model.W_E.mean(0) + _positions(model, length))[None])[0]
-        query = _double(embedded) @ _double(block.attn.W_Q[head]) + _double(block.attn.b_Q[head])
-        return query @ _double(block.attn.RK[head, :length]).T / float(block.attn.attn_scale)
-
-
-def direct_patterns(model: Any, length: int) -> Float[Tensor, "layer head query_pos offset"]:
-    """``[layer, head, query_pos, offset]``: softmax of ``relative_scores`` or ``position_scores``.
-
-    Args:
-        model: A hooked model.
+        model: A hooked model with a learned or written positional embedding.
         length: How many positions, up to the model's context.
 
     Raises:
         SiteError: A length that the model does not have, or no positions to read.
     """
-    relative, subject = has_tables(model), subject_of(model)
-    read = relative_scores if relative else position_scores
-    scores = torch.stack(
-        [
-            torch.stack([read(model, layer, head, length) for head in range(subject.n_heads)])
-            for layer in range(subject.n_layers)
-        ]
-    )
+    return _by_offset(causal_attention(model, position_scores, length))
+
+
+def causal_attention(
+    model: HookedModel, scores: Callable[[HookedModel, int, int, int], Tensor], length: int
+) -> Float[Tensor, "layer head query_pos key"]:
+    """Softmax of every head's scores, ``[layer, head, query_pos, key]``.
+
+    Args:
+        model: A hooked model.
+        scores: ``(model, layer, head, length) -> [query_pos, key]``; a query at ``t`` has the keys
+            0 … ``t``, counted from either end.
+        length: How many positions.
+    """
+    subject = subject_of(model)
+    layers, heads = range(subject.n_layers), range(subject.n_heads)
+    found = [torch.stack([scores(model, at, head, length) for head in heads]) for at in layers]
     ahead = torch.arange(length) > torch.arange(length)[:, None]
-    attention = scores.masked_fill(ahead, -torch.inf).softmax(-1)
-    return attention if relative else _by_offset(attention)
+    return torch.stack(found).masked_fill(ahead, -torch.inf).softmax(-1)
 
 
-def mean_token_patterns(model: Any, length: int) -> Float[Tensor, "layer head query_pos offset"]:
+def mean_token_patterns(
+    model: HookedModel, length: int
+) -> Float[Tensor, "layer head query_pos offset"]:
     """The attention of every head by offset, ``[layer, head, query_pos, offset]``.
 
     The model is run on ``mean(W_E) + W_pos``, which is made of parameters: with no content to tell
     positions apart, what remains is what positions and relative tables favour, on every path
-    through earlier layers. (The direct path of ``relative_scores`` misses what copies of the
-    constant in earlier layers add to a score.)
+    through earlier layers. (Direct paths miss what copies of the constant in earlier layers
+    add to a score.)
 
     Args:
         model: A hooked model with a positional embedding.
@@ -223,16 +212,18 @@ def mean_token_patterns(model: Any, length: int) -> Float[Tensor, "layer head qu
     patterns: dict[str, Tensor] = {}
 
     def keep(activation: Tensor, hook: Any) -> None:
-        patterns[hook.name] = _double(activation[0])
+        patterns[hook.name] = double(activation[0])
 
     names = [f"blocks.{layer}.attn.hook_pattern" for layer in range(n_layers)]
     with torch.no_grad(), model.hooks(fwd_hooks=[(name, keep) for name in names]):
-        stream = (model.W_E.mean(0) + _positions(model, length))[None]
+        stream = mean_embeddings(model, length)[None]
         model(stream, start_at_layer=0, stop_at_layer=n_layers)
     return _by_offset(torch.stack([patterns[name] for name in names]))
 
 
-def token_outputs(model: Any, layer: int, head: int) -> Float[Tensor, "source_token output_token"]:
+def token_outputs(
+    model: HookedModel, layer: int, head: int
+) -> Float[Tensor, "source_token output_token"]:
     """What a head adds to the output for a token, ``[source_token, output_token]``.
 
     Entry ``[a, b]`` is ``W_E[a] W_V W_O W_U[:, b]``; the direct path through its OV. Biases, which
@@ -246,57 +237,11 @@ def token_outputs(model: Any, layer: int, head: int) -> Float[Tensor, "source_to
     Raises:
         SiteError: A layer or head that the model does not have.
     """
-    block = _block(model, layer, head)
+    block = block_of(model, layer, head)
     with torch.no_grad():
-        embedded = _double(block.ln1(model.W_E[None])[0])
-        written = embedded @ _double(block.attn.W_V[head]) @ _double(block.attn.W_O[head])
+        embedded = double(block.ln1(subject_of(model).model.W_E[None])[0])
+        written = embedded @ double(block.attn.W_V[head]) @ double(block.attn.W_O[head])
         return written @ _unembedding(model)
-
-
-def table_path(
-    model: Any,
-    writer: Head,
-    carriers: Sequence[Head],
-    reader: Head,
-    value_offsets: Sequence[int],
-    key_offsets: Sequence[int],
-) -> Float[Tensor, "value_offset key_offset"]:
-    """``[value_offset, key_offset]``: scores for what the writer's relative values write.
-
-    Entry ``[g, o]`` is ``RV[g] W_O`` of the writer, through ``W_V W_O`` of every carrier in turn,
-    into ``W_Q`` of the reader, times its ``RK[o]``: how much a unit of the writer's attention at
-    offset ``g``, read by the reader's query, raises the score of the key at offset ``o``.
-
-    Args:
-        model: A hooked model with relative tables and no normalisation layers.
-        writer: Layer and head whose relative value table is read.
-        carriers: Heads between them; none for the path within one position.
-        reader: Layer and head whose relative key table is read.
-        value_offsets: Rows of the writer's table.
-        key_offsets: Rows of the reader's table.
-
-    Raises:
-        SiteError: Heads that the model does not have or that are not in the order of their layers,
-            no relative tables, or normalisation layers, through which no such path is linear.
-    """
-    heads = [writer, *carriers, reader]
-    layers = [layer for layer, _ in heads]
-    blocks = [_block(model, *head) for head in heads]
-    if any(later <= earlier for earlier, later in pairwise(layers)):
-        raise SiteError(f"a path goes through ever later layers; got layers {layers}.")
-    if (normalization := subject_of(model).normalization) is not None:
-        raise SiteError(
-            "a path between tables is linear only without normalisation layers; this model has "
-            f"{normalization}."
-        )
-    first, last = _with_tables(blocks[0]).attn, _with_tables(blocks[-1]).attn
-    with torch.no_grad():
-        written = _double(first.RV[writer[1], list(value_offsets)]) @ _double(first.W_O[writer[1]])
-        for block, (_, head) in zip(blocks[1:-1], carriers, strict=True):
-            written = written @ _double(block.attn.W_V[head]) @ _double(block.attn.W_O[head])
-        query = written @ _double(last.W_Q[reader[1]])
-        scores = query @ _double(last.RK[reader[1], list(key_offsets)]).T
-        return scores / float(last.attn_scale)
 
 
 def centred(matrix: Float[Tensor, "row column"], *axes: int) -> Float[Tensor, "row column"]:
@@ -340,15 +285,6 @@ def fit_scale(
     return scale, 1 - float((matrix - scale * reference).square().sum()) / total
 
 
-def has_tables(model: Any) -> bool:
-    """Whether every layer's attention has relative key and value tables, ``RK`` and ``RV``.
-
-    Args:
-        model: A hooked model.
-    """
-    return all(hasattr(block.attn, "RK") and hasattr(block.attn, "RV") for block in model.blocks)
-
-
 def _by_offset(
     attention: Float[Tensor, "layer head query_pos key_pos"],
 ) -> Float[Tensor, "layer head query_pos key_pos"]:
@@ -359,26 +295,31 @@ def _by_offset(
     return torch.where(keys >= 0, found, 0.0)
 
 
-def _block(model: Any, layer: int, head: int) -> Any:
+def block_of(model: HookedModel, layer: int, head: int) -> Any:
+    """A block that has such a head.
+
+    Raises:
+        SiteError: The model has no such layer or head.
+    """
     subject = subject_of(model)
     if not (0 <= layer < subject.n_layers and 0 <= head < subject.n_heads):
         raise SiteError(
             f"the model has {subject.n_layers} layers of {subject.n_heads} heads; layer "
             f"{layer}, head {head} is outside. Count from 0."
         )
-    return model.blocks[layer]
+    return subject.model.blocks[layer]
 
 
-def _with_tables(block: Any) -> Any:
-    if not (hasattr(block.attn, "RK") and hasattr(block.attn, "RV")):
-        raise SiteError(
-            f"{type(block.attn).__name__} has no relative key and value tables (RK, RV); this "
-            "circuit exists only in models with relative attention."
-        )
-    return block
+def mean_embeddings(model: HookedModel, length: int) -> Float[Tensor, "pos d_model"]:
+    """The mean token's embedding at each of the first positions.
+
+    Raises:
+        SiteError: A length that the model does not have, or no positions to read.
+    """
+    return subject_of(model).model.W_E.mean(0) + _positions(model, length)
 
 
-def _positions(model: Any, length: int) -> Float[Tensor, "pos d_model"]:
+def _positions(model: HookedModel, length: int) -> Float[Tensor, "pos d_model"]:
     subject = subject_of(model)
     checks.integer(length, "length", 1, SiteError, subject.n_ctx)
     if subject.positional_embedding != "standard":
@@ -386,16 +327,18 @@ def _positions(model: Any, length: int) -> Float[Tensor, "pos d_model"]:
             "the model has no positional embedding to read (positional_embedding_type is "
             f"{subject.positional_embedding!r}, not 'standard')."
         )
-    return model.W_pos[:length]
+    return subject.model.W_pos[:length]
 
 
-def _unembedding(model: Any) -> Float[Tensor, "d_model output_token"]:
+def _unembedding(model: HookedModel) -> Float[Tensor, "d_model output_token"]:
     """W_U with the gain and the centring of the last normalisation layer folded in."""
-    W_U, kind = _double(model.W_U), subject_of(model).normalization
+    subject = subject_of(model)
+    W_U, kind = double(subject.model.W_U), subject.normalization
     if kind in ("LN", "RMS"):
-        W_U = _double(model.ln_final.w)[:, None] * W_U
+        W_U = double(subject.model.ln_final.w)[:, None] * W_U
     return W_U - W_U.mean(0) if kind in ("LN", "LNPre") else W_U
 
 
-def _double(tensor: Tensor) -> Tensor:
+def double(tensor: Tensor) -> Tensor:
+    """As float64 on the CPU, without a gradient."""
     return tensor.detach().to("cpu", torch.float64)

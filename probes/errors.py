@@ -1,26 +1,22 @@
-"""The root of every error that this distribution raises on purpose.
-
-It stands on the lowest floor so that the instruments and the library above them share it;
-``mtd_lens.MTDLensError`` is this class.
-"""
+"""Every refusal of bad input by an instrument is a :class:`ProbesError`."""
 
 import difflib
 from collections.abc import Iterable
 
 
-class MTDLensError(ValueError):
+class ProbesError(ValueError):
     """Bad input: the message says what was expected, what came, where, and what to do."""
 
 
-class SiteError(MTDLensError):
+class SiteError(ProbesError):
     """A hook, head or position that the model does not have, or that ignores edits."""
 
 
-class DataError(MTDLensError):
+class DataError(ProbesError):
     """Activations, targets or scores that an instrument cannot work with."""
 
 
-class OutputPathError(MTDLensError):
+class OutputPathError(ProbesError):
     """A path that a result cannot be written to."""
 
 

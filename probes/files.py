@@ -1,19 +1,13 @@
 """Writing results: text, JSON and figures in files that are never half-written."""
 
-import base64
 import io
 import json
 import os
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from probes.errors import MTDLensError, OutputPathError
+from probes.errors import OutputPathError, ProbesError
 
 FIGURE_FORMATS = (".png", ".svg")
 DOTS_PER_INCH = 200
@@ -87,7 +81,7 @@ def write_bytes(path: Any, content: bytes) -> Path:
     return target
 
 
-def check_figure_path(path: Any, error: type[MTDLensError] = OutputPathError) -> Path:
+def check_figure_path(path: Any, error: type[ProbesError] = OutputPathError) -> Path:
     """The path with links resolved, after checking that a figure can be written there.
 
     Raises:
@@ -137,26 +131,6 @@ def json_text(data: Any, path: Any = None, indent: int | None = 2) -> str:
     if path is not None:
         write_text(path, text)
     return text
-
-
-def packed(tensor: Tensor) -> dict[str, Any]:
-    """A tensor as plain data, exactly: its dtype, its shape and its bytes (little-endian)."""
-    values = tensor.detach().cpu().contiguous().numpy()
-    content = values.astype(values.dtype.newbyteorder("<")).tobytes()
-    text = base64.b64encode(content).decode("ascii")
-    return {"dtype": str(values.dtype), "shape": list(values.shape), "base64": text}
-
-
-def unpacked(data: Mapping[str, Any]) -> Tensor:
-    """The tensor that ``packed`` was given.
-
-    Raises:
-        KeyError, TypeError, ValueError: Data of another form.
-    """
-    dtype = np.dtype(data["dtype"])
-    content = base64.b64decode(data["base64"], validate=True)
-    values = np.frombuffer(content, dtype.newbyteorder("<")).reshape(data["shape"])
-    return torch.from_numpy(values.astype(dtype))
 
 
 def _replaceable(target: Path) -> bool:

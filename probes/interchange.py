@@ -21,8 +21,13 @@ from probes.capture import (
     read_activations,
 )
 from probes.errors import DataError, SiteError
+from probes.patching.fused import FusedAttention, fused_attention
+from probes.patching.partial_runs import SWAPPED, PartialRunner, tolerance, why_not
 from probes.sites import Site, check_hooks, perturbed
-from probes.subject import subject_of
+from probes.subject import HookedModel, subject_of
+
+MAX_KEPT = 2**28
+"""Bytes of natural runs that are kept between calls; larger ones are run anew for each batch."""
 
 # Where the effect of an edit must show within the same block, whatever the blocks above do.
 _WITNESS = {
@@ -58,11 +63,12 @@ def run_interchange(
 ) -> Interchanged:
     """Run every sequence with its source's activations at one set of sites after another.
 
-    A patched run starts at the set's first block, from the sequence's own residual stream; every
-    value swapped in is that of the source's natural run, also where an earlier site of the set
-    would have changed it. Activations are kept for one batch at a time, unless natural runs are
-    given. Compare the outputs with those of a causal model to score an interchange intervention
-    (Geiger et al. 2021).
+    A patched run computes only what the swap can change: from the set's first block on and, where
+    resumed runs agree with hooked ones on two sequences, from its first position on. Every value
+    swapped in is that of the source's natural run, also where an earlier site of the set would have
+    changed it. Activations are kept for one batch at a time, unless natural runs are given. Compare
+    the outputs with those of a causal model to score an interchange intervention (Geiger et al.
+    2021).
 
     Args:
         model: A hooked model.
@@ -86,12 +92,12 @@ def run_interchange(
     sets = {
         name: (value,) if isinstance(value, Site) else tuple(value) for name, value in sites.items()
     }
-    first_layers = {name: _first_layer(name, group) for name, group in sets.items()}
+    for name, group in sets.items():
+        _check_set(name, group)
     check_source(tokens, source)
-    swapped = list({id(site): site for group in sets.values() for site in group}.values())
-    streams = {
-        layer: Site(f"blocks.{layer}.hook_resid_pre") for layer in set(first_layers.values())
-    }
+    check_hooks(model, (site.hook for group in sets.values() for site in group))
+    swapped = list(dict.fromkeys(site for group in sets.values() for site in group))
+    resumed = _resumed(model, tokens, source, sets)
     base: list[Tensor] = []
     patched: dict[str, list[Tensor]] = {name: [] for name in sets}
     for rows in torch.arange(len(tokens), device=tokens.device).split(batch_size):
@@ -103,35 +109,94 @@ def run_interchange(
             own = of_source = natural
             there, here = source[rows], slice(int(rows[0]), int(rows[-1]) + 1)
         found = of_source.read(swapped)
-        values = {id(site): value[there] for site, value in zip(swapped, found, strict=True)}
-        starts = dict(zip(streams, own.read(list(streams.values())), strict=True))
+        values = {site: value[there] for site, value in zip(swapped, found, strict=True)}
         base.append(own.outputs[here])
+        run = _Hooked(own, here) if resumed is None else resumed.runner(own, here)
         for name, group in sets.items():
-            layer: int | None = first_layers[name]
-            start = starts[first_layers[name]][here]
-            if model.hook_dict[f"blocks.{layer}.hook_resid_pre"].fwd_hooks:
-                # A hook of the caller's there would act twice on a stream that it has acted on.
-                layer, start = None, tokens[rows]
-            hooks = [(site.hook, _writer(site, values[id(site)])) for site in group]
-            with torch.no_grad(), model.hooks(fwd_hooks=hooks):
-                patched[name].append(model(start, start_at_layer=layer)[:, -1])
+            with torch.no_grad():
+                output = run.swap([(site, values[site]) for site in group])
+            patched[name].append(output)
     return Interchanged(
         torch.cat(base), {name: torch.cat(outputs) for name, outputs in patched.items()}
     )
 
 
-def _first_layer(name: str, group: Sequence[Site]) -> int:
-    """The earliest block of a set of sites."""
-    layers = [site.layer for site in group if site.layer is not None]
+class _Hooked:
+    """Patched runs by hooks, from the first edited block on."""
+
+    def __init__(self, natural: NaturalRuns, rows: slice) -> None:
+        self.natural, self.rows = natural, rows
+
+    def swap(self, writes: Sequence[tuple[Site, Tensor]]) -> Tensor:
+        """Outputs at the last position with values written at sites."""
+        model = self.natural.model
+        layer: int | None = min(site.layer for site, _ in writes if site.layer is not None)
+        stream = Site.at("resid_pre", layer)
+        if model.hook_dict[stream.hook].fwd_hooks:
+            # A hook of the caller's there would act twice on a stream that it has acted on.
+            layer, start = None, self.natural.tokens[self.rows]
+        else:
+            start = self.natural.read([stream])[0][self.rows]
+        hooks = [(site.hook, _writer(site, value)) for site, value in writes]
+        with model.hooks(fwd_hooks=hooks):
+            return model(start, start_at_layer=layer)[:, -1]
+
+
+@dataclass(frozen=True)
+class _Resumed:
+    """Patched runs that compute only what a swap can change; see :class:`PartialRunner`."""
+
+    fused: list[FusedAttention | None]
+
+    def runner(self, natural: NaturalRuns, rows: slice) -> PartialRunner:
+        """A batch's natural run with its keys and values, kept where there is room."""
+        key = ("runner", rows.start, rows.stop)
+        if key in natural.kept:
+            return natural.kept[key]
+        tokens = natural.tokens[rows]
+        with torch.no_grad():
+            runner = PartialRunner(natural.model, tokens, last_only=True, fused=self.fused)
+        if runner.size * len(natural.tokens) <= MAX_KEPT * len(tokens):
+            natural.kept[key] = runner
+        return runner
+
+
+def _resumed(
+    model: HookedModel, tokens: Tensor, source: Tensor, sets: Mapping[str, tuple[Site, ...]]
+) -> _Resumed | None:
+    """Resumed runs, if they give what hooks give on two sequences, for the first and last set."""
+    known = all(site.component in SWAPPED for group in sets.values() for site in group)
+    if not sets or not known or why_not(model) is not None:
+        return None
+    found = _Resumed(fused_attention(model))
+    few = NaturalRuns(model, torch.cat([tokens[:2], tokens[source[:2]]]))
+    here, there = slice(0, len(tokens[:2])), slice(len(tokens[:2]), None)
+    groups = list(sets.values())
+    try:
+        with torch.no_grad():
+            for group in (groups[0], groups[-1]):
+                values = few.read(group)
+                writes = [(s, v[there]) for s, v in zip(group, values, strict=True)]
+                expected = _Hooked(few, here).swap(writes)
+                away = found.runner(few, here).swap(writes) - expected
+                scale = expected.abs().max().clamp_min(1.0)
+                if not float(away.abs().max() / scale) <= tolerance(expected.dtype):
+                    return None
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
+        return None
+    return found
+
+
+def _check_set(name: str, group: Sequence[Site]) -> None:
+    """Raise a SiteError for a set without sites, or with one outside the blocks."""
     outside = [site.hook for site in group if site.layer is None]
     if outside:
         raise SiteError(
             f"interchange swaps activations inside blocks; {outside[0]!r} is outside. "
             "Use a hook named blocks.LAYER.…"
         )
-    if not layers:
+    if not group:
         raise SiteError(f"the set {name!r} holds no site to swap. Give at least one.")
-    return min(layers)
 
 
 def _writer(site: Site, value: Tensor) -> Callable[[Tensor, Any], Tensor]:

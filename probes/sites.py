@@ -153,6 +153,11 @@ class Site:
     def _has_heads(self) -> bool:
         return self.component in _HEAD_FIRST | _HEAD_SECOND
 
+    @property
+    def position_axis(self) -> int:
+        """The axis of positions in what is read."""
+        return 2 if self.component in _HEAD_FIRST and self.head is None else 1
+
     def _index(self, activation: Tensor) -> tuple[Any, ...]:
         """Indices of this site's positions and head in ``activation``, keeping their order."""
         head: Any = slice(None) if self.head is None else self.head

@@ -42,9 +42,13 @@ def made_inspection():
     )  # fmt: skip
     nearest = torch.zeros(N_LAYERS, LENGTH, dtype=torch.long)
     return Inspection(
-        "t/m", "t", 7, {"beta": 9.0},
-        torch.randint(5, (N_SEQUENCES, LENGTH), generator=generator), tuple("abcde"), attention,
-        analysis, {"band": nearest.index_fill(0, torch.tensor(2), 1), "average": nearest}, 0,
+        model="t/m", task="t", seed=7, n_sequences=N_SEQUENCES, parameters={"beta": 9.0},
+        divergence="KL, nats",
+        tokens=torch.randint(5, (N_SEQUENCES, LENGTH), generator=generator),
+        token_names=tuple("abcde"), attention=attention, analysis=analysis,
+        nearest_heads={"band": nearest.index_fill(0, torch.tensor(2), 1), "average": nearest},
+        n_cut=0, algorithm="one step",
+        drawn=("uniform", "one step", "2 steps", "maximum likelihood", "exact Bayes"),
     )  # fmt: skip
 
 

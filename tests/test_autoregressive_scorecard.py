@@ -63,7 +63,7 @@ def test_the_construction_supports_every_claim_in_its_own_layer():
     assert closest.parameters["step_size"] == pytest.approx(card.parameters["step_size"], rel=1e-4)
     assert card.divergence == "squared error"
     again = json.loads(card.to_json())
-    assert again["step_size"] == card.parameters["step_size"]
+    assert again["parameters"]["step_size"] == card.parameters["step_size"]
 
 
 def test_a_random_model_supports_nothing():

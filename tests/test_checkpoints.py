@@ -14,7 +14,7 @@ import torch
 
 import mtd_lens
 from mtd_lens import CheckpointError, MTDLensError, OutputPathError, TrainingConfig, train
-from mtd_lens.training.checkpoints import MANIFEST, MODEL, checkpoints_in
+from mtd_lens.checkpoints import MANIFEST, MODEL, checkpoints_in
 from mtd_lens.training.run_folder import export_checkpoint, read_metrics, read_run
 
 SETTINGS = {
@@ -256,7 +256,7 @@ def test_killed_three_times_and_resumed_ends_the_same(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_train_one_model(tmp_path):
-    """Launched as accelerate's and torch's launchers do; the batch is the sum of both."""
+    """Launched as torch's launcher does; the batch is the sum of both."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--module"]
     command = [
         *launcher,

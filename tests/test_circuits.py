@@ -8,6 +8,7 @@ from conftest import stock, transition
 
 import mtd_lens
 import probes
+from mtd_lens import measures
 from mtd_lens.families.mtd.weight_space import read_weights
 from mtd_lens.hooked import randomized
 
@@ -77,8 +78,8 @@ def test_the_output_path_against_loops(task):
 
 def test_the_table_path_against_loops(task):
     model, m = random_relative(task), task.order
-    found = probes.table_path(model, (0, 0), [(1, 0)], (2, 0), range(1, m + 1), range(m))
-    direct = probes.table_path(model, (0, 0), [], (2, 0), range(1, m + 1), range(m))
+    found = measures.table_path(model, (0, 0), [(1, 0)], (2, 0), range(1, m + 1), range(m))
+    direct = measures.table_path(model, (0, 0), [], (2, 0), range(1, m + 1), range(m))
     a, b, c = (block.attn for block in model.blocks)
     width, d_head = model.cfg.d_model, model.cfg.d_head
     for g in range(1, m + 1):
@@ -97,8 +98,8 @@ def test_a_path_acts_as_the_model_does(task, tokens):
     model, m = random_relative(task), task.order
     for parameter in model.blocks[1].attn.W_Q, model.blocks[1].attn.RK:
         parameter.data.zero_()  # layer 1's pattern does not move
-    path = probes.table_path(model, (0, 0), [(1, 0)], (2, 0), [2], range(m))[0]
-    past = probes.table_path(model, (0, 0), [], (2, 0), [2], range(m))[0]
+    path = measures.table_path(model, (0, 0), [(1, 0)], (2, 0), [2], range(m))[0]
+    past = measures.table_path(model, (0, 0), [], (2, 0), [2], range(m))[0]
     written = model.blocks[0].attn.RV[0, 2] @ model.blocks[0].attn.W_O[0]
     model.blocks[2].attn.W_K.data.zero_()
 
@@ -125,7 +126,7 @@ def test_relative_and_position_scores_against_the_model(task):
         model.blocks[0].attn.b_Q.normal_(generator=torch.Generator().manual_seed(0))
     tokens = torch.zeros(1, 14, dtype=torch.int64)
     _, cache = model.run_with_cache(tokens)
-    found = probes.relative_scores(model, 0, 0, 14)
+    found = measures.relative_scores(model, 0, 0, 14)
     for t in range(14):
         for k in range(t + 1):
             score = float(cache["blocks.0.attn.hook_attn_scores"][0, 0, t, k])
@@ -183,14 +184,14 @@ def test_circuits_that_a_model_lacks_are_refused(task):
         with pytest.raises(probes.SiteError, match="layer 3, head 0 is outside"):
             read(relative, 3, 0)
     with pytest.raises(probes.SiteError, match="no relative key and value tables"):
-        probes.relative_scores(absolute, 0, 0, 14)
+        measures.relative_scores(absolute, 0, 0, 14)
     with pytest.raises(probes.SiteError, match="from 1 to 14"):
         probes.position_scores(absolute, 0, 0, 15)
     with pytest.raises(probes.SiteError, match="ever later layers"):
-        probes.table_path(relative, (1, 0), [], (1, 0), [1], [0])
+        measures.table_path(relative, (1, 0), [], (1, 0), [1], [0])
     relative.cfg.normalization_type = "LN"
     with pytest.raises(probes.SiteError, match="without normalisation"):
-        probes.table_path(relative, (0, 0), [], (1, 0), [1], [0])
+        measures.table_path(relative, (0, 0), [], (1, 0), [1], [0])
     relative.cfg.normalization_type = None
     relative.cfg.positional_embedding_type = "rotary"
     with pytest.raises(probes.SiteError, match="rotary"):

@@ -8,8 +8,7 @@ import oracles
 import pytest
 import torch
 from conftest import transition
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from scipy import optimize
 
 import mtd_lens

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import stock, transition
+from mtd_lens.vectors import signed_shares
 
 import mtd_lens
 from mtd_lens.contracts import AnalyticPattern
 from mtd_lens.hooked import randomized
 from mtd_lens.questions import inspect as inspection
-from mtd_lens.vectors import signed_shares
 
 
 @pytest.fixture(scope="module")

@@ -45,7 +45,7 @@ def test_lines_are_the_numbers_of_the_comparison_in_order_of_length(compared):
     names = {
         "constructed-absolute": (compared[0], "model"),
         "random-absolute": (compared[1], "model"),
-        **{name: (compared[0], name) for name in plots.SHOWN[0]},
+        **{name: (compared[0], name) for name in compared[0].drawn},
     }
     assert set(_labels(figure)) == set(names)
     for label, (comparison, name) in names.items():
@@ -62,7 +62,7 @@ def test_data_are_what_the_lines_show(compared, tmp_path):
         line = _line(figure, name.removeprefix("mtd-q3-m2-t32/"))
         assert lines["length"].tolist() == list(line.get_xdata())
         assert lines["divergence"].tolist() == pytest.approx(list(line.get_ydata()), rel=1e-14)
-    assert len(table) == 3 * (len(plots.SHOWN[0]) + 2)
+    assert len(table) == 3 * (len(compared[0].drawn) + 2)
     assert set(table["task"]) == {"mtd-q3-m2-t32"}
     assert set(table["seed"]) == {0}
     assert (table["low"] <= table["divergence"]).all()
@@ -258,7 +258,7 @@ def test_the_table_lists_fitted_step_sizes_below_the_divergences(compared):
 
 def test_neither_pyplot_nor_matplotlib_is_imported_before_a_figure_is_asked_for():
     code = (
-        "import sys, mtd_lens; from mtd_lens import plots; plots.check_figure_path('f.svg');"
+        "import sys, mtd_lens; from mtd_lens.views import plots; plots.check_figure_path('f.svg');"
         "assert 'torch' not in sys.modules, 'torch';"
         "[getattr(plots, name) for name in plots.__all__]; mtd_lens.compare;"
         "assert not any(name.startswith('matplotlib') for name in sys.modules), 'early';"

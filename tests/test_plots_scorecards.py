@@ -16,7 +16,7 @@ def claim(name, layer, score, verdict="supported"):
 
 
 def entry(name, layer, score):
-    return MatrixEntry(name, layer, "", score, score - 0.01, score + 0.01)
+    return MatrixEntry(score, score - 0.01, score + 0.01, claim=name, layer=layer, site="")
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +33,10 @@ def card():
         entry("weights.attention", 0, -3.0),
         entry("weights.attention", 1, -4.0),
     )
-    parameters = {"beta": 12.0}
-    return Scorecard("t/m", "t", 3, 64, parameters, claims, matrix, (), "KL, nats", {})
+    return Scorecard(
+        model="t/m", task="t", seed=3, n_sequences=64, parameters={"beta": 12.0},
+        divergence="KL, nats", claims=claims, matrix=matrix, estimators=(), algorithm="one step",
+    )  # fmt: skip
 
 
 def texts(figure):

@@ -116,6 +116,7 @@ def test_scores_of_perfect_and_useless_models():
         (torch.ones(5), torch.ones(5), "at least 16 sequences"),
         (torch.ones(20), torch.zeros(20), "does not vary"),
         (torch.full((20,), torch.nan), torch.ones(20), "finite"),
+        (torch.ones(2, 20), torch.ones(2, 20), r"\[sequence\] each; got \(2, 20\)"),
     ],
 )
 def test_scores_that_are_undefined(numerator, denominator, message):

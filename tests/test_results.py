@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from mtd_lens.checkpoints import read_manifest
 from mtd_lens.registry import shipped_checkpoints
-from mtd_lens.training.checkpoints import read_manifest
 from tutorials.site import measurements, results as site
 
 FAMILIES = ("mtd", "ngram", "autoregressive")

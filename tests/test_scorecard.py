@@ -215,17 +215,21 @@ def test_json_holds_what_is_promised(card, tmp_path):
     assert (tmp_path / "card.json").read_text() == text
     data = json.loads(text)
     assert list(data) == [
+        "form",
         "model",
         "task",
         "seed",
         "n_sequences",
-        "beta",
+        "parameters",
+        "divergence",
+        "versions",
         "claims",
         "matrix",
         "estimators",
-        "divergence",
-        "versions",
+        "algorithm",
     ]
+    assert data["parameters"] == card.parameters
+    assert data["algorithm"] == "one step"
     wanted = {
         *("id", "layer", "site", "score", "low", "high"),
         *("null", "ceiling", "threshold", "verdict"),

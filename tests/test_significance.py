@@ -7,8 +7,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 import probes
-from probes.statistics import intervals as statistics
-from probes.statistics import significance
+from probes.statistics import intervals as statistics, significance
 
 
 def normal(*shape, seed=0):
@@ -42,6 +41,32 @@ def test_intervals_equal_a_loop_over_the_same_resamples():
         assert [float(low[site]), float(high[site])] == pytest.approx(expected, abs=1e-10)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_intervals_equal_scipy_with_the_same_seed(seed):
+    n = 16 + 40 * seed
+    above, below = normal(n, seed=seed).square(), normal(n, seed=seed + 100).square() + 0.1
+
+    def scipy_limits(statistic, *samples):
+        found = stats.bootstrap(
+            [sample.numpy() for sample in samples],
+            statistic,
+            paired=True,
+            n_resamples=statistics.N_RESAMPLES,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        )
+        return list(found.confidence_interval)
+
+    def score(a, b, axis):
+        return 1 - a.mean(axis) / b.mean(axis)
+
+    ratio, mean = probes.one_minus_ratio(above, below, seed), probes.mean_interval(above, seed)
+    limits = scipy_limits(score, above, below)
+    assert [ratio.low, ratio.high] == pytest.approx(limits, abs=1e-12, rel=0)
+    limits = scipy_limits(np.mean, above)
+    assert [mean.low, mean.high] == pytest.approx(limits, abs=1e-12, rel=0)
+
+
 def test_intervals_agree_with_scipy_on_other_resamples():
     above, below = normal(100, seed=3).square().numpy(), normal(100, seed=4).square().numpy() + 1
     result = stats.bootstrap(
@@ -66,7 +91,8 @@ def test_sites_in_chunks_and_without_axes(monkeypatch):
     monkeypatch.setattr(statistics, "_MAX_ELEMENTS", 2 * statistics.N_RESAMPLES)
     for one, other in zip(whole, probes.ratio_intervals(above, below), strict=True):
         assert (one - other).abs().max() < 1e-12
-    assert all(x.shape == () for x in probes.ratio_intervals(above[0], below[0]))
+    for found in (probes.ratio_intervals(above[0], below[0]), probes.mean_intervals(above[0])):
+        assert all(x.shape == () for x in found)
 
 
 def test_a_negligible_denominator_leaves_only_that_site_undefined():

@@ -1,5 +1,7 @@
 """What a model is: asked in one place, of any hooked model."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 from test_probes import make
 
 import probes
+from mtd_lens import hooked
 
 
 def test_sizes_and_options_of_a_stock_model():
@@ -44,6 +47,25 @@ def test_what_is_no_hooked_model():
         assert not isinstance(other, probes.HookedModel)
         with pytest.raises(probes.DataError, match=f"hooked model; got a {type(other).__name__}"):
             probes.subject_of(other)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import mtd_lens.hooked.info; mtd_lens.task_of",
+        "from mtd_lens.hooked import info_of, moved, probabilities, reads_logits, task_of",
+        "mtd_lens.load_task(mtd_lens.DEFAULT_TASK).sample(1); mtd_lens.list_models()",
+    ],
+)
+def test_what_needs_no_transformer_lens_does_not_import_it(code):
+    code = f"import sys, mtd_lens; {code}; assert 'transformer_lens' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+
+
+def test_all_names_of_hooked_models_are_in_one_place():
+    assert hooked.randomized is hooked.random.randomized
+    assert hooked.assemble is hooked.build.assemble
+    assert all(getattr(hooked, name) is not None for name in hooked.__all__)
 
 
 def test_no_other_instrument_reads_a_configuration():

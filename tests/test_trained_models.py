@@ -9,8 +9,8 @@ import torch
 
 import mtd_lens
 import probes
+from mtd_lens.checkpoints import MANIFEST
 from mtd_lens.registry import shipped_checkpoints
-from mtd_lens.training.checkpoints import MANIFEST
 from mtd_lens.training.run_folder import read_metrics
 
 SHIPPED = shipped_checkpoints()

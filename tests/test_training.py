@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,9 +12,14 @@ import mtd_lens
 from mtd_lens import ArgumentError, OutputPathError, TrainingConfig, TrainingError, train
 from mtd_lens.contracts import Examples
 from mtd_lens.registry import family_of
-from mtd_lens.training import loop as training
-from mtd_lens.training import run_folder
-from mtd_lens.training.config import read_settings
+from mtd_lens.training import loop as training, run_folder
+from mtd_lens.training.config import (
+    BOOKKEEPING,
+    SETTINGS,
+    descriptions,
+    option_of,
+    read_settings,
+)
 from mtd_lens.training.loop import loss_of, schedule
 
 TINY = {
@@ -230,23 +236,23 @@ def test_a_full_disk_leaves_the_last_checkpoint(task, tmp_path, monkeypatch):
     assert train(task, TrainingConfig(**TINY), run.folder, resume=True).step == 60
 
 
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ({"architecture": "mamba"}, "unknown architecture 'mamba'"),
-        ({"loss": "hinge"}, "unknown loss 'hinge'"),
-        ({"dtype": "int8"}, "unknown dtype 'int8'"),
-        ({"n_layers": 0}, "n_layers must be an integer from 1 to 6"),
-        ({"steps": 0}, "steps must be an integer of at least 1"),
-        ({"learning_rate": -1.0}, "learning_rate must be a number above 0"),
-        ({"beta2": 1.0}, "beta2 must be a number"),
-        ({"n_heads": 5}, "n_heads must divide d_model; got 5 heads"),
-        ({"checkpoint_every": 70}, "checkpoint_every must be a multiple of log_every, 50"),
-    ],
-)
-def test_settings_out_of_range(setting, message):
-    with pytest.raises(ArgumentError, match=message):
-        TrainingConfig(**setting)
+OUT_OF_RANGE = [
+    ({"architecture": "mamba"}, "unknown architecture 'mamba'"),
+    ({"loss": "hinge"}, "unknown loss 'hinge'"),
+    ({"dtype": "int8"}, "unknown dtype 'int8'"),
+    ({"n_layers": 0}, "n_layers must be an integer from 1 to 6"),
+    ({"steps": 0}, "steps must be an integer of at least 1"),
+    ({"learning_rate": -1.0}, "learning_rate must be a number above 0"),
+    ({"beta2": 1.0}, "beta2 must be a number"),
+    ({"n_heads": 5}, "n_heads must divide d_model; got 5 heads"),
+    ({"checkpoint_every": 70}, "checkpoint_every must be a multiple of log_every, 50"),
+]
+
+
+def test_settings_out_of_range():
+    for setting, message in OUT_OF_RANGE:
+        with pytest.raises(ArgumentError, match=message):
+            TrainingConfig(**setting)
 
 
 def test_what_is_refused_leaves_no_folder(task, tmp_path):
@@ -289,6 +295,26 @@ def test_settings_from_toml(tmp_path):
         read_settings(path)
     with pytest.raises(ArgumentError, match="No such file"):
         read_settings(tmp_path / "none.toml")
+
+
+def test_every_setting_has_an_option_and_the_command_of_a_run_gives_its_settings(monkeypatch):
+    from mtd_lens.cli import app
+
+    changed = {"architecture": "gpt", "loss": "distribution", "dtype": "float64", "d_model": 96}
+    changed |= {"n_heads": 3, "beta1": 0.5, "steps": 7, "warmup_steps": 0, "weight_decay": 0.25}
+    config = TrainingConfig(**changed, threads=1, evaluate_every=9)
+    assert set(descriptions()) == set(SETTINGS) == set(config.to_json())
+    words = config.command("a-task", "a-folder")
+    for name in BOOKKEEPING:
+        assert option_of(name) not in words
+        words += [option_of(name), str(getattr(config, name))]
+    given = []
+    monkeypatch.setattr(training, "train_or_resume", lambda *a, **k: given.append(a) or finished)
+    finished = training.Run(Path("a-folder"), 7, [], None)
+    app(words[1:], standalone_mode=False)
+    [(task, settings, out, resume)] = given
+    assert (task, str(out), resume) == ("a-task", "a-folder", None)
+    assert TrainingConfig(**settings) == config
 
 
 def test_tensorboard_that_is_not_installed_is_said_before_any_work(task, tmp_path, monkeypatch):

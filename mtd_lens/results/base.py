@@ -6,15 +6,17 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from mtd_lens.errors import ArgumentError
 from mtd_lens.results import forms
 from mtd_lens.results.plain import UnreadableError, plain_fields, read
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.figure import Figure
+    import matplotlib.figure
+    import pandas
+
+ResultT = TypeVar("ResultT", bound="Result")
 
 FORM = 2
 """Of what ``to_dict`` returns. Files of the first form do not say theirs."""
@@ -48,6 +50,11 @@ class Result:
         return self.task if isinstance(self.task, str) else "a task of the user's own"
 
     @property
+    def short_name(self) -> str:
+        """The model's name, without the task's, which stands beside it."""
+        return self.model.removeprefix(f"{self.task}/")
+
+    @property
     def provenance(self) -> dict[str, Any]:
         """First columns of a table of several results."""
         return {"model": self.model, "task": self.task_name, "seed": self.seed}
@@ -57,7 +64,7 @@ class Result:
         return {"form": FORM} | plain_fields(self)
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+    def from_dict(cls: type[ResultT], data: Mapping[str, Any]) -> ResultT:
         """The result that ``to_dict`` described.
 
         Args:
@@ -95,7 +102,7 @@ class Result:
         return forms.json_text(self.to_dict(), path)
 
     @classmethod
-    def from_json(cls, source: str | os.PathLike[str]) -> Self:
+    def from_json(cls: type[ResultT], source: str | os.PathLike[str]) -> ResultT:
         """The result that ``to_json`` wrote.
 
         Args:
@@ -104,10 +111,10 @@ class Result:
         Raises:
             ArgumentError: A file that cannot be read, or that holds something else.
         """
-        is_text = isinstance(source, str) and source.lstrip().startswith("{")
-        where = "this text" if is_text else repr(str(source))
+        given = isinstance(source, str) and source.lstrip().startswith("{")
+        where = "this text" if given else repr(str(source))
         try:
-            data = json.loads(source if is_text else Path(source).read_text("utf-8"))
+            data = json.loads(str(source) if given else Path(source).read_text("utf-8"))
         except (OSError, TypeError, ValueError) as error:
             raise ArgumentError(
                 f"{where} cannot be read as JSON: {error}. Give a path that "
@@ -118,7 +125,7 @@ class Result:
         except ArgumentError as error:
             raise ArgumentError(f"{where}: {error}") from error
 
-    def to_dataframe(self) -> "pd.DataFrame":
+    def to_dataframe(self) -> "pandas.DataFrame":
         """The main rows of the result, each with the model, the task and the seed."""
         import pandas as pd
 
@@ -161,7 +168,7 @@ class DrawnResult(Result):
         path: str | os.PathLike[str] | None = None,
         *,
         data: str | os.PathLike[str] | None = None,
-    ) -> "Figure":
+    ) -> "matplotlib.figure.Figure":
         """The result at a glance.
 
         Args:
@@ -176,5 +183,5 @@ class DrawnResult(Result):
             OutputPathError: A path cannot be written to.
         """
         draw = getattr(importlib.import_module("mtd_lens.views.plots"), self.FIGURE)
-        figure: Figure = draw(self, path, data=data)
+        figure: matplotlib.figure.Figure = draw(self, path, data=data)
         return figure

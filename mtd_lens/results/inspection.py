@@ -14,7 +14,7 @@ from mtd_lens.results.base import DrawnResult
 from mtd_lens.results.forms import Table, figure
 
 if TYPE_CHECKING:
-    import pandas as pd
+    import pandas
 
 MAX_OUTCOMES = 24
 """Of more outcomes, the likeliest are shown."""
@@ -129,7 +129,7 @@ class Inspection(DrawnResult):
         heads = self.nearest_heads[pattern.name].cpu()[:, None]
         return self.distances(pattern).cpu().gather(1, heads)[:, 0].nanmean(-1)
 
-    def to_dataframe(self) -> "pd.DataFrame":
+    def to_dataframe(self) -> "pandas.DataFrame":
         """Attention on and below the diagonal: a row for each layer, head, sequence, query, key."""
         import pandas as pd
 

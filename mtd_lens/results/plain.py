@@ -7,8 +7,8 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
-from probes.errors import MTDLensError
-from probes.files import packed, unpacked
+from probes.errors import ProbesError
+from probes.packing import packed, unpacked
 
 IN_WORDS = {float: "a number", int: "an integer", str: "a text", bool: "true or false"}
 
@@ -77,7 +77,7 @@ def from_plain(kind: Any, data: Any, where: str = "") -> Any:
         if hasattr(kind, "from_dict"):
             return kind.from_dict(data)
         return kind(**read(kind, data, where))
-    except (MTDLensError, KeyError, TypeError, ValueError) as error:
+    except (ProbesError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, UnreadableError):
             raise
         raise UnreadableError(f"{where}: {type(error).__name__}: {error}") from error

@@ -1,1 +1,1 @@
-"""Training from scratch: settings, the loop, the folder of a run, and its checkpoints."""
+"""Training from scratch: settings, the loop, and the folder of a run."""

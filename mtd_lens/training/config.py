@@ -1,15 +1,13 @@
-"""Settings of a training run: one dataclass, its checks, and its TOML form."""
+"""Settings of a training run, named once: checks, files and the command's options read them."""
 
+import inspect
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from mtd_lens.architectures import ARCHITECTURES, MAX_LAYERS, VECTOR_ARCHITECTURES
 from mtd_lens.errors import ArgumentError, nearest
 from probes import checks
 
@@ -22,44 +20,58 @@ LOSSES = {
 }
 VECTOR_LOSS = "squared-error"
 DTYPES = ("float32", "float64")
-POSITIVE = (
-    "steps",
-    "batch_size",
-    "d_model",
-    "n_heads",
-    "log_every",
-    "evaluate_every",
-    "evaluation_sequences",
-    "checkpoint_every",
-    "threads",
-)
-OPTIONS = {
-    "architecture": "--arch",
-    "n_layers": "--layers",
-    "steps": "--steps",
-    "seed": "--seed",
-    "loss": "--loss",
-    "batch_size": "--batch-size",
-    "learning_rate": "--learning-rate",
-    "warmup_steps": "--warmup-steps",
-    "dtype": "--dtype",
-}
-"""Settings that decide the weights and have an option on the command line."""
 
-ALWAYS_SHOWN = ("architecture", "n_layers", "steps", "seed", "learning_rate")
 
-BOOKKEEPING = frozenset(
-    {
-        "log_every",
-        "evaluate_every",
-        "evaluation_sequences",
-        "checkpoint_every",
-        "keep_checkpoints",
-        "device",
-        "threads",
-    }
-)
-"""Settings that may change when a run is resumed; of them, device and threads touch rounding."""
+def _setting(
+    default: Any,
+    check: Callable[[Any, str], object],
+    *,
+    option: str | None = None,
+    always_shown: bool = False,
+    bookkeeping: bool = False,
+) -> Any:
+    """A field with what is known of it beside its description; a default may be a function."""
+    known: dict[str, Any] = {"check": check, "option": option}
+    known |= {"always_shown": always_shown, "bookkeeping": bookkeeping}
+    given = {"default_factory": default} if callable(default) else {"default": default}
+    return field(**given, metadata=known)
+
+
+def _integer(low: int, high: int | None = None) -> Callable[[Any, str], object]:
+    return lambda value, name: checks.integer(value, name, low, ArgumentError, high)
+
+
+def _number(high: float, *, low_included: bool = False) -> Callable[[Any, str], object]:
+    return lambda value, name: checks.number(
+        value, name, 0, high, ArgumentError, low_included=low_included
+    )
+
+
+def _one_of(names: Collection[str]) -> Callable[[Any, str], object]:
+    return lambda value, name: checks.choice(value, name, names, ArgumentError)
+
+
+def _architecture(value: Any, name: str) -> None:
+    from mtd_lens.architectures import ARCHITECTURES, VECTOR_ARCHITECTURES
+
+    checks.choice(value, name, (*ARCHITECTURES, *VECTOR_ARCHITECTURES), ArgumentError)
+
+
+def _layers(value: Any, name: str) -> None:
+    from mtd_lens.architectures import MAX_LAYERS
+
+    checks.integer(value, name, 1, ArgumentError, MAX_LAYERS)
+
+
+def _device(value: Any, name: str) -> None:
+    if not isinstance(value, str):
+        raise ArgumentError(f"{name} must be a string such as 'cpu'; got {value!r}.")
+
+
+def _threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
 
 
 @dataclass(frozen=True)
@@ -97,33 +109,32 @@ class TrainingConfig:
         ArgumentError: A field out of its range.
     """
 
-    architecture: str = "attn-only"
-    n_layers: int = 3
-    d_model: int = 64
-    n_heads: int = 4
-    seed: int = 0
-    steps: int = 20_000
-    batch_size: int = 128
-    loss: str = "next-token"
-    learning_rate: float = 3e-3
-    warmup_steps: int = 1_000
-    weight_decay: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.98
-    clip_norm: float = 1.0
-    log_every: int = 50
-    evaluate_every: int = 500
-    evaluation_sequences: int = 1_024
-    checkpoint_every: int = 1_000
-    keep_checkpoints: int = 2
-    dtype: str = "float32"
-    device: str = "cpu"
-    threads: int = field(default_factory=torch.get_num_threads)
+    architecture: str = _setting("attn-only", _architecture, option="--arch", always_shown=True)
+    n_layers: int = _setting(3, _layers, option="--layers", always_shown=True)
+    d_model: int = _setting(64, _integer(1))
+    n_heads: int = _setting(4, _integer(1))
+    seed: int = _setting(0, _integer(0, checks.MAX_SEED), always_shown=True)
+    steps: int = _setting(20_000, _integer(1), always_shown=True)
+    batch_size: int = _setting(128, _integer(1))
+    loss: str = _setting("next-token", _one_of(LOSSES))
+    learning_rate: float = _setting(3e-3, _number(1e6), always_shown=True)
+    warmup_steps: int = _setting(1_000, _integer(0))
+    weight_decay: float = _setting(0.0, _number(1e6, low_included=True))
+    beta1: float = _setting(0.9, _number(1 - 1e-9, low_included=True))
+    beta2: float = _setting(0.98, _number(1 - 1e-9, low_included=True))
+    clip_norm: float = _setting(1.0, _number(1e6))
+    log_every: int = _setting(50, _integer(1), bookkeeping=True)
+    evaluate_every: int = _setting(500, _integer(1), bookkeeping=True)
+    evaluation_sequences: int = _setting(1_024, _integer(1), bookkeeping=True)
+    checkpoint_every: int = _setting(1_000, _integer(1), bookkeeping=True)
+    keep_checkpoints: int = _setting(2, _integer(0), bookkeeping=True)
+    dtype: str = _setting("float32", _one_of(DTYPES))
+    device: str = _setting("cpu", _device, bookkeeping=True)
+    threads: int = _setting(_threads, _integer(1), bookkeeping=True)
 
     def __post_init__(self) -> None:
-        known = (*ARCHITECTURES, *VECTOR_ARCHITECTURES)
-        checks.choice(self.architecture, "architecture", known, ArgumentError)
-        checks.choice(self.loss, "loss", LOSSES, ArgumentError)
+        for entry in fields(self):
+            entry.metadata["check"](getattr(self, entry.name), entry.name)
         if self.reads_vectors != (self.loss == VECTOR_LOSS):
             which = "vectors" if self.reads_vectors else "tokens"
             fitting = [name for name in LOSSES if self.reads_vectors == (name == VECTOR_LOSS)]
@@ -131,20 +142,6 @@ class TrainingConfig:
                 f"the architecture {self.architecture!r} predicts {which}, for which the loss "
                 f"{self.loss!r} is not defined. Use --loss {' or '.join(fitting)}."
             )
-        checks.choice(self.dtype, "dtype", DTYPES, ArgumentError)
-        checks.seed(self.seed, ArgumentError)
-        checks.integer(self.n_layers, "n_layers", 1, ArgumentError, MAX_LAYERS)
-        for name in ("warmup_steps", "keep_checkpoints"):
-            checks.integer(getattr(self, name), name, 0, ArgumentError)
-        for name in POSITIVE:
-            checks.integer(getattr(self, name), name, 1, ArgumentError)
-        for name in ("learning_rate", "clip_norm"):
-            checks.number(getattr(self, name), name, 0, 1e6, ArgumentError)
-        for name in ("weight_decay", "beta1", "beta2"):
-            high = 1e6 if name == "weight_decay" else 1 - 1e-9
-            checks.number(getattr(self, name), name, 0, high, ArgumentError, low_included=True)
-        if not isinstance(self.device, str):
-            raise ArgumentError(f"device must be a string such as 'cpu'; got {self.device!r}.")
         if self.d_model % self.n_heads:
             raise ArgumentError(
                 f"n_heads must divide d_model; got {self.n_heads} heads and d_model {self.d_model}."
@@ -152,12 +149,14 @@ class TrainingConfig:
         if self.checkpoint_every % self.log_every:
             raise ArgumentError(
                 f"checkpoint_every must be a multiple of log_every, {self.log_every}; got "
-                f"{self.checkpoint_every}. log_every can be set in a file (--config)."
+                f"{self.checkpoint_every}. Change one of them, such as --log-every."
             )
 
     @property
     def reads_vectors(self) -> bool:
         """The architecture reads and predicts vectors, not tokens."""
+        from mtd_lens.architectures import VECTOR_ARCHITECTURES
+
         return self.architecture in VECTOR_ARCHITECTURES
 
     def to_json(self) -> dict[str, Any]:
@@ -170,17 +169,12 @@ class TrainingConfig:
         Args:
             task: The task's name.
             out: The folder of the run.
-
-        Raises:
-            ArgumentError: A setting that decides the weights has no option of its own.
         """
         words = ["mtd-lens", "train", task]
-        for name, value in self.to_json().items():
-            if name in OPTIONS:
-                if name in ALWAYS_SHOWN or value != getattr(TrainingConfig, name):
-                    words += [OPTIONS[name], str(value)]
-            elif name not in BOOKKEEPING and value != getattr(TrainingConfig, name):
-                raise ArgumentError(f"{name} has no option; give it in a file, --config FILE.toml.")
+        for name in (name for name in SETTINGS if name not in BOOKKEEPING):
+            value, shown = getattr(self, name), SETTINGS[name].metadata["always_shown"]
+            if shown or value != SETTINGS[name].default:
+                words += [option_of(name), str(value)]
         return [*words, "--out", out]
 
     def changed(self, settings: Mapping[str, Any]) -> "TrainingConfig":
@@ -195,7 +189,23 @@ class TrainingConfig:
         return replace(self, **{name: v for name, v in settings.items() if v is not None})
 
 
-FIELDS = tuple(entry.name for entry in fields(TrainingConfig))
+SETTINGS = {entry.name: entry for entry in fields(TrainingConfig)}
+
+BOOKKEEPING = frozenset(name for name, known in SETTINGS.items() if known.metadata["bookkeeping"])
+"""Settings that may change when a run is resumed; of them, device and threads touch rounding."""
+
+
+def option_of(name: str) -> str:
+    """A setting's option on the command line."""
+    return SETTINGS[name].metadata["option"] or f"--{name.replace('_', '-')}"
+
+
+def descriptions() -> dict[str, str]:
+    """What the docstring of :class:`TrainingConfig` says of each setting, without marks of code."""
+    text = inspect.getdoc(TrainingConfig) or ""
+    attributes = text.partition("Attributes:\n")[2].partition("\n\n")[0]
+    entries = re.findall(r"^    (\w+): (.*(?:\n     .*)*)", attributes, re.MULTILINE)
+    return {name: " ".join(re.sub('``"?|"``', "", said).split()) for name, said in entries}
 
 
 def read_settings(path: Any) -> dict[str, Any]:
@@ -210,10 +220,10 @@ def read_settings(path: Any) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ArgumentError(f"the settings in {path} cannot be read: {error}.") from error
     for name in settings:
-        if name not in FIELDS:
+        if name not in SETTINGS:
             line = _line_of(name, text)
             raise ArgumentError(
-                f"{path}, line {line}: unknown setting {name!r}. {nearest(name, FIELDS)}"
+                f"{path}, line {line}: unknown setting {name!r}. {nearest(name, SETTINGS)}"
             )
     return settings
 

@@ -13,7 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.utils import clip_grad_norm_
 
+from mtd_lens import checkpoints
 from mtd_lens.architectures import (
     ARCHITECTURES,
     VECTOR_ARCHITECTURES,
@@ -26,9 +28,9 @@ from mtd_lens.errors import ArgumentError, CheckpointError, ModelError, Training
 from mtd_lens.experiment import versions
 from mtd_lens.registry import family_of, load_checkpoint, load_task, task_from_json
 from mtd_lens.spaces import Vectors
-from mtd_lens.training import checkpoints, run_folder
+from mtd_lens.training import run_folder
 from mtd_lens.training.config import VECTOR_LOSS, TrainingConfig
-from mtd_lens.training.processes import processes_of
+from mtd_lens.training.processes import Processes, processes_on
 from probes import checks
 
 CHUNK_TOKENS = 2**18
@@ -72,7 +74,7 @@ def train(
 ) -> Run:
     """Train a model from scratch on fresh sequences, writing checkpoints and metrics to a folder.
 
-    Several processes started by ``accelerate launch`` train one model together.
+    Several processes started by ``torchrun`` train one model together.
 
     Args:
         task: The task, or its name.
@@ -118,22 +120,21 @@ def train(
     folder = run_folder.checked_folder(out)
     if tensorboard:
         _summary_writer_class()
-    with _threads(config):
-        processes = processes_of(config.device)
+    with _threads(config), processes_on(config.device) as processes:
         trainer = _Trainer(task, config, processes, family)
-        main = processes.is_main_process
+        main = processes.is_main
         if resume and (folder / run_folder.RUN).exists():
             run_folder.check_same_run(folder, trainer.description)
         elif main:
             run_folder.start_run(folder, trainer.description)
-        processes.wait_for_everyone()
+        processes.wait()
         with run_folder.alone(folder) if main else nullcontext():
             step = trainer.restore(folder)
             if main:
                 run_folder.tidy_run(folder, step)
-            processes.wait_for_everyone()
+            processes.wait()
             trainer.run(folder, step, last, progress=progress, tensorboard=tensorboard)
-            processes.wait_for_everyone()
+            processes.wait()
     return Run(folder, max(step, last), run_folder.read_metrics(folder), load_checkpoint(folder))
 
 
@@ -169,27 +170,29 @@ def train_or_resume(
 class _Trainer:
     """A model, its optimiser, and where the data come from."""
 
-    def __init__(self, task: Any, config: TrainingConfig, processes: Any, family: Any) -> None:
+    def __init__(
+        self, task: Any, config: TrainingConfig, processes: Processes, family: Any
+    ) -> None:
         self.task, self.config, self.family = task, config, family
         self.processes = processes
-        self.description = run_folder.describe_run(task, config, processes.num_processes)
+        self.description = run_folder.describe_run(task, config, processes.count)
         size = size_for(task, config.n_layers, config.d_model, config.n_heads)
-        dtype = getattr(torch, config.dtype)
-        self.model: Trainable = build_trainable(config.architecture, size, config.seed).to(dtype)
-        optimizer = torch.optim.AdamW(
+        self.model: Trainable = build_trainable(config.architecture, size, config.seed)
+        self.model.to(processes.device, getattr(torch, config.dtype))
+        self.distributed = processes.shared(self.model)
+        self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=config.learning_rate,
             betas=(config.beta1, config.beta2),
             weight_decay=config.weight_decay,
             fused=True,
         )
-        self.distributed, self.optimizer = processes.prepare(self.model, optimizer)
 
     def run(self, folder: Path, step: int, last: int, *, progress: bool, tensorboard: bool) -> None:
         """Take the steps after ``step`` up to ``last``."""
         from tqdm.auto import tqdm
 
-        config, main = self.config, self.processes.is_main_process
+        config, main = self.config, self.processes.is_main
         yardsticks = self._yardsticks() if main else None
         logs = str(folder / "tensorboard")
         writer = _summary_writer_class()(logs, purge_step=step) if tensorboard and main else None
@@ -209,7 +212,7 @@ class _Trainer:
             row: dict[str, Any] = {}
             if step % config.log_every == 0 or step == last:
                 here = torch.tensor(losses, dtype=torch.float64, device=self.processes.device)
-                row["loss"] = float(self.processes.reduce(here, reduction="mean").mean())
+                row["loss"] = float(self.processes.mean(here).mean())
                 losses = []
             if not main:
                 continue
@@ -244,8 +247,8 @@ class _Trainer:
                 "clip_norm, or more warmup_steps."
             )
         self.optimizer.zero_grad()
-        self.processes.backward(loss)
-        self.processes.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+        loss.backward()
+        clip_grad_norm_(self.model.parameters(), config.clip_norm)
         self.optimizer.step()
         return value
 
@@ -257,7 +260,7 @@ class _Trainer:
         in_chunk = max(1, CHUNK_TOKENS // (batch * self.task.seq_len))
         while step < last:
             chunk, offset = divmod(step, in_chunk)
-            seeds = [config.seed, self.processes.process_index, chunk]
+            seeds = [config.seed, self.processes.index, chunk]
             seed = int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0]) >> 1
             drawn = self.family.examples(self.task, batch * in_chunk, seed, with_truth)
             for index in range(offset, min(in_chunk, offset + last - step)):

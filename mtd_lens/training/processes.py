@@ -1,74 +1,84 @@
 """One process, or several that train one model together."""
 
 import os
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor, distributed, nn
 
 from mtd_lens.errors import ArgumentError
 
 
-class OneProcess:
-    """What training asks of ``accelerate.Accelerator``, for a process that is alone.
+@dataclass(frozen=True)
+class Processes:
+    """This process, and the others that train the same model.
 
-    Accelerate keeps its choice of device for the life of a process, so it is used only where there
-    are several.
+    Attributes:
+        device: Where this one computes.
+        count: How many they are.
+        index: Which of them this is; the first writes what is written.
     """
 
-    num_processes, process_index, is_main_process = 1, 0, True
+    device: torch.device
+    count: int = 1
+    index: int = 0
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    @property
+    def is_main(self) -> bool:
+        """This process is the one that writes."""
+        return self.index == 0
 
-    def prepare(self, model: nn.Module, optimizer: Any) -> tuple[nn.Module, Any]:
-        """Nothing is to be wrapped."""
-        return model, optimizer
+    def shared(self, model: nn.Module) -> nn.Module:
+        """The model, with gradients that are the mean over the processes."""
+        if self.count == 1:
+            return model
+        placed = [self.device] if self.device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(model, device_ids=placed)
 
-    def reduce(self, tensor: Tensor, reduction: str) -> Tensor:
-        """There is nothing to reduce over."""
-        return tensor
+    def mean(self, values: Float[Tensor, "step"]) -> Float[Tensor, "step"]:
+        """The mean over the processes of what each of them has."""
+        if self.count > 1:
+            distributed.all_reduce(values)
+        return values / self.count
 
-    def backward(self, loss: Tensor) -> None:
-        """Gradients of the loss."""
-        loss.backward()
-
-    def clip_grad_norm_(self, parameters: Any, max_norm: float) -> Tensor:
-        """Scale gradients that are longer than ``max_norm`` to it."""
-        return nn.utils.clip_grad_norm_(parameters, max_norm)
-
-    def wait_for_everyone(self) -> None:
-        """Nobody else is there."""
+    def wait(self) -> None:
+        """Until all have come this far."""
+        if self.count > 1:
+            distributed.barrier()
 
 
-def processes_of(name: str) -> Any:
-    """Where this process trains, and with which others.
+@contextmanager
+def processes_on(name: str) -> Iterator[Processes]:
+    """Where this process trains, and with which others: those of ``torchrun``, if it started this.
 
     Args:
-        name: Of the device, such as ``"cpu"`` or ``"cuda"``.
-
-    Returns:
-        An :class:`OneProcess` or, under ``accelerate launch`` or ``torchrun`` with several
-        processes, an ``accelerate.Accelerator``.
+        name: Of the device, such as ``"cpu"`` or ``"cuda"``; of several processes on GPUs each has
+            its own.
 
     Raises:
         ArgumentError: A device that cannot be used here.
     """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
     try:
         device = torch.device(name)
+        if count > 1 and device.type == "cuda":
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.ones(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ArgumentError(
             f"device {name!r} cannot be used here: {error} Use 'cpu', or a device that torch sees."
         ) from error
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return OneProcess(device)
-    from accelerate import Accelerator
-
-    accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision="no")
-    if accelerator.device.type != device.type:
-        raise ArgumentError(
-            f"device {name!r} was asked for, but the launcher gave {accelerator.device}. Leave "
-            "--device out of one of them."
-        )
-    return accelerator
+    if count == 1:
+        yield Processes(device)
+        return
+    joined_here = not distributed.is_initialized()
+    if joined_here:
+        distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Processes(device, count, distributed.get_rank())
+    finally:
+        if joined_here:
+            distributed.destroy_process_group()

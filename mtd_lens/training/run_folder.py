@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mtd_lens import checkpoints
+from mtd_lens.checkpoints import TEMPORARY
 from mtd_lens.errors import ArgumentError, CheckpointError, OutputPathError, TrainingError
 from mtd_lens.results import forms as render
-from mtd_lens.training import checkpoints
-from mtd_lens.training.checkpoints import TEMPORARY
 from mtd_lens.training.config import BOOKKEEPING, TrainingConfig
 
 try:

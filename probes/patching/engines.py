@@ -13,9 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from probes.capture import read_activations, run_and_capture
 from probes.patching.edits import Edit, write
+from probes.patching.fused import fused_attention
 from probes.patching.partial_runs import PartialRunner
-from probes.sites import PATTERN, hook_name
+from probes.sites import PATTERN, Site, hook_name
+from probes.subject import HookedModel
+
+ROWS = 16
+"""Sequences a resumed forward pass, stacked edits counted; wider passes fall out of CPU caches."""
+
+_KEPT = {"z": "z", "resid_pre": "streams", "attn_out": "attn_out"}
+"""Components that a resumed run has kept, and where."""
 
 _WITHIN_ATTENTION = ("q", "k", "v", PATTERN)
 _OF_ONE_QUERY = ("q", PATTERN)
@@ -41,7 +50,7 @@ class HookedLoop:
     rounding = 0.0
 
     def __init__(
-        self, model: Any, tokens: Tensor, component: str, *, last_only: bool, rows: int
+        self, model: HookedModel, tokens: Tensor, component: str, *, last_only: bool, rows: int
     ) -> None:
         self.model, self.component = model, component
         self._batches, self._last_only = tokens.split(rows), last_only
@@ -70,11 +79,33 @@ class HookedLoop:
                     parts.append(self._cut(self.model(batch)))
             yield edit, torch.cat(parts)
 
+    def natural(
+        self, tokens: Tensor, layers: Sequence[int], *, with_outputs: bool
+    ) -> tuple[dict[int, Tensor], Tensor | None]:
+        """The component's activations in unedited runs of any tokens, by layer, and their outputs.
+
+        Args:
+            tokens: ``[sequence, position]``.
+            layers: Which ones.
+            with_outputs: Outputs too, cut as those of edited runs; otherwise None.
+        """
+        sites = {f"{layer}": Site(hook_name(self.component, layer)) for layer in layers}
+        if with_outputs and self._last_only:
+            found, outputs = run_and_capture(self.model, tokens, sites)
+        else:
+            found = read_activations(self.model, tokens, sites)
+            outputs = (
+                torch.cat([self.model(batch) for batch in tokens.split(ROWS)])
+                if with_outputs
+                else None
+            )
+        return {layer: found[f"{layer}"] for layer in layers}, outputs
+
     def _cut(self, outputs: Tensor) -> Tensor:
         return outputs[:, -1].clone() if self._last_only else outputs
 
 
-class Resumed:
+class Resumed(HookedLoop):
     """Only what each edit can change; see :mod:`probes.patching.partial_runs`.
 
     Arguments and attributes are those of :class:`HookedLoop`. Several edits are stacked on the
@@ -82,15 +113,39 @@ class Resumed:
     """
 
     def __init__(
-        self, model: Any, tokens: Tensor, component: str, *, last_only: bool, rows: int
+        self, model: HookedModel, tokens: Tensor, component: str, *, last_only: bool, rows: int
     ) -> None:
         self.model, self.component, self.rows = model, component, rows
-        self._runners = [
-            PartialRunner(model, batch, last_only=last_only, keep_z=component == "z")
-            for batch in tokens.split(rows)
-        ]
+        self._last_only, self._fused = last_only, fused_attention(model)
+        self._runners = list(self._natural(tokens))
         self.outputs = torch.cat([runner.outputs for runner in self._runners])
         self.rounding = 32 * torch.finfo(self.outputs.dtype).eps
+
+    def _natural(self, tokens: Tensor) -> Iterator[PartialRunner]:
+        for batch in tokens.split(self.rows):
+            yield PartialRunner(
+                self.model,
+                batch,
+                last_only=self._last_only,
+                fused=self._fused,
+                keep_z=self.component == "z",
+            )
+
+    def natural(
+        self, tokens: Tensor, layers: Sequence[int], *, with_outputs: bool
+    ) -> tuple[dict[int, Tensor], Tensor | None]:
+        """See :meth:`HookedLoop.natural`."""
+        if self.component not in _KEPT:
+            return super().natural(tokens, layers, with_outputs=with_outputs)
+        found: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+        outputs = []
+        for runner in self._natural(tokens):
+            if with_outputs:
+                outputs.append(runner.outputs)
+            for layer in layers:
+                found[layer].append(getattr(runner, _KEPT[self.component])[layer])
+        values = {layer: torch.cat(parts) for layer, parts in found.items()}
+        return values, torch.cat(outputs) if with_outputs else None
 
     def run(self, layer: int, values: Tensor, edits: Sequence[Edit]) -> Iterator[tuple[Edit, Any]]:
         """See :meth:`HookedLoop.run`; edits come in an order of their own."""
@@ -143,54 +198,49 @@ class Resumed:
         """Outputs of one batch under edits of one window, ``[edit, batch, …]``."""
         if self.component in _WITHIN_ATTENTION:
             return self._within_attention(runner, layer, values, edits)
-        if len(edits[0].positions) == 1:
-            positions = [edit.positions[0] for edit in edits]
-            points = self._streams(runner, layer, values, positions, [e.head for e in edits])
-            return runner.resume_points(self._after(layer), points, positions)
+        after, changed = self._after(layer), self._streams(runner, layer, values, edits)
         positions, first = list(edits[0].positions), edits[0].positions[0]
-        after = self._after(layer)
-        stream = runner.streams[after][:, first:].expand(len(edits), -1, -1, -1).clone()
-        here = [position - first for position in positions]
-        for index, edit in enumerate(edits):
-            heads = [edit.head] * len(positions)
-            changed = self._streams(runner, layer, values, positions, heads)
-            stream[index, :, here] = changed.transpose(0, 1)
+        if len(positions) == 1:
+            points = [edit.positions[0] for edit in edits]
+            return runner.resume_points(after, changed[:, :, 0], points)
+        stream = changed
+        if len(positions) < runner.length - first:
+            stream = runner.streams[after][:, first:].expand(len(edits), -1, -1, -1).clone()
+            stream[:, :, [position - first for position in positions]] = changed
         return runner.resume(after, stream.flatten(0, 1), first).unflatten(0, (len(edits), -1))
 
     def _streams(
-        self,
-        runner: PartialRunner,
-        layer: int,
-        values: Tensor,
-        positions: Sequence[int],
-        heads: Sequence[int | None],
+        self, runner: PartialRunner, layer: int, values: Tensor, edits: Sequence[Edit]
     ) -> Tensor:
-        """The stream changed by an edit at each position (and head), ``[edit, batch, d_model]``."""
-        there = list(positions)
-        natural = runner.streams[layer][:, there]
-        if self.component == "z":
-            W_O = self.model.blocks[layer].attn.W_O
-            change = values[:, there] - runner.z[layer][:, there]  # [batch, edit, head, d_head]
-            if heads[0] is None:
-                written = change.flatten(2) @ W_O.flatten(0, 1)
-            elif len(set(heads)) == 1:
-                written = change[:, :, heads[0]] @ W_O[heads[0]]
-            else:
-                change = change[:, range(len(there)), list(heads)]
-                written = torch.einsum("bed,edm->bem", change, W_O[list(heads)])
-            middle = natural + runner.attn_out[layer][:, there] + written
-            changed = runner.after_mlp(layer, middle)
-        else:
-            value = values[:, there].to(natural.dtype)
-            if self.component == "resid_mid":
-                changed = runner.after_mlp(layer, value)
-            elif self.component == "attn_out":
-                changed = runner.after_mlp(layer, natural + value)
-            elif self.component == "mlp_out":
-                changed = natural + runner.attn_out[layer][:, there] + value
-            else:
-                changed = value
-        return changed.transpose(0, 1)
+        """The stream after each edit at its positions, ``[edit, batch, position, d_model]``."""
+
+        def there(x: Tensor) -> Tensor:
+            """``x`` at the positions of each edit, which share them if they are several."""
+            shared = list(edits[0].positions)
+            if len(shared) == 1:
+                return x[:, [edit.positions[0] for edit in edits]].transpose(0, 1)[:, :, None]
+            whole = len(shared) == x.shape[1]
+            return x[None] if whole else x[None, :, shared]
+
+        if self.component in ("resid_pre", "resid_post"):
+            return there(values)
+        natural = there(runner.streams[layer])
+        if self.component == "resid_mid":
+            return runner.after_mlp(layer, there(values))
+        if self.component == "attn_out":
+            return runner.after_mlp(layer, natural + there(values))
+        natural = natural + there(runner.attn_out[layer])
+        if self.component == "mlp_out":
+            return natural + there(values)
+        W_O = self.model.blocks[layer].attn.W_O  # [head, d_head, d_model]
+        change = there(values) - there(runner.z[layer])  # [edit, batch, position, head, d_head]
+        if edits[0].head is None:
+            return runner.after_mlp(layer, natural + change.flatten(3) @ W_O.flatten(0, 1))
+        heads = [edit.head for edit in edits]
+        change = change.expand(len(edits), *change.shape[1:])
+        change = change[range(len(edits)), :, :, heads]  # [edit, batch, position, d_head]
+        written = (change.flatten(1, 2) @ W_O[heads]).unflatten(1, change.shape[1:3])
+        return runner.after_mlp(layer, natural + written)
 
     def _within_attention(
         self, runner: PartialRunner, layer: int, values: Tensor, edits: Sequence[Edit]

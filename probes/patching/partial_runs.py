@@ -12,22 +12,22 @@ everywhere else, so that relative, rotary, local or padded attention keeps its o
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
-from torch.nn import functional
 
-from probes.subject import Subject, subject_of
+from probes.patching.fused import FusedAttention, stacked
+from probes.sites import COMPONENTS, Site
+from probes.subject import HookedModel, subject_of
 
 Stream = Float[Tensor, "batch position d_model"]
 
-_STOCK_ATTENTION = frozenset({"Attention", "GroupedQueryAttention"})
 
-
-def why_not(model: Any) -> str | None:
+def why_not(model: HookedModel) -> str | None:
     """The reason why a model's runs cannot be resumed, in words; None if they can be."""
     blocks = getattr(model, "blocks", None)
     if blocks is None or not hasattr(model, "input_to_embed"):
@@ -42,51 +42,68 @@ def why_not(model: Any) -> str | None:
     return next(iter(subject.departures), None)
 
 
+def tolerance(dtype: torch.dtype) -> float:
+    """How far resumed outputs may be from hooked ones, as a share of the largest output."""
+    return math.sqrt(torch.finfo(dtype).eps) / 3
+
+
 class PartialRunner:
     """One natural run of a model, and passes that go on from edits of it.
 
     Streams are counted by the block that reads them: stream ``n_layers`` is the last one, which the
-    read-out reads.
+    read-out reads; with ``last_only`` it is not kept.
 
     Args:
         model: A HookedTransformer for which ``why_not`` is None; it is not changed.
         tokens: ``[batch, position]``.
         last_only: Outputs at the last position alone, ``[batch, token]``; otherwise at every one,
             ``[batch, position, token]``.
-        keep_z: Also keep the heads' outputs, ``[batch, position, head, d_head]`` a layer.
+        fused: What ``fused_attention`` makes of the model's blocks.
+        keep_z: Also keep the heads' outputs.
+
+    Attributes:
+        streams: ``[batch, position, d_model]``, one a block that reads it.
+        attn_out: ``[batch, position, d_model]``, one a block.
+        z: Heads' outputs, ``[batch, position, head, d_head]``, one a block, if kept.
+        outputs: Of the natural run.
     """
 
     def __init__(
         self,
-        model: Any,
+        model: HookedModel,
         tokens: Shaped[Tensor, "batch position *component"],
         *,
         last_only: bool,
+        fused: Sequence[FusedAttention | None],
         keep_z: bool = False,
     ) -> None:
-        self.model, self.last_only = model, last_only
-        self.subject = subject_of(model)
-        self.n_layers, self.length = len(model.blocks), tokens.shape[1]
+        self.subject, self.last_only = subject_of(model), last_only
+        self.model: Any = self.subject.model
+        self.n_layers, self.length = len(self.model.blocks), tokens.shape[1]
         self.streams: list[Tensor] = []
         self.attn_out: list[Tensor] = []
         self.z: list[Tensor] = []
         self._keys: list[Tensor] = []
         self._values: list[Tensor] = []
-        stream, _, _, self._mask = model.input_to_embed(tokens)
-        self._fused = [_fused(block, self.subject, self._mask) for block in model.blocks]
+        stream, _, _, self._mask = self.model.input_to_embed(tokens)
+        padded = self._mask is not None  # which fused attention knows nothing of
+        self._fused = [None] * self.n_layers if padded else fused
         for layer in range(self.n_layers):
             self.streams.append(stream)
             keys, values, z, attn_out = self._natural_attention(layer)
             self._keys.append(keys)
             self._values.append(values)
-            self.attn_out.append(attn_out)
             if keep_z:
                 self.z.append(z)
-            stream = self.after_mlp(layer, stream + attn_out)
-        self.streams.append(stream)
-        self.outputs = self._read_out(stream[:, -1:] if last_only else stream)
-        if last_only:
-            self.outputs = self.outputs[:, 0]
+            self.attn_out.append(attn_out)
+            middle = stream + attn_out
+            if last_only and layer == self.n_layers - 1:
+                middle = middle[:, -1:]
+            stream = self.after_mlp(layer, middle)
+        outputs = self._read_out(stream)
+        self.outputs = outputs[:, 0] if last_only else outputs
+        if not last_only:
+            self.streams.append(stream)
 
     def _natural_attention(self, layer: int) -> tuple[Tensor, ...]:
         """Keys and values as the block's attention takes them, heads' outputs, their sum."""
@@ -105,6 +122,12 @@ class PartialRunner:
     def batch(self) -> int:
         """Sequences of the natural run."""
         return len(self.streams[0])
+
+    @property
+    def size(self) -> int:
+        """Bytes that are kept."""
+        kept = (*self.streams, *self.attn_out, *self.z, *self._keys, *self._values)
+        return sum(x.nbytes for x in kept)
 
     def after_mlp(self, layer: int, middle: Tensor) -> Tensor:
         """The stream after a block, from the stream between its attention and its MLP."""
@@ -131,9 +154,9 @@ class PartialRunner:
             x[:, :first]
             for x in (self._hooked(layer, self._keys), self._hooked(layer, self._values))
         )
-        stream = _stack(self.streams[layer][:, first:end], copies)
-        prefix = _KeyValues(_stack(keys, copies), _stack(values, copies), first)
-        mask = None if self._mask is None else _stack(self._mask[:, :end], copies)
+        stream = stacked(self.streams[layer][:, first:end], copies)
+        prefix = _KeyValues(stacked(keys, copies), stacked(values, copies), first)
+        mask = None if self._mask is None else stacked(self._mask[:, :end], copies)
         return _own_attention(self.model.blocks[layer], stream, stream, prefix, mask)
 
     def resume(self, layer: int, stream: Stream, first: int) -> Tensor:
@@ -150,7 +173,7 @@ class PartialRunner:
             )
         if self.last_only:
             return self._read_out(stream[:, -1:])[:, 0]
-        earlier = _stack(self.outputs[:, :first], len(stream) // self.batch)
+        earlier = stacked(self.outputs[:, :first], len(stream) // self.batch)
         return torch.cat([earlier, self._read_out(stream)], 1)
 
     def resume_points(
@@ -174,6 +197,54 @@ class PartialRunner:
         for index, (point, position) in enumerate(zip(points, positions, strict=True)):
             stream[index, :, position - first] = point
         return self.resume(layer, stream.flatten(0, 1), first).unflatten(0, (len(points), -1))
+
+    def swap(self, writes: Sequence[tuple[Site, Tensor]]) -> Tensor:
+        """Outputs with values written at sites of any blocks, all in one run; for ``last_only``.
+
+        Args:
+            writes: Sites inside blocks, each with ``[batch, …]`` as it reads them. Where they
+                overlap, the last one holds.
+
+        Returns:
+            ``[batch, token]``.
+        """
+        layers = [site.layer for site, _ in writes if site.layer is not None]
+        positions = [p for site, _ in writes for p in site.positions or (0,)]
+        first = min(p % self.length for p in positions)
+        stream = self.streams[min(layers)][:, first:]
+        for layer in range(min(layers), self.n_layers):
+            here = [(site, value) for site, value in writes if site.layer == layer]
+            kept = any(site.component in _READ_BY_LATER_QUERIES for site, _ in here)
+            last_query = layer == self.n_layers - 1 and not kept
+            if here:
+                start = self.length - 1 if last_query else first
+                stream = self._edited_block(layer, stream, first, start, here)
+            else:
+                stream = self._block(layer, stream, first, last_query)
+        return self._read_out(stream[:, -1:])[:, 0]
+
+    def _edited_block(
+        self,
+        layer: int,
+        stream: Stream,
+        first: int,
+        start: int,
+        writes: Sequence[tuple[Site, Tensor]],
+    ) -> Stream:
+        """A block with its own modules, queries from ``start`` on, while values are written."""
+        block = self.model.blocks[layer]
+        parts = [_from(site, value, start, self.length) for site, value in writes]
+        hooks = [(part[0].hook, _writer(*part)) for part in parts if part is not None]
+        with self.model.hooks(fwd_hooks=hooks):
+            stream = block.hook_resid_pre(stream)
+            queries = stream if start == first else stream[:, start - first :]
+            keys, values = (self._hooked(layer, x)[:, :first] for x in (self._keys, self._values))
+            past = _KeyValues(keys, values, start)
+            middle = queries + _own_attention(block, queries, stream, past, self._mask)
+            if self.subject.has_mlp:
+                middle = block.hook_resid_mid(middle)
+                middle = middle + block.hook_mlp_out(block.mlp(block.ln2(middle.contiguous())))
+            return block.hook_resid_post(middle)
 
     def is_cheap(self, layer: int) -> bool:
         """Whether many points of stream ``layer`` cost about as much as one pass of a block."""
@@ -218,15 +289,14 @@ class PartialRunner:
         queries = stream[:, -1:] if last_query else stream
         keys, values = self._keys[layer], self._values[layer]
         if fused is None:
-            keys, values = (_stack(x[:, :first], copies) for x in (keys, values))
+            keys, values = (stacked(x[:, :first], copies) for x in (keys, values))
             offset = self.length - queries.shape[1]
             prefix = _KeyValues(keys, values, offset)
-            mask = None if self._mask is None else _stack(self._mask, copies)
+            mask = None if self._mask is None else stacked(self._mask, copies)
             attn_out = _own_attention(block, queries, stream, prefix, mask)
         else:
-            attn_out = fused.attend(
-                block.ln1(stream), keys[:, :, :first], values[:, :, :first], last_query
-            )
+            attend = fused.attend_last if last_query else fused.attend
+            attn_out = attend(block.ln1(stream), keys[:, :, :first], values[:, :, :first])
         return self.after_mlp(layer, queries + attn_out)
 
     def _read_out(self, stream: Tensor) -> Tensor:
@@ -238,6 +308,27 @@ class PartialRunner:
         """Keys or values as they pass the hooks: ``[batch, position, head, d_head]``."""
         fused = self._fused[layer]
         return kept[layer] if fused is None else fused.by_position(kept[layer])
+
+
+_READ_BY_LATER_QUERIES = frozenset({"resid_pre", "k", "v"})
+"""Components whose edits at one position reach the attention of every later one."""
+
+SWAPPED = frozenset({*COMPONENTS, "attn_scores"})
+"""Components that ``swap`` knows: each passes its hook once, at the queries or at the keys."""
+
+
+def _from(site: Site, value: Tensor, start: int, length: int) -> tuple[Site, Tensor] | None:
+    """A site and its value in activations that begin at a position; None if it lies before."""
+    positions = range(length) if site.positions is None else [p % length for p in site.positions]
+    inside = [index for index, position in enumerate(positions) if position >= start]
+    if not inside:
+        return None
+    shifted = replace(site, positions=[positions[index] - start for index in inside])
+    return shifted, value.index_select(site.position_axis, torch.tensor(inside).to(value.device))
+
+
+def _writer(site: Site, value: Tensor) -> Callable[[Tensor, Any], Tensor]:
+    return lambda activation, hook: site.write(activation, value)
 
 
 class _KeyValues:
@@ -276,81 +367,3 @@ def _own_attention(
         attention_mask=mask,
     )
     return block.hook_attn_out(attn_out)
-
-
-def _stack(x: Tensor, copies: int) -> Tensor:
-    return x if copies == 1 else x.repeat(copies, *[1] * (x.ndim - 1))
-
-
-class _FusedAttention:
-    """Stock attention by torch's fused kernel; keys and values are kept by query head."""
-
-    def __init__(self, attn: Any, subject: Subject) -> None:
-        self.n_heads, self.d_head = subject.n_heads, subject.d_head
-        self.scale = 1 / float(attn.attn_scale)
-        grouped = type(attn).__name__ == "GroupedQueryAttention"
-        key_value = (attn._W_K, attn._W_V) if grouped else (attn.W_K, attn.W_V)
-        biases = (attn._b_K, attn._b_V) if grouped else (attn.b_K, attn.b_V)
-        self.n_groups = len(key_value[0])
-        inward = torch.cat([attn.W_Q, *key_value])  # [head, d_model, d_head]
-        self._inward = inward.transpose(0, 1).flatten(1).T.contiguous()
-        self._bias = torch.cat([attn.b_Q, *biases]).flatten()
-        self._outward = attn.W_O.flatten(0, 1).T.contiguous()
-        self._outward_bias = attn.b_O
-
-    def by_position(self, x: Tensor) -> Tensor:
-        """``[batch, head, position, d_head]`` as it passes hooks, by key-value head."""
-        return x[:, :: self.n_heads // self.n_groups].transpose(1, 2)
-
-    def project(self, normalized: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, ``[batch, head, position, d_head]`` each."""
-        joint = functional.linear(normalized, self._inward, self._bias)
-        joint = joint.unflatten(-1, (-1, self.d_head)).transpose(1, 2)
-        query, key, value = joint.split([self.n_heads, self.n_groups, self.n_groups], 1)
-        if self.n_groups != self.n_heads:
-            times = self.n_heads // self.n_groups
-            key, value = (x.repeat_interleave(times, 1) for x in (key, value))
-        return query, key, value
-
-    def combine(self, z: Tensor) -> Tensor:
-        """Heads' outputs, ``[…, head * d_head]``, to the residual stream."""
-        return functional.linear(z, self._outward, self._outward_bias)
-
-    def attend(self, normalized: Tensor, keys: Tensor, values: Tensor, last: bool) -> Tensor:
-        """Attention of the positions in ``normalized`` to all, ``keys`` and ``values`` before."""
-        query, key, value = self.project(normalized)
-        copies, first = len(query) // len(keys), keys.shape[2]
-        if first:
-            key = torch.cat([_stack(keys, copies), key], 2)
-            value = torch.cat([_stack(values, copies), value], 2)
-        if last:
-            query, first = query[:, :, -1:], first + query.shape[2] - 1
-        return self.combine(self.mix(query, key, value, first).flatten(-2))
-
-    def mix(self, query: Tensor, key: Tensor, value: Tensor, first: int) -> Tensor:
-        """Heads' outputs of queries at positions ``first`` on, ``[batch, query, head, d_head]``."""
-        one = query.shape[2] == 1
-        mask = None if one or not first else _causal_mask(query, first)
-        causal = not (one or first)
-        z = functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, is_causal=causal, scale=self.scale
-        )
-        return z.transpose(1, 2)
-
-
-def _causal_mask(query: Tensor, first: int) -> Float[Tensor, "query key"]:
-    """0 where queries at positions ``first`` on may attend, else minus infinity."""
-    n_queries = query.shape[2]
-    mask = query.new_full((n_queries, first + n_queries), -math.inf)
-    return mask.triu_(first + 1)
-
-
-def _fused(block: Any, subject: Subject, mask: Tensor | None) -> _FusedAttention | None:
-    """Fused attention of a block whose attention is the stock kind without padding, else None."""
-    attn = block.attn
-    stock = (
-        type(attn).__name__ in _STOCK_ATTENTION
-        and attn.attn_type == "global"
-        and subject.plain_attention
-    )
-    return _FusedAttention(attn, subject) if stock and mask is None else None

@@ -12,13 +12,10 @@ from torch import Tensor
 from probes import checks
 from probes.errors import DataError, SiteError
 from probes.patching.edits import Edit, write
-from probes.patching.engines import HookedLoop, Resumed
-from probes.patching.partial_runs import why_not
+from probes.patching.engines import ROWS, HookedLoop, Resumed
+from probes.patching.partial_runs import tolerance, why_not
 from probes.sites import hook_name, perturbed
 from probes.subject import subject_of
-
-ROWS = 16
-"""Sequences a resumed forward pass, stacked edits counted; wider passes fall out of CPU caches."""
 
 TRIAL_LENGTH = 8
 """Positions of the trial before a run; whole sequences where a tokenizer may have padded them."""
@@ -165,7 +162,7 @@ class _Trial:
             return f"resuming its runs failed ({type(error).__name__}: {error})"
         for outputs, hooked in zip(found, self._edited, strict=True):
             difference = _distance(outputs, hooked[:, -1] if last_only else hooked)
-            if not difference <= _tolerance(outputs.dtype):
+            if not difference <= tolerance(outputs.dtype):
                 return f"resumed runs differ from hooked ones by {difference:.1g}"
         return None
 
@@ -186,10 +183,6 @@ def _distance(outputs: Tensor, reference: Tensor) -> float:
 def _noise(dtype: torch.dtype) -> float:
     """By how much rows of one forward pass may differ for no reason."""
     return 16 * torch.finfo(dtype).eps if dtype in (torch.float32, torch.float64) else 0.0
-
-
-def _tolerance(dtype: torch.dtype) -> float:
-    return math.sqrt(torch.finfo(dtype).eps) / 3
 
 
 def _rows(model: Any, tokens: Tensor, resumed: bool, max_memory: float | int | None) -> int:

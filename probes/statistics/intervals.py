@@ -1,18 +1,19 @@
-"""Divergences and bootstrap intervals over sequences.
+"""Bootstrap intervals over sequences.
 
 Every score of this package is one minus a ratio of means over sequences,
 ``1 - E[numerator] / E[denominator]``: 1 where the discrepancy in the numerator vanishes, 0 where
 it is as large as that of the reference in the denominator. R² has that form too.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy import stats
 from torch import Tensor
 
 from probes import checks
@@ -71,22 +72,18 @@ def one_minus_ratio(
         >>> print(probes.one_minus_ratio(error, reference))
         0.500 [0.430, 0.575]
     """
-    if numerator.shape != denominator.shape:
+    if numerator.shape != denominator.shape or numerator.ndim != 1:
         raise DataError(
-            "a score needs as many numerators as denominators; got "
+            "a score needs as many numerators as denominators, [sequence] each; got "
             f"{tuple(numerator.shape)} and {tuple(denominator.shape)}."
         )
-    above, below = _checked(numerator), _checked(denominator)
-    if below.mean() <= NEGLIGIBLE:
+    score, low, high = (float(figure) for figure in ratio_intervals(numerator, denominator, seed))
+    if math.isnan(score):
         raise DataError(
-            f"the reference discrepancy is {below.mean():.3g}, so the score is undefined: the "
-            "variable does not vary, or intervening on it changes nothing."
+            f"the reference discrepancy is {float(denominator.double().mean()):.3g}, so the score "
+            "is undefined: the variable does not vary, or intervening on it changes nothing."
         )
-
-    def score(a: Any, b: Any, axis: int = -1) -> Any:
-        return _score(a.mean(axis), b.mean(axis))
-
-    return _bootstrap((above, below), score, seed)
+    return Interval(score, low, high)
 
 
 def mean_interval(values: Float[Tensor, " sequence"], seed: int = 0) -> Interval:
@@ -102,23 +99,10 @@ def mean_interval(values: Float[Tensor, " sequence"], seed: int = 0) -> Interval
     Raises:
         DataError: Fewer than 16 values, or values that are not finite.
     """
-    return _bootstrap((_checked(values),), np.mean, seed)
-
-
-def _bootstrap(samples: tuple[Any, ...], statistic: Callable[..., Any], seed: int) -> Interval:
-    """A statistic of paired samples with its percentile interval."""
-    result = stats.bootstrap(
-        samples,
-        statistic,
-        paired=True,
-        vectorized=True,
-        n_resamples=N_RESAMPLES,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(checks.seed(seed, DataError)),
-    )
-    low, high = result.confidence_interval
-    return Interval(float(statistic(*samples, axis=-1)), float(low), float(high))
+    if values.ndim != 1:
+        raise DataError(f"a mean is over one axis, [sequence]; got shape {tuple(values.shape)}.")
+    mean, low, high = mean_intervals(values, seed)
+    return Interval(float(mean), float(low), float(high))
 
 
 def ratio_intervals(
@@ -129,8 +113,8 @@ def ratio_intervals(
 ) -> tuple[Float[Tensor, "*site"], Float[Tensor, "*site"], Float[Tensor, "*site"]]:
     """``one_minus_ratio`` of many sites at once: scores, lower and upper limits.
 
-    All sites share the resamples, those of ``one_minus_ratio`` with the same seed, so the means of
-    all are one matrix product of resample weights with values.
+    All sites share the resamples, so the means of all are one matrix product of resample weights
+    with values.
 
     Args:
         numerator: ``[*site, sequence]``: the discrepancies at every site.
@@ -181,7 +165,8 @@ def mean_intervals(
     """
     array = _checked(values)
     low, high = _limits((array,), lambda mean: mean, seed, confidence)
-    return torch.from_numpy(array).mean(-1), torch.from_numpy(low), torch.from_numpy(high)
+    mean, low, high = (torch.as_tensor(figure) for figure in (array.mean(-1), low, high))
+    return mean, low, high
 
 
 def _checked(values: Tensor) -> Any:
@@ -212,11 +197,9 @@ def _limits(
     confidence = checks.number(confidence, "confidence", 0, 1, DataError)
     *sites, n_sequences = samples[0].shape
     flat = [sample.reshape(-1, n_sequences) for sample in samples]
-    rng = np.random.default_rng(checks.seed(seed, DataError))
-    weights = np.empty((N_RESAMPLES, n_sequences))
-    for row in weights:
-        chosen = rng.integers(0, n_sequences, n_sequences)
-        row[:] = np.bincount(chosen, minlength=n_sequences) / n_sequences
+    seed = checks.seed(seed, DataError)
+    small = n_sequences * N_RESAMPLES <= _MAX_ELEMENTS
+    weights = (_kept_weights if small else _weights)(n_sequences, seed)
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]
     limits = np.empty((2, len(flat[0])))
     step = _MAX_ELEMENTS // N_RESAMPLES
@@ -225,3 +208,16 @@ def _limits(
         means = [weights @ chunk.T for chunk in chunks]
         limits[:, start : start + step] = np.quantile(statistic(*means), tails, axis=0)
     return limits.reshape(2, *sites)
+
+
+def _weights(n_sequences: int, seed: int) -> Any:
+    """``[resample, sequence]``: how often each sequence is drawn, as a share of all draws."""
+    rng = np.random.default_rng(seed)
+    weights = np.empty((N_RESAMPLES, n_sequences))
+    for row in weights:
+        chosen = rng.integers(0, n_sequences, n_sequences)
+        row[:] = np.bincount(chosen, minlength=n_sequences) / n_sequences
+    return weights
+
+
+_kept_weights = lru_cache(maxsize=4)(_weights)

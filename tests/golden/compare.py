@@ -1,14 +1,14 @@
 """Compare recorded values: with the stored ones, or with those of another checkout.
 
-    python tests/golden/compare.py                       this checkout with tests/golden/values
+    python tests/golden/compare.py                       this checkout with the stored values
     python tests/golden/compare.py --against CHECKOUT    this checkout with another one, exactly
     python tests/golden/compare.py --records OLD NEW     two folders that record.py wrote, exactly
-    python tests/golden/compare.py --store FOLDER        renew tests/golden/values from such a folder
+    python tests/golden/compare.py --store FOLDER        renew the stored values from such a folder
 
 Only paths of the older side are compared; newer ones are counted. A number ``new`` agrees with
 ``old`` where ``|new - old| <= within * max(1, |old|)``: absolutely for small numbers, relatively
-for large ones, and for arrays entry by entry. ``within`` is 1e-6 for stored values and 0 otherwise.
-Everything that is no number must be the same.
+for large ones, and for arrays entry by entry. ``within`` is 1e-6 for stored values and 0 otherwise,
+except for what ``UNSTEADY`` names. Everything that is no number must be the same.
 
 Stored numbers have ten digits. Arrays of more than ``WHOLE`` entries are stored as every n-th entry
 and two checksums over all of them, ``Σ x / √n`` and ``Σ cos(i) x / √n`` with ``i`` counting the
@@ -19,6 +19,7 @@ import argparse
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -36,6 +37,12 @@ CHECKOUT = HERE.parent.parent
 
 WITHIN = 1e-6
 """Of stored values: rounding to ten digits, another processor's order of sums."""
+
+UNSTEADY = re.compile(r"\d steps, free\]")
+"""Paths that one checkout does not give to the bit twice: ``torch.linalg.lstsq`` rounds differently
+from run to run, by about 1e-14."""
+
+UNSTEADY_WITHIN = 1e-12
 
 DIGITS = 10
 WHOLE = 48
@@ -81,7 +88,7 @@ class Difference:
         if self.equal:
             words = "equal"
         else:
-            words = f"{'within' if self.agrees else 'APART'}"
+            words = "within" if self.agrees else "APART"
             if self.absolute[0]:
                 words += (
                     f": absolute {self.absolute[0]:.1e} at {self.absolute[1]}, "
@@ -133,10 +140,12 @@ def _compare(found: Difference, path: str, old: Value, new: Value, within: float
     share = gap / np.where(scale > 0, scale, 1.0)
     found.absolute = max(found.absolute, (float(gap.max()), path), key=lambda each: each[0])
     found.relative = max(found.relative, (float(share.max()), path), key=lambda each: each[0])
+    if UNSTEADY.search(path):
+        within = max(within, UNSTEADY_WITHIN)
     allowed = within * np.maximum(1.0, np.nan_to_num(np.abs(a), nan=1.0, posinf=1.0))
     if (gap > allowed).any():
         worst = int(np.argmax(gap - allowed))
-        found.apart.append(f"{path}: {a.flat[worst]!r} became {b.flat[worst]!r}")
+        found.apart.append(f"{path}: {float(a.flat[worst])!r} became {float(b.flat[worst])!r}")
 
 
 def _numbers(value: Value) -> np.ndarray | None:

@@ -120,6 +120,15 @@ def construct(task, causal_model=None, dtype=torch.float32):
     return assemble(architecture, weights, ModelInfo(task, f"{task.name}/constructed"), dtype)
 
 
+def null(model, task, seed=0):
+    """Random weights; untrained linear attention is scaled to outputs as large as the numbers."""
+    random = randomized(model, seed, "null")
+    tokens = task.sample(64, 0).tokens.float()
+    with torch.no_grad():
+        random.unembed.W_U.mul_(tokens[:, 1::2, -1].std() / random(tokens)[:, -1].std())
+    return random
+
+
 def least_squares(tokens):
     x, y = split(tokens)
     return torch.linalg.lstsq(x[:, :-1], y, driver="gelsd").solution.transpose(1, 2) @ x[:, -1:].mT
@@ -140,8 +149,7 @@ def truth(task, batch):
 
 def examples(task, n, seed, with_truth):
     batch = task.sample(n, seed)
-    x, y = split(batch.tokens)
-    targets = torch.cat([y, truth(task, batch)[:, None]], 1)[:, 1:]
+    targets = torch.cat([split(batch.tokens)[1], truth(task, batch)[:, None]], 1)[:, 1:]
     return Examples(batch.tokens, targets, None, tuple(range(2, task.seq_len, 2)))
 
 
@@ -189,8 +197,9 @@ FAMILY = Family(
     presets={"regression-d3-k8": lambda: RegressionTask(3, 8, "regression-d3-k8")},
     variants={
         "constructed": construct,
-        "random": lambda task, dtype: randomized(construct(task, dtype=dtype), 0, "random"),
+        "random": lambda task, dtype: null(construct(task, dtype=dtype), task),
     },
+    null=null,
     examples=examples,
     yardsticks=yardsticks,
     analyse=analyse,

@@ -9,11 +9,11 @@ from typing import Any
 
 import jinja2
 
+from mtd_lens.checkpoints import read_manifest
 from mtd_lens.measures.held_out import N_SEQUENCES, SEED
 from mtd_lens.registry import shipped_checkpoints
 from mtd_lens.results.comparison import Comparison
 from mtd_lens.results.scorecard import EstimatorResult
-from mtd_lens.training.checkpoints import read_manifest
 from mtd_lens.training.config import TrainingConfig
 from mtd_lens.training.run_folder import read_metrics
 from tutorials.site import RESULTS, TEMPLATES, measurements

@@ -99,12 +99,51 @@ def mirror_steps(
     Returns:
         ``[sequence, query, lag]``, of one query unless ``every_query``.
     """
+    steps = list(steps)
+    if not every_query and all(step.numel() == 1 for step in steps):
+        sizes = torch.stack([step.reshape(()) for step in steps]).to(likelihoods)
+        return _ScalarSteps.apply(likelihoods, sizes)[:, None]
     seen = _seen(likelihoods, every_query)
     log_weights = _uniform(likelihoods, seen).log()
     for step in steps:
         gradient = _gradient(likelihoods, log_weights.exp(), seen)
         log_weights = torch.log_softmax(log_weights + step * gradient, -1)
     return log_weights.exp()
+
+
+class _ScalarSteps(torch.autograd.Function):
+    """Steps of one size each from all the evidence, with their derivatives in the sizes.
+
+    A step's derivatives in all earlier sizes go through the Hessian of the log-likelihood, a small
+    matrix a sequence, so that they cost one more product a step, whatever their number. The lag is
+    kept in front, which is several times as fast.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, likelihoods: Likelihoods, sizes: Float[Tensor, " step"]) -> Weights:
+        by_lag = likelihoods.permute(2, 0, 1).contiguous()
+        n_lags, n = by_lag.shape[:2]
+        log_weights = by_lag.new_full((n_lags, n), 1 / n_lags).log()
+        slopes = by_lag.new_zeros(0, n_lags, n)  # of the log weights in the sizes so far
+        for size in sizes:
+            weights = log_weights.exp()
+            mixture = (by_lag * weights[..., None]).sum(0).clamp_min(_MIXTURE_FLOOR)
+            ratios = by_lag / mixture
+            gradient = ratios.sum(-1)
+            by_sequence = ratios.transpose(0, 1)
+            hessian = by_sequence @ by_sequence.transpose(1, 2)  # of minus the log-likelihood
+            change = torch.einsum("ngh,khn->kgn", hessian, weights * slopes)
+            slopes = torch.cat([slopes - size * change, gradient[None]])
+            log_weights = torch.log_softmax(log_weights + size * gradient, 0)
+            slopes = slopes - (log_weights.exp() * slopes).sum(1, keepdim=True)
+        weights = log_weights.exp()
+        ctx.save_for_backward(weights * slopes)
+        return weights.T.contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Weights) -> tuple[None, Float[Tensor, " step"]]:  # type: ignore[override]
+        (slopes,) = ctx.saved_tensors
+        return None, torch.einsum("kgn,ng->k", slopes, grad)
 
 
 def prefix_steps(

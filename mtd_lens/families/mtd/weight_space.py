@@ -17,6 +17,7 @@ from torch import Tensor
 import probes
 from mtd_lens.families.mtd.claims import column_normalised
 from mtd_lens.families.mtd.task import MTDTask
+from mtd_lens.measures.tables import has_tables, relative_patterns, table_path
 from probes.circuits import WeightFinding
 from probes.statistics import NEGLIGIBLE
 from probes.subject import HookedModel, subject_of
@@ -49,9 +50,10 @@ def weight_findings(model: HookedModel, task: MTDTask, reads_logits: bool) -> li
     """
     m = task.order
     lags, recent = range(1, m + 1), range(m)
+    direct = relative_patterns if has_tables(model) else probes.direct_patterns
     found = _content(model, task)
     for name, offsets in (("lag_band", lags), ("recent_band", recent)):
-        found += _bands(model, task, f"{name}.direct", offsets, probes.direct_patterns)
+        found += _bands(model, task, f"{name}.direct", offsets, direct)
         found += _bands(model, task, f"{name}.mean_token", offsets, probes.mean_token_patterns)
     found += [_selector(model, task, "selector.via_average", 1)]
     found += [_selector(model, task, "selector.direct", 0)]
@@ -152,7 +154,7 @@ def _selector(model: HookedModel, task: MTDTask, name: str, n_carriers: int) -> 
         "a task of order 1 has no lag to select."
         if m == 1
         else "stock attention has no relative tables; lags are coded in positions, if at all."
-        if not probes.has_tables(model)
+        if not has_tables(model)
         else "normalisation layers rescale what is written by each activation."
         if subject_of(model).normalization is not None
         else f"it takes {n_carriers + 2} layers; the model has {n_layers}."
@@ -169,7 +171,7 @@ def _selector(model: HookedModel, task: MTDTask, name: str, n_carriers: int) -> 
         for chosen in itertools.product(heads, repeat=len(layers)):
             path = tuple(zip(layers, chosen, strict=True))
             first, *carriers, last = path
-            matrix = probes.table_path(model, first, carriers, last, lags, recent)
+            matrix = table_path(model, first, carriers, last, lags, recent)
             beta, explained = probes.fit_scale(probes.centred(matrix, -1, 0), target)
             found.append((beta * explained, beta, explained, path, matrix))
     _, beta, explained, path, matrix = max(found, key=lambda item: item[0])

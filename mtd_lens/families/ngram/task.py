@@ -52,7 +52,7 @@ class NGramTask(PlainData):
     drawn from the row of its parents, the tokens at the lags ``parents`` before it (Chen, Sheen,
     Wang & Yang 2024, arXiv 2409.10559, Section 2).
 
-    Attributes:
+    Args:
         n_tokens: Number of tokens q, at least 2.
         parents: The lags h of the parents, distinct, from 1 to ``window``; kept in rising order.
         window: Number of lags N among which the parents are.

@@ -72,7 +72,7 @@ def _draw(compared: Sequence[Comparison], names: Sequence[str]) -> Any:
     for index, comparison in enumerate(compared):
         look = style.model_style(index)
         _band(axes, comparison, look["color"])
-        _line(axes, comparison, MODEL_ROW, style.model_name(comparison), look)
+        _line(axes, comparison, MODEL_ROW, comparison.short_name, look)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(FixedLocator(sorted(set(first.lengths)), nbins=MAX_TICKS))
     axes.xaxis.set_major_formatter(ScalarFormatter())

@@ -111,6 +111,6 @@ def headline(inspection: Inspection, what: str, note: str = "") -> str:
     """The title of a figure: what of which model and task, and below it the small print."""
     fitted = parameters(inspection.parameters)
     notes = [f"seed {inspection.seed}", f"fitted to the model: {fitted}" * bool(fitted), note]
-    return f"{style.model_name(inspection)} on {inspection.task_name}: {what}\n" + "; ".join(
+    return f"{inspection.short_name} on {inspection.task_name}: {what}\n" + "; ".join(
         filter(None, notes)
     )

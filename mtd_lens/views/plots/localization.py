@@ -166,7 +166,7 @@ def _explain(figure: Any, found: Localization, size: tuple[float, float]) -> Non
     """The title above all panels, and below them what the marks mean."""
     joint = any(found.has_joint_layers(finding.variable) for finding in found.findings)
     figure.text(
-        0.01, 1 - 0.1 / size[1], f"Where {style.model_name(found)} carries the "
+        0.01, 1 - 0.1 / size[1], f"Where {found.short_name} carries the "
         f"algorithm of {found.task_name}", ha="left", va="top", fontsize="large",
     )  # fmt: skip
     figure.text(

@@ -14,7 +14,7 @@ from mtd_lens.views.plots.style import INK, applied
 from probes import files
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    import matplotlib.figure
 
 SVG_SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -32,8 +32,8 @@ ID_CHARACTERS = 10
 
 
 def written(
-    path: Any, data: Any, draw: Callable[[], "Figure"], table: Callable[[], Any]
-) -> "Figure":
+    path: Any, data: Any, draw: Callable[[], "matplotlib.figure.Figure"], table: Callable[[], Any]
+) -> "matplotlib.figure.Figure":
     """A figure in this package's style, written where it is wanted; paths are checked first.
 
     Args:

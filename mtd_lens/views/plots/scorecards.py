@@ -121,7 +121,7 @@ def _draw(card: Scorecard, table: list[dict[str, Any]]) -> Any:
     )  # fmt: skip
     style.add_title(
         figure,
-        f"Claims about {style.model_name(card)} on {card.task_name}\n"
+        f"Claims about {card.short_name} on {card.task_name}\n"
         f"{card.n_sequences} sequences, seed {card.seed}; {parameters(card.parameters)}; outlined: "
         f"layer chosen for the claim; cells are clipped at {LOWEST_SCORE:g}",
     )

@@ -10,8 +10,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from mtd_lens.results.base import Result
-
 INK = "#161616"
 """Of texts, axes and the truth; nothing else is of this colour."""
 
@@ -115,8 +113,3 @@ def estimator_style(index: int) -> dict[str, Any]:
         "markersize": 6,
         "zorder": 4,
     }
-
-
-def model_name(found: Result) -> str:
-    """The model's name, without the task's, which stands beside it."""
-    return found.model.removeprefix(f"{found.task}/")

@@ -1,0 +1,84 @@
+"""Random models of trained scale, which everything measured stands beside."""
+
+import copy
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformer_lens import HookedTransformerConfig
+from transformer_lens.components import Unembed
+
+from mtd_lens.hooked.build import write_weights
+from mtd_lens.hooked.info import ModelInfo, info_of, with_info
+from mtd_lens.hooked.modules import LinearAttention, LogProbUnembed
+from probes.subject import HookedModel
+
+SCORE_STD = 1.0
+"""Standard deviation of a random model's attention scores: that of a construction's layer 0."""
+
+LOGIT_STD = 0.5
+"""Standard deviation of a random model's logits: that of a construction's log-probabilities."""
+
+
+def randomized(model: HookedModel, seed: int, name: str) -> HookedModel:
+    """A model of the same architecture with random weights of trained scale and a stock read-out.
+
+    Attention scores and logits vary as much as those of the analytic models on the preset tasks.
+    Biases are zero and normalisation layers at their initial values. A logarithmic read-out is
+    replaced by the linear one, since what a random model writes there is no probability vector.
+
+    Args:
+        model: Any HookedTransformer; it is not changed.
+        seed: Of the weights; the process's random state is left alone.
+        name: Of the new model.
+    """
+    twin: Any = copy.deepcopy(model)
+    if isinstance(twin.unembed, LogProbUnembed):
+        twin.unembed = Unembed(twin.cfg).to(twin.unembed.W_U)
+        twin.setup()
+    info = info_of(model)
+    task = info.task if info else None
+    if info is not None and info.redraw is not None:
+        write_weights(twin, info.redraw(seed))
+        return with_info(twin, replace(info, name=name)).eval()
+    generator = torch.Generator().manual_seed(seed)
+    for parameter_name, parameter in twin.named_parameters():
+        kind = parameter_name.rsplit(".", 1)[-1].lstrip("_")
+        if kind == "w":
+            parameter.data.fill_(1.0)
+        elif kind.startswith("b"):
+            parameter.data.zero_()
+        else:
+            draw = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            n_summed = twin.cfg.n_ctx if isinstance(twin.blocks[0].attn, LinearAttention) else 1
+            scale = _trained_scale(kind, parameter, twin.cfg, n_summed)
+            parameter.data.copy_(draw * scale)
+    return with_info(twin, ModelInfo(task, name)).eval()
+
+
+def _trained_scale(
+    kind: str, parameter: Tensor, cfg: HookedTransformerConfig, n_summed: int
+) -> float:
+    """Standard deviation of a random weight; ``n_summed`` values are summed, not averaged.
+
+    Embeddings have variance 1 each; layers add ``1 / (2 n_layers)`` of the stream's variance, as in
+    GPT-2's initialisation.
+    """
+    fan_in = parameter.shape[-2]
+    stream = 2.0 if cfg.normalization_type is None else 1.0
+    score = SCORE_STD * (cfg.attn_scale if cfg.use_attn_scale else 1.0)
+    score /= math.sqrt(cfg.d_head * n_summed)
+    variances = {
+        "W_E": 1.0,
+        "W_pos": 1.0,
+        "RV": 1.0,
+        "RK": score,  # as large as a key
+        "W_Q": score / (stream * cfg.d_model),
+        "W_K": score / (stream * cfg.d_model),
+        "W_O": 1.0 / (fan_in * cfg.n_heads * 2 * cfg.n_layers),
+        "W_out": 1.0 / (fan_in * 2 * cfg.n_layers),
+        "W_U": LOGIT_STD**2 / (stream * fan_in),
+    }
+    return math.sqrt(variances.get(kind, 1.0 / fan_in))
