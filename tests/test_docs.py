@@ -238,7 +238,7 @@ QUANTITIES = {
 def test_quantities_have_their_units_and_sources():
     missing = []
     for name, words in QUANTITIES.items():
-        package, _, attribute = name.partition(".")
+        package, _, attribute = name.rpartition(".")
         value = getattr(importlib.import_module(package), attribute)
         text = " ".join(inspect.getdoc(value).split())
         missing += [f"{name}: {word}" for word in words if word not in text]
