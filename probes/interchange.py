@@ -147,8 +147,17 @@ class _Hooked:
 def _resumed(natural: NaturalRuns, rows: slice, fused: Fused) -> SwappedRuns:
     """Patched runs that compute only what a swap can change."""
     return SwappedRuns(
-        natural.model, lambda layer: natural.read([Site.at("resid_pre", layer)])[0][rows], fused
+        natural.model, lambda layer: natural.read([stream_into(layer)])[0][rows], fused
     )
+
+
+def stream_into(layer: int) -> Site:
+    """The stream that a block reads: what the block before wrote, where there is one.
+
+    Args:
+        layer: Of the block, counted from 0.
+    """
+    return Site.at("resid_post", layer - 1) if layer else Site.at("resid_pre", 0)
 
 
 def _fused(model: HookedModel, tokens: Tensor, sites: Sequence[Site]) -> Fused | None:

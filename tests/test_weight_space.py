@@ -8,8 +8,8 @@ import torch
 from conftest import stock, transition
 
 import mtd_lens
-from mtd_lens.architectures import Size, build_trainable
 from mtd_lens import read_weights
+from mtd_lens.architectures import Size, build_trainable
 from mtd_lens.hooked import ModelInfo, assemble, randomized
 
 FORMS = ("relative", "absolute")

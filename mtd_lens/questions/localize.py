@@ -298,8 +298,8 @@ def _probe(
 ) -> tuple[list[ProbeScore], tuple[int, ...], float]:
     """Ridge probes of every place, the positions that they read, and the raw tokens' R²."""
     assert algorithm.control is not None
-    n_fit, queries = len(trial.fit_tokens), trial.positions
-    tokens = torch.cat(trial.splits)
+    queries, tokens = trial.positions, torch.cat(trial.splits)
+    sizes = [len(half) for half in trial.splits]
     indices = list(range(len(queries)))[carrier.queries]
     spread = np.linspace(0, len(indices) - 1, min(MAX_PROBED, len(indices))).round()
     indices = [indices[int(i)] for i in spread]
@@ -314,7 +314,7 @@ def _probe(
     for _, heads in groupby((p for p in places if p.kind == "z"), key=lambda p: p.layer):
         _silence([captured[place] for place in heads])
 
-    fitted = [probe_errors(captured[place], n_fit, target, decoy) for place in places]
+    fitted = [probe_errors(captured[place].split(sizes), target, decoy) for place in places]
     of_target, of_decoy = (
         [probes.Interval(*map(float, found)) for found in zip(*scores, strict=True)]
         for scores in (
@@ -323,7 +323,7 @@ def _probe(
         )
     )
     raw = probes.raw_features(tokens, positions, queries[0] + 1, trial.task.inputs.size)
-    [(_, errors)] = probe_errors(raw, n_fit, target)
+    [(_, errors)] = probe_errors(raw.split(sizes), target)
     read = [
         ProbeScore(
             **vars(found),
