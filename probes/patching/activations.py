@@ -4,21 +4,21 @@ Effects are those of a plain hooked loop, in fewer and shorter forward passes; s
 :mod:`probes.patching.engines`. Kinds of activations are those of :mod:`probes.sites`.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from probes import checks
-from probes.capture import check_tokens, last_outputs, run_and_capture
-from probes.errors import DataError, SiteError
-from probes.patching.edits import chosen_labels, plan_edits
+from probes.capture import check_tokens
+from probes.errors import DataError
+from probes.patching.edits import Selection
+from probes.patching.engines import Run
 from probes.patching.grid import Grid
-from probes.patching.trust import ROWS, choose_engine
-from probes.sites import COMPONENTS, Site, check_hooks, hook_name
-from probes.subject import subject_of
+from probes.patching.trust import choose_engine
+from probes.subject import HookedModel
 
 DIRECTIONS = ("denoising", "noising")
 ABLATIONS = ("zero", "mean", "resample")
@@ -27,17 +27,17 @@ Metric = Callable[[Tensor], Tensor]
 
 
 def patch_activations(
-    model: Any,
-    clean: Any,
-    corrupted: Any,
+    model: HookedModel,
+    clean: Tensor,
+    corrupted: Tensor,
     component: str,
     metric: Metric,
     *,
     direction: str = "denoising",
-    by: Any = None,
-    layers: Any = None,
-    heads: Any = None,
-    positions: Any = None,
+    by: str | Iterable[str] | None = None,
+    layers: Iterable[int] | None = None,
+    heads: Iterable[int] | None = None,
+    positions: Iterable[int] | None = None,
     logits: str = "last",
     max_memory: float | int | None = None,
     accelerate: bool = True,
@@ -80,25 +80,27 @@ def patch_activations(
     check_pair(model, clean, corrupted)
     base, source = (corrupted, clean) if direction == "denoising" else (clean, corrupted)
     return _grid(
-        model, base, component, metric, source, lambda activation: activation, direction,
-        has_source=True, by=by, layers=layers, heads=heads, positions=positions, logits=logits,
-        max_memory=max_memory, accelerate=accelerate, progress=progress, details={},
-    )  # fmt: skip
+        model,
+        Selection(component, by, layers, heads, positions),
+        _Intervention(direction, base, source, replace=lambda activation: activation),
+        metric,
+        Run(logits, max_memory, accelerate, progress),
+    )
 
 
 def ablate(
-    model: Any,
-    tokens: Any,
+    model: HookedModel,
+    tokens: Tensor,
     component: str,
     metric: Metric,
     kind: str,
     *,
-    reference: Any = None,
+    reference: Tensor | None = None,
     seed: int = 0,
-    by: Any = None,
-    layers: Any = None,
-    heads: Any = None,
-    positions: Any = None,
+    by: str | Iterable[str] | None = None,
+    layers: Iterable[int] | None = None,
+    heads: Iterable[int] | None = None,
+    positions: Iterable[int] | None = None,
     logits: str = "last",
     max_memory: float | int | None = None,
     accelerate: bool = True,
@@ -151,10 +153,14 @@ def ablate(
         return one.expand(len(tokens), *one.shape[1:])
 
     return _grid(
-        model, tokens, component, metric, reference, without_information, f"{kind} ablation",
-        has_source=False, by=by, layers=layers, heads=heads, positions=positions, logits=logits,
-        max_memory=max_memory, accelerate=accelerate, progress=progress, details={"seed": seed},
-    )  # fmt: skip
+        model,
+        Selection(component, by, layers, heads, positions),
+        _Intervention(
+            f"{kind} ablation", tokens, reference, without_information, False, {"seed": seed}
+        ),
+        metric,
+        Run(logits, max_memory, accelerate, progress),
+    )
 
 
 def _others(n: int, n_reference: int, same: bool, seed: int) -> Tensor:
@@ -165,73 +171,63 @@ def _others(n: int, n_reference: int, same: bool, seed: int) -> Tensor:
     return torch.from_numpy(generator.integers(n_reference, size=n))
 
 
-def _natural(
-    model: Any, tokens: Tensor, component: str, layers: Sequence[int]
-) -> tuple[dict[int, Tensor], Tensor]:
-    """Activations by layer, and the outputs at the last position."""
-    sites = {f"{layer}": Site(hook_name(component, layer)) for layer in layers}
-    found, outputs = run_and_capture(model, tokens, sites)
-    return {layer: found[f"{layer}"] for layer in layers}, outputs
+@dataclass(frozen=True)
+class _Intervention:
+    """What is written into which runs.
+
+    Attributes:
+        name: As grids have it.
+        base: ``[sequence, position]``: the runs that are edited.
+        origin: ``[sequence, position]``: the runs that activations are taken from.
+        replace: From those activations to what is written.
+        from_source: Whether the origin's metric is what effects are measured against.
+        details: Of the grid.
+    """
+
+    name: str
+    base: Tensor
+    origin: Tensor
+    replace: Callable[[Tensor], Tensor]
+    from_source: bool = True
+    details: Mapping[str, int] = field(default_factory=dict)
 
 
 def _grid(
-    model: Any,
-    base: Tensor,
-    component: str,
+    model: HookedModel,
+    selection: Selection,
+    intervention: _Intervention,
     metric: Metric,
-    origin: Tensor,
-    replace: Callable[[Tensor], Tensor],
-    intervention: str,
-    *,
-    has_source: bool,
-    by: Any,
-    layers: Any,
-    heads: Any,
-    positions: Any,
-    logits: str,
-    max_memory: float | int | None,
-    accelerate: bool,
-    progress: bool,
-    details: Mapping[str, Any],
+    run: Run,
 ) -> Grid:
-    """Write ``replace(activation)`` of the ``origin`` runs into the ``base`` runs, everywhere."""
-    checks.choice(component, "component", COMPONENTS, SiteError)
-    checks.choice(logits, "kind of logits", ("last", "all"), DataError)
-    layers = chosen_labels(layers, subject_of(model).n_layers, "layers")
-    check_hooks(model, (hook_name(component, layer) for layer in layers))
+    base, from_source = intervention.base, intervention.from_source
+    plan = selection.plan(model, base)
     with torch.no_grad():
-        origin_values, origin_outputs = _natural(model, origin, component, layers)
-        labels, edits = plan_edits(component, origin_values[layers[0]], by, heads, positions)
-        engine, how, inert = choose_engine(
-            model, base, component, layers, edits,
-            last_only=logits == "last", max_memory=max_memory, accelerate=accelerate,
-        )  # fmt: skip
+        engine, how, inert = choose_engine(model, base, plan, run)
         measure = checked_metric(metric, len(base))
         natural = measure(engine.outputs)
-        found = natural.new_zeros(len(layers), *map(len, labels.values()), len(base))
-        for index, layer in enumerate(_shown(layers, progress)):
-            written = replace(origin_values[layer])
-            for edit, outputs in engine.run(layer, written, edits):
+        origin, outputs = engine.natural(intervention.origin, plan.layers, with_outputs=from_source)
+        found = natural.new_zeros(*map(len, plan.axes.values()), len(base))
+        for index, layer in enumerate(_shown(plan.layers, run.progress)):
+            written = intervention.replace(origin[layer])
+            for edit, edited in engine.run(layer, written, plan.edits):
                 found[(index, *edit.place)] = without_rounding(
-                    measure(outputs), natural, engine.rounding
+                    measure(edited), natural, engine.rounding
                 )
-        if logits == "all" and has_source:
-            origin_outputs = natural_outputs(model, origin, logits)
-        source_values = measure(origin_outputs) if has_source else None
+        source = None if outputs is None else measure(outputs)
     return Grid(
-        intervention=intervention,
-        component=component,
-        axes={"layer": tuple(layers), **labels},
+        intervention=intervention.name,
+        component=plan.component,
+        axes=plan.axes,
         values=found,
         base=natural,
-        source=source_values,
-        metric=getattr(metric, "__name__", type(metric).__name__),
+        source=source,
+        metric=metric_name(metric),
         engine=how,
-        details={**details, **({"inert_hooks": inert} if inert else {})},
+        details={**intervention.details, **({"inert_hooks": inert} if inert else {})},
     )
 
 
-def check_pair(model: Any, clean: Any, corrupted: Any) -> None:
+def check_pair(model: HookedModel, clean: Tensor, corrupted: Tensor) -> None:
     """Raise a DataError unless both are sequences that the model can read, of one shape."""
     for tokens in (clean, corrupted):
         check_tokens(model, tokens)
@@ -248,11 +244,9 @@ def without_rounding(value: Tensor, natural: Tensor, rounding: float) -> Tensor:
     return torch.where((value - natural).abs() <= most, natural, value)
 
 
-def natural_outputs(model: Any, tokens: Tensor, logits: str) -> Tensor:
-    """Outputs of unedited runs: at the last position, or at all of them."""
-    if logits == "last":
-        return last_outputs(model, tokens)
-    return torch.cat([model(batch) for batch in tokens.split(ROWS)])
+def metric_name(metric: Metric) -> str:
+    """As grids have it."""
+    return getattr(metric, "__name__", type(metric).__name__)
 
 
 def checked_metric(metric: Metric, n: int) -> Metric:

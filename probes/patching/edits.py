@@ -8,8 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from probes import checks
+from probes.capture import read_activations
 from probes.errors import SiteError
-from probes.sites import HEADED, HEADLESS, PATTERN
+from probes.sites import COMPONENTS, HEADED, HEADLESS, PATTERN, Site, check_hooks, hook_name
+from probes.subject import HookedModel, subject_of
 
 
 @dataclass(frozen=True)
@@ -45,37 +47,101 @@ def write(component: str, activation: Tensor, values: Tensor, edit: Edit, first:
         activation[:, here] = values[:, there].to(activation.dtype)
 
 
-def plan_edits(
-    component: str,
-    activation: Tensor,
-    by: Any,
-    heads: Any,
-    positions: Any,
-) -> tuple[dict[str, tuple[int, ...]], list[Edit]]:
-    """The axes of a layer's part of a grid with their labels, and an edit for each of its cells.
+@dataclass(frozen=True)
+class Plan:
+    """A grid's edits.
 
-    Args:
+    Attributes:
         component: Which activation.
-        activation: One layer's, for its shape.
-        by: The axes beside the layer, in any order; see ``patch_activations``.
-        heads: Labels of the head axis; all by default.
-        positions: Labels of the position axis, or what is edited at once without that axis.
-
-    Raises:
-        SiteError: Axes that the component does not have, or labels outside the activation.
+        layers: In which blocks.
+        axes: The grid's axes in order, each with its labels; the first is the layer.
+        edits: One for each place on the other axes, the same in every layer.
     """
-    axes = _axes(component, by)
-    labels = _axis_labels(axes, component, activation, heads, positions)
-    at_once = tuple(sorted(labels["position"]))
-    edits = []
-    for place in product(*(range(len(labels[axis])) for axis in axes)):
-        here = {axis: labels[axis][index] for axis, index in zip(axes, place, strict=True)}
-        where = (here["position"],) if "position" in here else at_once
-        edits.append(Edit(place, where, here.get("head"), here.get("key")))
-    return {axis: tuple(labels[axis]) for axis in axes}, edits
+
+    component: str
+    layers: tuple[int, ...]
+    axes: dict[str, tuple[int, ...]]
+    edits: tuple[Edit, ...]
+
+    @property
+    def hooks(self) -> list[str]:
+        """Names of the component's hooks in these layers."""
+        return [hook_name(self.component, layer) for layer in self.layers]
 
 
-def chosen_labels(chosen: Any, size: int, what: str) -> list[int]:
+@dataclass(frozen=True)
+class Selection:
+    """Which activations a grid is of, as ``patch_activations`` takes them.
+
+    Attributes:
+        component: One of ``COMPONENTS``.
+        by: The axes beside the layer, in any order; None: those that are usual.
+        layers: Labels of the layer axis; None: all, as for the other axes.
+        heads: Labels of the head axis.
+        positions: Labels of the position axis, or what is edited at once without that axis.
+    """
+
+    component: str
+    by: str | Iterable[str] | None = None
+    layers: Iterable[int] | None = None
+    heads: Iterable[int] | None = None
+    positions: Iterable[int] | None = None
+
+    def plan(
+        self, model: HookedModel, tokens: Tensor, n_layers: int | None = None, what: str = "layers"
+    ) -> Plan:
+        """The grid's axes, and an edit for each of its cells.
+
+        Args:
+            model: The model.
+            tokens: ``[sequence, position]``: those that will be run.
+            n_layers: How many layers there are to choose from; all by default.
+            what: The layers, in errors.
+
+        Raises:
+            SiteError: Axes that the component does not have, hooks that the model does not have, or
+                labels outside its activations.
+        """
+        checks.choice(self.component, "component", COMPONENTS, SiteError)
+        n_layers = subject_of(model).n_layers if n_layers is None else n_layers
+        layers = tuple(chosen_labels(self.layers, n_layers, what))
+        check_hooks(model, (hook_name(self.component, layer) for layer in layers))
+        axes = _axes(self.component, self.by)
+        labels = self._labels(axes, model, tokens, layers[0])
+        at_once = tuple(sorted(labels["position"]))
+        edits = []
+        for place in product(*(range(len(labels[axis])) for axis in axes)):
+            here = {axis: labels[axis][index] for axis, index in zip(axes, place, strict=True)}
+            where = (here["position"],) if "position" in here else at_once
+            edits.append(Edit(place, where, here.get("head"), here.get("key")))
+        named = {"layer": layers, **{axis: tuple(labels[axis]) for axis in axes}}
+        return Plan(self.component, layers, named, tuple(edits))
+
+    def _labels(
+        self, axes: Sequence[str], model: HookedModel, tokens: Tensor, layer: int
+    ) -> dict[str, list[int]]:
+        length = tokens.shape[1]
+        labels = {"position": chosen_labels(self.positions, length, "positions")}
+        if self.component == PATTERN:
+            labels["key"] = list(range(length))
+        if self.component not in HEADLESS:
+            n_heads = _n_heads(model, tokens, self.component, layer)
+            labels["head"] = chosen_labels(self.heads, n_heads, "heads")
+        if self.heads is not None and "head" not in axes:
+            none = f"{self.component!r} has none."
+            advice = none if self.component in HEADLESS else "Add 'head' to by."
+            raise SiteError(f"heads can be chosen where the grid is by head. {advice}")
+        return labels
+
+
+def _n_heads(model: HookedModel, tokens: Tensor, component: str, layer: int) -> int:
+    if component not in ("k", "v"):
+        return subject_of(model).n_heads
+    site = Site(hook_name(component, layer))  # key-value heads, unless they are ungrouped
+    return read_activations(model, tokens[:1], {component: site})[component].shape[2]
+
+
+def chosen_labels(chosen: Iterable[int] | None, size: int, what: str) -> list[int]:
     """``chosen`` labels of an axis counted from 0, or all ``size`` of them.
 
     Raises:
@@ -91,7 +157,7 @@ def chosen_labels(chosen: Any, size: int, what: str) -> list[int]:
     return [label % size for label in labels]
 
 
-def _axes(component: str, by: Any) -> list[str]:
+def _axes(component: str, by: str | Iterable[str] | None) -> list[str]:
     if by is None:
         return ["position"] if component in HEADLESS else ["head"]
     allowed = ["position"] if component in HEADLESS else ["head", "position"]
@@ -103,24 +169,3 @@ def _axes(component: str, by: Any) -> list[str]:
             "once."
         )
     return [axis for axis in allowed if axis in wanted]
-
-
-def _axis_labels(
-    axes: Sequence[str],
-    component: str,
-    activation: Tensor,
-    heads: Any,
-    positions: Any,
-) -> dict[str, list[int]]:
-    n_positions = activation.shape[2 if component == PATTERN else 1]
-    labels = {"position": chosen_labels(positions, n_positions, "positions")}
-    if component == PATTERN:
-        labels["key"] = list(range(n_positions))
-    if component not in HEADLESS:
-        labels["head"] = chosen_labels(
-            heads, activation.shape[1 if component == PATTERN else 2], "heads"
-        )
-    if heads is not None and "head" not in axes:
-        advice = f"{component!r} has none." if component in HEADLESS else "Add 'head' to by."
-        raise SiteError(f"heads can be chosen where the grid is by head. {advice}")
-    return labels

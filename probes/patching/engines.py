@@ -6,22 +6,53 @@ outputs. Both take one layer's edits at a time and yield the outputs edit by edi
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from probes.capture import read_activations, run_and_capture
+from probes import checks
+from probes.capture import last_outputs, read_activations, run_and_capture
+from probes.errors import DataError
 from probes.patching.edits import Edit, write
 from probes.patching.fused import fused_attention
 from probes.patching.partial_runs import PartialRunner
 from probes.sites import PATTERN, Site, hook_name
-from probes.subject import HookedModel
+from probes.subject import HookedModel, subject_of
 
 ROWS = 16
 """Sequences a resumed forward pass, stacked edits counted; wider passes fall out of CPU caches."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """How runs are made, as ``patch_activations`` takes it.
+
+    Attributes:
+        logits: ``"last"``: outputs at the last position; ``"all"``: at every one.
+        max_memory: Bytes that they may take; None: half of what is free.
+        accelerate: False takes the hooked loop.
+        progress: Show a progress bar.
+
+    Raises:
+        DataError: Other logits.
+    """
+
+    logits: str = "last"
+    max_memory: float | int | None = None
+    accelerate: bool = True
+    progress: bool = False
+
+    def __post_init__(self) -> None:
+        checks.choice(self.logits, "kind of logits", ("last", "all"), DataError)
+
+    @property
+    def last_only(self) -> bool:
+        """Whether outputs are those of the last position."""
+        return self.logits == "last"
+
 
 _KEPT = {"z": "z", "resid_pre": "streams", "attn_out": "attn_out"}
 """Components that a resumed run has kept, and where."""
@@ -90,19 +121,24 @@ class HookedLoop:
             with_outputs: Outputs too, cut as those of edited runs; otherwise None.
         """
         sites = {f"{layer}": Site(hook_name(self.component, layer)) for layer in layers}
+        outputs: Tensor | None = None
         if with_outputs and self._last_only:
             found, outputs = run_and_capture(self.model, tokens, sites)
         else:
             found = read_activations(self.model, tokens, sites)
-            outputs = (
-                torch.cat([self.model(batch) for batch in tokens.split(ROWS)])
-                if with_outputs
-                else None
-            )
+        if with_outputs and not self._last_only:
+            outputs = natural_outputs(self.model, tokens, last_only=False)
         return {layer: found[f"{layer}"] for layer in layers}, outputs
 
     def _cut(self, outputs: Tensor) -> Tensor:
         return outputs[:, -1].clone() if self._last_only else outputs
+
+
+def natural_outputs(model: HookedModel, tokens: Tensor, *, last_only: bool) -> Tensor:
+    """Outputs of unedited runs: at the last position, or at all of them."""
+    if last_only:
+        return last_outputs(model, tokens)
+    return torch.cat([model(batch) for batch in tokens.split(ROWS)])
 
 
 class Resumed(HookedLoop):
@@ -117,6 +153,7 @@ class Resumed(HookedLoop):
     ) -> None:
         self.model, self.component, self.rows = model, component, rows
         self._last_only, self._fused = last_only, fused_attention(model)
+        self._blocks = subject_of(model).model.blocks
         self._runners = list(self._natural(tokens))
         self.outputs = torch.cat([runner.outputs for runner in self._runners])
         self.rounding = 32 * torch.finfo(self.outputs.dtype).eps
@@ -146,6 +183,12 @@ class Resumed(HookedLoop):
                 found[layer].append(getattr(runner, _KEPT[self.component])[layer])
         values = {layer: torch.cat(parts) for layer, parts in found.items()}
         return values, torch.cat(outputs) if with_outputs else None
+
+    def kept(self, layer: int) -> Tensor | None:
+        """The component's natural activations, if they are kept."""
+        if self.component not in _KEPT:
+            return None
+        return torch.cat([getattr(x, _KEPT[self.component])[layer] for x in self._runners])
 
     def run(self, layer: int, values: Tensor, edits: Sequence[Edit]) -> Iterator[tuple[Edit, Any]]:
         """See :meth:`HookedLoop.run`; edits come in an order of their own."""
@@ -232,7 +275,7 @@ class Resumed(HookedLoop):
         natural = natural + there(runner.attn_out[layer])
         if self.component == "mlp_out":
             return natural + there(values)
-        W_O = self.model.blocks[layer].attn.W_O  # [head, d_head, d_model]
+        W_O = self._blocks[layer].attn.W_O  # [head, d_head, d_model]
         change = there(values) - there(runner.z[layer])  # [edit, batch, position, head, d_head]
         if edits[0].head is None:
             return runner.after_mlp(layer, natural + change.flatten(3) @ W_O.flatten(0, 1))

@@ -6,7 +6,7 @@ otherwise natural run (Wang et al. 2023, *Interpretability in the Wild*; Goldows
 *Localizing Model Behavior with Path Patching*). MLPs in between are recomputed, or kept natural.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -20,30 +20,31 @@ from probes.patching.activations import (
     Metric,
     check_pair,
     checked_metric,
-    natural_outputs,
+    metric_name,
     without_rounding,
 )
-from probes.patching.edits import Edit, chosen_labels, plan_edits
+from probes.patching.edits import Edit, Plan, Selection
+from probes.patching.engines import Run, natural_outputs
 from probes.patching.grid import Grid
 from probes.patching.trust import choose_engine, inert_hooks
-from probes.sites import Site, check_hooks, hook_name
-from probes.subject import subject_of
+from probes.sites import Site, hook_name
+from probes.subject import HookedModel, subject_of
 
 INPUTS = ("q", "k", "v")
 
 
 def patch_paths(
-    model: Any,
-    clean: Any,
-    corrupted: Any,
+    model: HookedModel,
+    clean: Tensor,
+    corrupted: Tensor,
     receiver: tuple[int, int] | str,
     metric: Metric,
     *,
     receiver_input: str = "q",
     direction: str = "denoising",
-    layers: Any = None,
-    heads: Any = None,
-    positions: Any = None,
+    layers: Iterable[int] | None = None,
+    heads: Iterable[int] | None = None,
+    positions: Iterable[int] | None = None,
     freeze_mlps: bool = False,
     logits: str = "last",
     max_memory: float | int | None = None,
@@ -75,51 +76,48 @@ def patch_paths(
     """
     checks.choice(direction, "direction", DIRECTIONS, DataError)
     checks.choice(receiver_input, "input of the receiver", INPUTS, SiteError)
-    checks.choice(logits, "kind of logits", ("last", "all"), DataError)
+    run = Run(logits, max_memory)
     check_pair(model, clean, corrupted)
     base, source = (corrupted, clean) if direction == "denoising" else (clean, corrupted)
     top, head = _receiver(model, receiver, receiver_input)
-    layers = chosen_labels(layers, top, f"layers of senders below {_named(receiver)}")
-    hooks = [hook_name("z", layer) for layer in layers]
-    check_hooks(model, hooks)
+    senders = Selection("z", ["head"], layers, heads, positions).plan(
+        model, base, top, f"layers of senders below {_named(receiver)}"
+    )
+    received = "resid_post" if head is None else receiver_input
+    block = subject_of(model).n_layers - 1 if head is None else top
+    whole = Edit((), tuple(range(base.shape[1])), head)
     with torch.no_grad():
-        inert = inert_hooks(model, base, "z", layers)
-        sent = read_activations(model, source, {name: Site(name) for name in hooks})
-        labels, edits = plan_edits("z", sent[hooks[0]], ["head"], heads, positions)
-        path = _Path(model, base, layers, top, freeze_mlps)
+        inert = inert_hooks(model, base, senders)
+        sent = read_activations(model, source, {name: Site(name) for name in senders.hooks})
+        path = _Path(model, base, senders.layers, top, freeze_mlps)
         measure = checked_metric(metric, len(base))
-        received = "resid_post" if head is None else receiver_input
-        block = subject_of(model).n_layers - 1 if head is None else top
-        where = Edit((0,), tuple(range(base.shape[1])), head)
-        engine, how, _ = choose_engine(
-            model, base, received, [block], [where],
-            last_only=logits == "last", max_memory=max_memory,
-        )  # fmt: skip
-        base_values = measure(engine.outputs)
-        found = base_values.new_zeros(len(layers), len(labels["head"]), len(base))
-        for index, layer in enumerate(layers):
-            for edit in edits:
-                arriving = path.arriving(layer, sent[hooks[index]], edit, received, block)
-                ((_, outputs),) = engine.run(block, arriving, [where])
+        arrival = Plan(received, (block,), {}, (whole,))
+        engine, how, _ = choose_engine(model, base, arrival, run)
+        natural = measure(engine.outputs)
+        found = natural.new_zeros(*map(len, senders.axes.values()), len(base))
+        for index, layer in enumerate(senders.layers):
+            for edit in senders.edits:
+                arriving = path.arriving(layer, sent[senders.hooks[index]], edit, received, block)
+                ((_, outputs),) = engine.run(block, arriving, [whole])
                 found[(index, *edit.place)] = without_rounding(
-                    measure(outputs), base_values, engine.rounding
+                    measure(outputs), natural, engine.rounding
                 )
-        source_values = measure(natural_outputs(model, source, logits))
+        source_values = measure(natural_outputs(model, source, last_only=run.last_only))
     mlps = "MLPs frozen" if freeze_mlps else "MLPs recomputed"
     return Grid(
         intervention=f"path patching, {direction}",
         component=f"z to {_named(receiver)}{'' if head is None else f' {receiver_input}'}",
-        axes={"layer": tuple(layers), **labels},
+        axes=senders.axes,
         values=found,
-        base=base_values,
+        base=natural,
         source=source_values,
-        metric=getattr(metric, "__name__", type(metric).__name__),
+        metric=metric_name(metric),
         engine=how,
         details={"mlps": mlps, **({"inert_hooks": inert} if inert else {})},
     )
 
 
-def _receiver(model: Any, receiver: Any, receiver_input: str) -> tuple[int, int | None]:
+def _receiver(model: HookedModel, receiver: Any, receiver_input: str) -> tuple[int, int | None]:
     """The number of layers below the receiver, and its head."""
     subject = subject_of(model)
     if receiver == "logits":
@@ -142,7 +140,7 @@ class _Path:
     """Runs in which one head is replaced and all others, up to the receiver, are held."""
 
     def __init__(
-        self, model: Any, tokens: Tensor, layers: Sequence[int], top: int, freeze_mlps: bool
+        self, model: HookedModel, tokens: Tensor, layers: Sequence[int], top: int, freeze_mlps: bool
     ) -> None:
         self.model, self.tokens = model, tokens
         self.held = [hook_name("z", layer) for layer in range(min(layers), top)]
@@ -172,5 +170,5 @@ class _Path:
             return self.natural(component, at_layer)
 
 
-def _hold(value: Tensor) -> Any:
+def _hold(value: Tensor) -> Callable[[Tensor, Any], Tensor]:
     return lambda activation, hook: value

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from probes import checks
+from probes.capture import read_activations
 from probes.errors import DataError, SiteError
-from probes.patching.edits import Edit, write
-from probes.patching.engines import ROWS, HookedLoop, Resumed
+from probes.patching.edits import Edit, Plan, write
+from probes.patching.engines import ROWS, HookedLoop, Resumed, Run
+from probes.patching.memory import fingerprint, remembered
 from probes.patching.partial_runs import tolerance, why_not
-from probes.sites import hook_name, perturbed
-from probes.subject import subject_of
+from probes.sites import Site, hook_name, perturbed
+from probes.subject import HookedModel, subject_of
 
 TRIAL_LENGTH = 8
 """Positions of the trial before a run; whole sequences where a tokenizer may have padded them."""
@@ -24,30 +26,19 @@ SHARE_OF_FREE_MEMORY = 0.5
 
 
 def choose_engine(
-    model: Any,
-    tokens: Tensor,
-    component: str,
-    layers: Sequence[int],
-    edits: Sequence[Edit],
-    *,
-    last_only: bool,
-    max_memory: float | int | None = None,
-    accelerate: bool = True,
+    model: HookedModel, tokens: Tensor, plan: Plan, run: Run
 ) -> tuple[HookedLoop | Resumed, str, list[str]]:
     """The fastest engine that gives the hooked loop's outputs on this model.
 
     First every hook that will be used is edited once in a trial on a few tokens, which must move
-    the logits; there :class:`Resumed` must agree with the hooked loop as well.
+    the logits; there :class:`Resumed` must agree with the hooked loop as well. What a trial finds
+    is remembered under all that it depends on; see :mod:`probes.patching.memory`.
 
     Args:
         model: A hooked model.
         tokens: ``[sequence, position]``: the runs that will be edited.
-        component: Which activation.
-        layers: In which layers.
-        edits: Those of one layer.
-        last_only: Outputs at the last position alone.
-        max_memory: Bytes that the runs may take; by default half of what is free.
-        accelerate: False takes the hooked loop.
+        plan: The edits.
+        run: How.
 
     Returns:
         The engine, its description, and the hooks whose edit left every logit as it was.
@@ -56,27 +47,31 @@ def choose_engine(
         SiteError: No hook's edit moves the logits: the model ignores such edits.
         DataError: Too little memory.
     """
-    reason = why_not(model) if accelerate else "asked for"
-    rows = _rows(model, tokens, reason is None, max_memory)
-    trial = _Trial(model, tokens, component, layers, rows, edits)
-    inert = trial.inert()
+    reason = why_not(model) if run.accelerate else "asked for"
+    rows = _rows(model, tokens, reason is None, run.max_memory)
+    trial = _Trial(model, tokens, plan, rows)
+
+    def verdict() -> tuple[list[str], str | None]:
+        inert = trial.inert()
+        return inert, trial.disagreement(run.last_only) if reason is None else reason
+
+    inert, reason = remembered(model, (*trial.key, reason, run.last_only), verdict)
     if reason is None:
-        reason = trial.disagreement(last_only)
-    if reason is None:
-        engine = Resumed(model, tokens, component, last_only=last_only, rows=rows)
-        return engine, "resumed from the edited position", inert
-    rows = _rows(model, tokens, False, max_memory)
-    loop = HookedLoop(model, tokens, component, last_only=last_only, rows=rows)
-    return loop, f"hooked loop: {reason}", inert
+        engine = Resumed(model, tokens, plan.component, last_only=run.last_only, rows=rows)
+        return engine, "resumed from the edited position", list(inert)
+    rows = _rows(model, tokens, False, run.max_memory)
+    loop = HookedLoop(model, tokens, plan.component, last_only=run.last_only, rows=rows)
+    return loop, f"hooked loop: {reason}", list(inert)
 
 
-def inert_hooks(model: Any, tokens: Tensor, component: str, layers: Sequence[int]) -> list[str]:
+def inert_hooks(model: HookedModel, tokens: Tensor, plan: Plan) -> list[str]:
     """Edit a component once in each layer; the hooks whose edit leaves every logit as it was.
 
     Raises:
         SiteError: All of them: the model ignores such edits.
     """
-    return _Trial(model, tokens, component, layers, ROWS).inert()
+    trial = _Trial(model, tokens, replace(plan, edits=()), ROWS)
+    return list(remembered(model, trial.key, trial.inert))
 
 
 class _Trial:
@@ -87,45 +82,47 @@ class _Trial:
     Args:
         model: A hooked model.
         tokens: ``[sequence, position]``.
-        component: Which activation.
-        layers: Each is edited whole.
+        plan: Each of its layers is edited whole, and of its edits the middle one is tried in the
+            first layer and the last one in the last layer, in the same places of shorter sequences.
         rows: Sequences a forward pass.
-        edits: Of one layer, in ``tokens``: the middle one is tried in the first layer and the last
-            one in the last layer, in the same places of shorter sequences.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        tokens: Tensor,
-        component: str,
-        layers: Sequence[int],
-        rows: int,
-        edits: Sequence[Edit] = (),
-    ) -> None:
-        self.model, self.component, self.layers = model, component, layers
+    def __init__(self, model: HookedModel, tokens: Tensor, plan: Plan, rows: int) -> None:
+        self.model, self.component, self.layers = model, plan.component, plan.layers
         padded = getattr(model, "tokenizer", None) is not None
         self.tokens = tokens[:2] if padded else tokens[:2, :TRIAL_LENGTH]
         short, length = self.tokens.shape[1], tokens.shape[1]
         whole = Edit((), tuple(range(short)))
-        self._edits = [(layer, whole) for layer in layers]
-        if edits:
-            ends = ((layers[0], edits[len(edits) // 2]), (layers[-1], edits[-1]))
+        self._edits = [(layer, whole) for layer in plan.layers]
+        if plan.edits:
+            middle, last = plan.edits[len(plan.edits) // 2], plan.edits[-1]
+            ends = ((plan.layers[0], middle), (plan.layers[-1], last))
             self._edits += [(layer, _moved(edit, length, short)) for layer, edit in ends]
+        self._size = max(1, rows // len(self.tokens) - 1)
         self._values: dict[int, Tensor] = {}
+        self._natural_values: dict[int, Tensor] = {}
         self._edited: list[Tensor] = []
-        size = max(1, rows // len(self.tokens) - 1)
-        for start in range(0, len(self._edits), size):
-            some = self._edits[start : start + size]
-            hooks = [(hook_name(component, layer), self._edit(layer, some)) for layer in layers]
-            with model.hooks(fwd_hooks=hooks):
-                outputs = model(torch.cat([self.tokens] * (len(some) + 1)))
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What it depends on, beside the model."""
+        return self.component, tuple(self._edits), self._size, fingerprint(self.tokens)
+
+    def _run(self) -> None:
+        for start in range(0, len(self._edits), self._size):
+            some = self._edits[start : start + self._size]
+            hooks = [
+                (hook_name(self.component, layer), self._edit(layer, some)) for layer in self.layers
+            ]
+            with self.model.hooks(fwd_hooks=hooks):
+                outputs = self.model(torch.cat([self.tokens] * (len(some) + 1)))
             self._natural, *edited = outputs.split(len(self.tokens))
             self._edited += edited
 
     def _edit(self, layer: int, some: Sequence[tuple[int, Edit]]) -> Any:
         def edit(activation: Tensor, hook: Any) -> Tensor:
             natural, *parts = activation.clone().split(len(self.tokens))
+            self._natural_values.setdefault(layer, natural.clone())
             self._values[layer] = perturbed(self.component, natural)
             for part, (at, where) in zip(parts, some, strict=True):
                 if at == layer:
@@ -136,8 +133,13 @@ class _Trial:
 
     def inert(self) -> list[str]:
         """Hooks whose edit moves no logit; a SiteError if that is true of all."""
+        self._run()
+        hooks = {layer: hook_name(self.component, layer) for layer in self.layers}
+        silent = {name: Site(name) for layer, name in hooks.items() if layer not in self._values}
+        if silent:
+            read_activations(self.model, self.tokens, silent)  # raises an error that says so
         inert = [
-            hook_name(self.component, layer)
+            hooks[layer]
             for layer, outputs in zip(self.layers, self._edited, strict=False)
             if _distance(outputs, self._natural) <= _noise(outputs.dtype)
         ]
@@ -155,14 +157,17 @@ class _Trial:
         try:
             resumed = Resumed(self.model, self.tokens, self.component, last_only=last_only, rows=2)
             found = [
-                next(resumed.run(layer, self._values[layer], [edit]))[1]
-                for layer, edit in self._edits
+                (next(resumed.run(layer, self._values[layer], [edit]))[1], hooked)
+                for (layer, edit), hooked in zip(self._edits, self._edited, strict=True)
             ]
+            kept = [(resumed.kept(layer), self._natural_values[layer]) for layer in self.layers]
         except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
             return f"resuming its runs failed ({type(error).__name__}: {error})"
-        for outputs, hooked in zip(found, self._edited, strict=True):
-            difference = _distance(outputs, hooked[:, -1] if last_only else hooked)
-            if not difference <= tolerance(outputs.dtype):
+        found = [(outputs, hooked[:, -1] if last_only else hooked) for outputs, hooked in found]
+        found += [(values, hooked) for values, hooked in kept if values is not None]
+        for values, hooked in found:
+            difference = _distance(values, hooked)
+            if not difference <= tolerance(values.dtype):
                 return f"resumed runs differ from hooked ones by {difference:.1g}"
         return None
 
@@ -185,7 +190,7 @@ def _noise(dtype: torch.dtype) -> float:
     return 16 * torch.finfo(dtype).eps if dtype in (torch.float32, torch.float64) else 0.0
 
 
-def _rows(model: Any, tokens: Tensor, resumed: bool, max_memory: float | int | None) -> int:
+def _rows(model: HookedModel, tokens: Tensor, resumed: bool, max_memory: float | int | None) -> int:
     """Sequences a forward pass that memory has room for, beside what is kept of natural runs."""
     subject, length = subject_of(model), tokens.shape[1]
     asked = free_memory(subject.device) if max_memory is None else max_memory
