@@ -257,7 +257,7 @@ def _model(
 ) -> "HookedModel":
     """The model of that name, after the paths of all outputs, so that no work is lost on them."""
     from mtd_lens.registry import load_model
-    from mtd_lens.results.forms import check_output_paths
+    from probes.files import check_output_paths
 
     check_output_paths(*outputs, figure)
     if figure:

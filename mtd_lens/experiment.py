@@ -73,7 +73,7 @@ class Trial:
 
     @property
     def splits(self) -> tuple[Tensor, Tensor]:
-        """Sequences for fits and choices, and those for scores."""
+        """Sequences for fits and choices, and those for scores, ``[sequence, position]`` each."""
         return self.fit_tokens, self.tokens
 
     @property
@@ -90,16 +90,16 @@ class Trial:
         """The algorithm's variables, ``[sequence, query, …]``.
 
         Args:
-            tokens: One of the splits.
+            tokens: ``[sequence, position]``, one of the splits.
         """
         causal = self.causal_model
         return self.memo("run", causal, tokens, compute=lambda: causal.run(tokens))
 
     def predictions(self, tokens: Tensor) -> Float[Tensor, "sequence outcome"]:
-        """What the model predicts after the last position.
+        """``[sequence, outcome]``: what the model predicts after the last position.
 
         Args:
-            tokens: One of the splits.
+            tokens: ``[sequence, position]``, one of the splits.
         """
 
         def compute() -> Tensor:
@@ -116,17 +116,17 @@ class Trial:
         """The model's runs on one of the splits: what is read of them is read once.
 
         Args:
-            tokens: One of the splits.
+            tokens: ``[sequence, position]``, one of the splits.
         """
         if id(tokens) not in self._natural:
             self._natural[id(tokens)] = NaturalRuns(self.model, tokens)
         return self._natural[id(tokens)]
 
     def read(self, tokens: Tensor, sites: Sequence[Readable]) -> list[Tensor]:
-        """Activations at sites, ``[sequence, …]`` each.
+        """The activations at sites, ``[sequence, …]`` each.
 
         Args:
-            tokens: One of the splits.
+            tokens: ``[sequence, position]``, one of the splits.
             sites: Where.
         """
         return self.natural(tokens).read(sites)

@@ -31,6 +31,7 @@ from probes.errors import DataError, SiteError
 from probes.files import json_text
 from probes.packing import packed, unpacked
 from probes.sites import Site
+from probes.subject import HookedModel
 
 STEPS = 200
 LEARNING_RATE = 0.05
@@ -150,10 +151,10 @@ def random_subspace(n_components: int, width: int, seed: int) -> Float[Tensor, "
 
 
 def fit_alignment(
-    model: Any,
-    tokens: Any,
-    source: Any,
-    targets: Any,
+    model: HookedModel,
+    tokens: Tensor,
+    source: Tensor,
+    targets: Tensor,
     site: Site,
     width: int,
     *,
@@ -235,7 +236,7 @@ def fit_alignment(
 class _NaturalRuns:
     """What runs that start at the site's block need, and how far each source is from its base."""
 
-    model: Any
+    model: HookedModel
     site: Site
     differences: Float[Tensor, "sequence ... component"]
     starts: Tensor
@@ -253,7 +254,7 @@ class _NaturalRuns:
             return self.model(self.starts[rows], start_at_layer=self.start_at)[:, -1]
 
 
-def _natural_runs(model: Any, tokens: Tensor, source: Tensor, site: Site) -> _NaturalRuns:
+def _natural_runs(model: HookedModel, tokens: Tensor, source: Tensor, site: Site) -> _NaturalRuns:
     if site.layer is None:
         raise SiteError(
             f"a subspace is sought inside blocks; {site.hook!r} is outside. Use a hook named "
@@ -371,7 +372,7 @@ def _batches(n: int, size: int, steps: int, seed: int) -> Iterator[Int[Tensor, "
         yield left.pop()
 
 
-def _check_targets(tokens: Tensor, targets: Any) -> None:
+def _check_targets(tokens: Tensor, targets: Tensor) -> None:
     real = isinstance(targets, Tensor) and targets.is_floating_point()
     if not real or targets.ndim != 2 or len(targets) != len(tokens):
         came = tuple(targets.shape) if isinstance(targets, Tensor) else targets

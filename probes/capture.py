@@ -79,19 +79,17 @@ def run_and_capture(
 class NaturalRuns:
     """A model's unedited runs on some sequences: what is read of them is read once, and kept.
 
+    Parts of an activation that is kept as a whole are not kept beside it.
+
     Args:
         model: A hooked model, whose weights and hooks stay as they are.
         tokens: ``[sequence, position]``.
         batch_size: Sequences a forward pass.
-
-    Attributes:
-        kept: What others keep beside these runs, by a key of theirs.
     """
 
     def __init__(self, model: Any, tokens: Tensor, batch_size: int = BATCH_SIZE) -> None:
         self.model, self.tokens, self.batch_size = model, tokens, batch_size
         self._found: dict[Readable, Tensor] = {}
-        self.kept: dict[tuple[Any, ...], Any] = {}
 
     def read(self, sites: Sequence[Readable]) -> list[Tensor]:
         """Activations at sites, ``[sequence, …]`` each; those not read yet in one pass.
@@ -103,17 +101,27 @@ class NaturalRuns:
             SiteError: A hook that the model does not have, or that does not run.
             DataError: Tokens that the model cannot read.
         """
-        missing = [site for site in dict.fromkeys(sites) if site not in self._found]
+        whole = {site for site in (*self._found, *sites) if site == whole_of(site)}
+        derived = {site for site in sites if site not in whole and whole_of(site) in whole}
+        missing = [site for site in dict.fromkeys(sites) if site not in derived | {*self._found}]
         if missing:
             names = {f"{index}": site for index, site in enumerate(missing)}
             found, self.outputs = run_and_capture(self.model, self.tokens, names, self.batch_size)
             self._found |= {site: found[name] for name, site in names.items()}
-        return [self._found[site] for site in sites]
+        return [
+            site.read(self._found[whole_of(site)]) if site in derived else self._found[site]
+            for site in sites
+        ]
 
     @cached_property
     def outputs(self) -> Tensor:
         """Outputs at the last position, ``[sequence, outcome]``."""
         return last_outputs(self.model, self.tokens, self.batch_size)
+
+
+def whole_of(site: Readable) -> Readable:
+    """The whole activation that a site is a part of, if it is one."""
+    return Site(site.hook) if isinstance(site, Site) else site
 
 
 def _run(
@@ -144,7 +152,8 @@ def _run(
             "they are switched on (set_use_attn_result, set_use_split_qkv_input), or not at all in "
             "attention-only models."
         )
-    return {name: torch.cat(parts) for name, parts in found.items()}, torch.cat(outputs)
+    # one at a time, so that parts and wholes do not stand in memory together
+    return {name: torch.cat(found.pop(name)) for name in sites}, torch.cat(outputs)
 
 
 def check_tokens(model: Any, tokens: Any) -> None:

@@ -3,7 +3,6 @@
 import math
 import numbers
 from collections.abc import Collection
-from typing import Any
 
 from probes.errors import ProbesError, nearest
 
@@ -11,23 +10,27 @@ MAX_SEED = 2**63 - 1
 
 
 def integer(
-    value: Any, what: str, minimum: int, error: type[ProbesError], maximum: int | None = None
+    value: object, what: str, minimum: int, error: type[ProbesError], maximum: int | None = None
 ) -> int:
     """``value`` as an int, if it is an integer (not a bool) of at least ``minimum``."""
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not whole or value < minimum or (maximum is not None and value > maximum):
+    if (
+        not isinstance(value, numbers.Integral)
+        or isinstance(value, bool)
+        or value < minimum
+        or not (maximum is None or value <= maximum)
+    ):
         bounds = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
         raise error(f"{what} must be an integer {bounds}; got {value!r}.")
     return int(value)
 
 
-def seed(value: Any, error: type[ProbesError]) -> int:
+def seed(value: object, error: type[ProbesError]) -> int:
     """``value`` as a seed."""
     return integer(value, "seed", 0, error, MAX_SEED)
 
 
 def number(
-    value: Any,
+    value: object,
     what: str,
     low: float | int,
     high: float | int,
@@ -37,16 +40,21 @@ def number(
     low_included: bool = False,
 ) -> float:
     """``value`` as a float, if it is a finite real number above ``low`` and at most ``high``."""
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    inside = real and (low <= value if low_included else low < value) and value <= high
-    if not inside or not math.isfinite(value):
+    if (
+        not isinstance(value, numbers.Real)
+        or isinstance(value, bool)
+        or value < low
+        or (value <= low and not low_included)
+        or not value <= high
+        or not math.isfinite(value)
+    ):
         start = f"of at least {low:g}" if low_included else f"above {low:g}"
         end = f", at most {high:g}" if math.isfinite(high) else " and finite"
         raise error(f"{what} must be a number {start}{end}; got {value!r}. {advice}".rstrip())
     return float(value)
 
 
-def choice(value: Any, what: str, known: Collection[str], error: type[ProbesError]) -> str:
+def choice(value: object, what: str, known: Collection[str], error: type[ProbesError]) -> str:
     """``value``, if it is one of the ``known`` names."""
     if not isinstance(value, str) or value not in known:
         raise error(f"unknown {what} {value!r}. {nearest(value, known)}")

@@ -6,7 +6,6 @@ asks how much of the variable is linear in the raw tokens already.
 """
 
 import math
-from typing import Any
 
 import numpy as np
 import torch
@@ -96,7 +95,10 @@ def raw_features(
 
 
 def random_wave_map(
-    windows: Float[Tensor, "sequence window *component"], n_outputs: int, seed: int, size: Any
+    windows: Float[Tensor, "sequence window *component"],
+    n_outputs: int,
+    seed: int,
+    size: float | int,
 ) -> Float[Tensor, "sequence window output"]:
     """A control variable of windows of vectors: cosines along random directions.
 

@@ -9,13 +9,15 @@ from typing import Any
 
 from probes.errors import OutputPathError, ProbesError
 
+StrPath = str | os.PathLike[str]
+
 FIGURE_FORMATS = (".png", ".svg")
 DOTS_PER_INCH = 200
 
 _PREFIX = ".mtd-lens-"
 
 
-def check_output_path(path: Any) -> Path:
+def check_output_path(path: StrPath) -> Path:
     """The path with links resolved, after checking that a file can be written there.
 
     Raises:
@@ -43,7 +45,7 @@ def check_output_path(path: Any) -> Path:
     return target
 
 
-def check_output_paths(*paths: Any) -> None:
+def check_output_paths(*paths: StrPath | None) -> None:
     """Check several outputs of one run; None stands for one that is not wanted.
 
     Raises:
@@ -54,12 +56,12 @@ def check_output_paths(*paths: Any) -> None:
         raise OutputPathError(f"two outputs have the same path, {targets[0]}. Give them two names.")
 
 
-def write_text(path: Any, text: str) -> Path:
+def write_text(path: StrPath, text: str) -> Path:
     """Write a text file, UTF-8; see ``write_bytes``."""
     return write_bytes(path, text.encode("utf-8"))
 
 
-def write_bytes(path: Any, content: bytes) -> Path:
+def write_bytes(path: StrPath, content: bytes) -> Path:
     """Write a file whole or not at all: to a temporary file beside it, then renamed.
 
     An existing file keeps its permissions. What is no regular file (a terminal, a pipe) is written
@@ -81,7 +83,7 @@ def write_bytes(path: Any, content: bytes) -> Path:
     return target
 
 
-def check_figure_path(path: Any, error: type[ProbesError] = OutputPathError) -> Path:
+def check_figure_path(path: StrPath, error: type[ProbesError] = OutputPathError) -> Path:
     """The path with links resolved, after checking that a figure can be written there.
 
     Raises:
@@ -97,7 +99,7 @@ def check_figure_path(path: Any, error: type[ProbesError] = OutputPathError) -> 
     return target
 
 
-def write_figure(figure: Any, path: Any) -> Path:
+def write_figure(figure: Any, path: StrPath) -> Path:
     """Write a matplotlib figure as PNG or SVG, by the path's ending; see ``write_bytes``.
 
     Raises:
@@ -125,7 +127,7 @@ def make_folder(path: Path) -> None:
         ) from error
 
 
-def json_text(data: Any, path: Any = None, indent: int | None = 2) -> str:
+def json_text(data: object, path: StrPath | None = None, indent: int | None = 2) -> str:
     """Plain data as JSON text, also written to ``path`` if one is given."""
     text = json.dumps(data, indent=indent, ensure_ascii=False, allow_nan=False) + "\n"
     if path is not None:

@@ -22,12 +22,12 @@ from probes.capture import (
 )
 from probes.errors import DataError, SiteError
 from probes.patching.fused import FusedAttention, fused_attention
-from probes.patching.partial_runs import SWAPPED, PartialRunner, tolerance, why_not
+from probes.patching.partial_runs import tolerance, why_not
+from probes.patching.swaps import SWAPPED, SwappedRuns, Write
 from probes.sites import Site, check_hooks, perturbed
 from probes.subject import HookedModel, subject_of
 
-MAX_KEPT = 2**28
-"""Bytes of natural runs that are kept between calls; larger ones are run anew for each batch."""
+Fused = Sequence[FusedAttention | None]
 
 # Where the effect of an edit must show within the same block, whatever the blocks above do.
 _WITNESS = {
@@ -97,7 +97,7 @@ def run_interchange(
     check_source(tokens, source)
     check_hooks(model, (site.hook for group in sets.values() for site in group))
     swapped = list(dict.fromkeys(site for group in sets.values() for site in group))
-    resumed = _resumed(model, tokens, source, sets)
+    fused = _fused(model, tokens, swapped)
     base: list[Tensor] = []
     patched: dict[str, list[Tensor]] = {name: [] for name in sets}
     for rows in torch.arange(len(tokens), device=tokens.device).split(batch_size):
@@ -111,7 +111,9 @@ def run_interchange(
         found = of_source.read(swapped)
         values = {site: value[there] for site, value in zip(swapped, found, strict=True)}
         base.append(own.outputs[here])
-        run = _Hooked(own, here) if resumed is None else resumed.runner(own, here)
+        if fused is not None and not int(rows[0]) and not _agree(own, here, fused, sets, values):
+            fused = None
+        run = _Hooked(own, here) if fused is None else _resumed(own, here, fused)
         for name, group in sets.items():
             with torch.no_grad():
                 output = run.swap([(site, values[site]) for site in group])
@@ -127,64 +129,66 @@ class _Hooked:
     def __init__(self, natural: NaturalRuns, rows: slice) -> None:
         self.natural, self.rows = natural, rows
 
-    def swap(self, writes: Sequence[tuple[Site, Tensor]]) -> Tensor:
+    def swap(self, writes: Sequence[Write]) -> Tensor:
         """Outputs at the last position with values written at sites."""
         model = self.natural.model
-        layer: int | None = min(site.layer for site, _ in writes if site.layer is not None)
+        layer = min(site.layer for site, _ in writes if site.layer is not None)
         stream = Site.at("resid_pre", layer)
+        hooks = [(site.hook, _writer(site, value)) for site, value in writes]
         if model.hook_dict[stream.hook].fwd_hooks:
             # A hook of the caller's there would act twice on a stream that it has acted on.
-            layer, start = None, self.natural.tokens[self.rows]
-        else:
-            start = self.natural.read([stream])[0][self.rows]
-        hooks = [(site.hook, _writer(site, value)) for site, value in writes]
+            with model.hooks(fwd_hooks=hooks):
+                return model(self.natural.tokens[self.rows])[:, -1]
+        start = self.natural.read([stream])[0][self.rows]
         with model.hooks(fwd_hooks=hooks):
             return model(start, start_at_layer=layer)[:, -1]
 
 
-@dataclass(frozen=True)
-class _Resumed:
-    """Patched runs that compute only what a swap can change; see :class:`PartialRunner`."""
-
-    fused: list[FusedAttention | None]
-
-    def runner(self, natural: NaturalRuns, rows: slice) -> PartialRunner:
-        """A batch's natural run with its keys and values, kept where there is room."""
-        key = ("runner", rows.start, rows.stop)
-        if key in natural.kept:
-            return natural.kept[key]
-        tokens = natural.tokens[rows]
-        with torch.no_grad():
-            runner = PartialRunner(natural.model, tokens, last_only=True, fused=self.fused)
-        if runner.size * len(natural.tokens) <= MAX_KEPT * len(tokens):
-            natural.kept[key] = runner
-        return runner
+def _resumed(natural: NaturalRuns, rows: slice, fused: Fused) -> SwappedRuns:
+    """Patched runs that compute only what a swap can change."""
+    return SwappedRuns(
+        natural.model, lambda layer: natural.read([stream_into(layer)])[0][rows], fused
+    )
 
 
-def _resumed(
-    model: HookedModel, tokens: Tensor, source: Tensor, sets: Mapping[str, tuple[Site, ...]]
-) -> _Resumed | None:
-    """Resumed runs, if they give what hooks give on two sequences, for the first and last set."""
-    known = all(site.component in SWAPPED for group in sets.values() for site in group)
-    if not sets or not known or why_not(model) is not None:
+def stream_into(layer: int) -> Site:
+    """The stream that a block reads: what the block before wrote, where there is one.
+
+    Args:
+        layer: Of the block, counted from 0.
+    """
+    return Site.at("resid_post", layer - 1) if layer else Site.at("resid_pre", 0)
+
+
+def _fused(model: HookedModel, tokens: Tensor, sites: Sequence[Site]) -> Fused | None:
+    """Fused attention of the model's blocks, if runs under these writes can be resumed at all."""
+    if not all(site.component in SWAPPED for site in sites) or why_not(model) is not None:
         return None
-    found = _Resumed(fused_attention(model))
-    few = NaturalRuns(model, torch.cat([tokens[:2], tokens[source[:2]]]))
-    here, there = slice(0, len(tokens[:2])), slice(len(tokens[:2]), None)
-    groups = list(sets.values())
+    padded = subject_of(model).model.input_to_embed(tokens[:1])[3] is not None
+    return None if padded else fused_attention(model)
+
+
+def _agree(
+    natural: NaturalRuns,
+    rows: slice,
+    fused: Fused,
+    sets: Mapping[str, tuple[Site, ...]],
+    values: Mapping[Site, Tensor],
+) -> bool:
+    """Whether resumed runs give what hooks give: the first set of sites, on two sequences."""
+    group = next(iter(sets.values()), ())
+    if not group:
+        return False
+    few = NaturalRuns(natural.model, natural.tokens[rows][:2])
+    writes = [(site, values[site][:2]) for site in group]
     try:
         with torch.no_grad():
-            for group in (groups[0], groups[-1]):
-                values = few.read(group)
-                writes = [(s, v[there]) for s, v in zip(group, values, strict=True)]
-                expected = _Hooked(few, here).swap(writes)
-                away = found.runner(few, here).swap(writes) - expected
-                scale = expected.abs().max().clamp_min(1.0)
-                if not float(away.abs().max() / scale) <= tolerance(expected.dtype):
-                    return None
+            expected = _Hooked(few, slice(None)).swap(writes)
+            away = _resumed(few, slice(None), fused).swap(writes) - expected
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
-        return None
-    return found
+        return False
+    scale = expected.abs().max().clamp_min(1.0)
+    return float(away.abs().max() / scale) <= tolerance(expected.dtype)
 
 
 def _check_set(name: str, group: Sequence[Site]) -> None:

@@ -4,8 +4,8 @@ The penalty is chosen by cross-validation over *sequences* (positions of one seq
 independent), from Gram matrices alone, so the data are read once.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -50,7 +50,7 @@ class RidgeProbe:
         return features.to(self.weights) @ self.weights + self.bias
 
     def errors(
-        self, features: Any, targets: Any
+        self, features: Tensor, targets: Tensor
     ) -> tuple[Float[Tensor, " sequence"], Float[Tensor, " sequence"]]:
         """Squared error and squared deviation from the mean, summed within each sequence.
 
@@ -73,8 +73,8 @@ class RidgeProbe:
 
 
 def fit_ridge(
-    features: Any,
-    targets: Any,
+    features: Tensor,
+    targets: Tensor,
     penalties: tuple[float, ...] = PENALTIES,
     n_folds: int = N_FOLDS,
 ) -> RidgeProbe:
@@ -99,44 +99,75 @@ def fit_ridge(
         >>> round(probe.cross_validated, 3)
         1.0
     """
+    return fit_ridges(features, [targets], penalties, n_folds)[0]
+
+
+def fit_ridges(
+    features: Tensor,
+    targets: Sequence[Tensor],
+    penalties: tuple[float, ...] = PENALTIES,
+    n_folds: int = N_FOLDS,
+) -> list[RidgeProbe]:
+    """``fit_ridge`` of several variables from the same activations, whose moments are shared.
+
+    Args:
+        features: Activations, ``[sequence, position, feature]``.
+        targets: The variables to read, ``[sequence, position, output]`` each.
+        penalties: Candidates, in units of the mean variance of a feature.
+        n_folds: Folds of whole sequences.
+
+    Returns:
+        A fitted probe for each variable, each with a penalty of its own.
+
+    Raises:
+        DataError: As ``fit_ridge``.
+    """
     n_folds = checks.integer(n_folds, "n_folds", 2, DataError)
     if not penalties or min(penalties) <= 0:
         raise DataError(f"penalties must be positive, at least one; got {penalties!r}.")
-    _check_pair(features, targets)
+    for target in targets:
+        _check_pair(features, target)
     if len(features) < n_folds:
         raise DataError(
             f"a ridge probe needs at least {n_folds} sequences, one a fold; got {len(features)}. "
             "Use more sequences."
         )
-    features, targets = features.to(torch.float64), targets.to(torch.float64)
-    if not (features.isfinite().all() and targets.isfinite().all()):
+    features, joint = features.to(torch.float64), torch.cat([t.double() for t in targets], -1)
+    if not (features.isfinite().all() and joint.isfinite().all()):
         raise DataError("a ridge probe needs finite activations and targets; got NaN or infinity.")
-    feature_mean, target_mean = features.mean((0, 1)), targets.mean((0, 1))
-    x, y = features - feature_mean, targets - target_mean
+    feature_mean, target_mean = features.mean((0, 1)), joint.mean((0, 1))
+    x, y = features - feature_mean, joint - target_mean
     folds = torch.arange(len(x), device=x.device) % n_folds
     moments = [_moments(x[folds == fold], y[folds == fold]) for fold in range(n_folds)]
     gram, cross, total = (sum(parts[1:], parts[0]) for parts in zip(*moments, strict=True))
     rows = x.shape[0] * x.shape[1]
-    unit = (gram.diagonal().mean() / rows).clamp_min(torch.finfo(torch.float64).tiny)
+    unit = rows * (gram.diagonal().mean() / rows).clamp_min(torch.finfo(torch.float64).tiny)
 
-    held_out = torch.zeros(len(penalties), dtype=torch.float64, device=x.device)
+    held_out = x.new_zeros(len(penalties), y.shape[-1])
     for fold_gram, fold_cross, fold_total in moments:
-        solutions = _solve(gram - fold_gram, cross - fold_cross, penalties, unit * rows)
-        for index, solution in enumerate(solutions):
-            quadratic = (solution * (fold_gram @ solution)).sum()
-            held_out[index] += fold_total - 2 * (solution * fold_cross).sum() + quadratic
-    best = int(held_out.argmin())
-    weights = _solve(gram, cross, (penalties[best],), unit * rows)[0]
-    variation = float(total)
-    return RidgeProbe(
-        weights=weights,
-        bias=target_mean - feature_mean @ weights,
-        penalty=penalties[best],
-        cross_validated=1 - float(held_out[best]) / variation if variation > 0 else 0.0,
-    )
+        solve = _solver(gram - fold_gram, cross - fold_cross, unit)
+        for index, penalty in enumerate(penalties):
+            solution = solve(penalty)
+            quadratic = (solution * (fold_gram @ solution)).sum(0)
+            held_out[index] += fold_total - 2 * (solution * fold_cross).sum(0) + quadratic
+    solve, probes, start = _solver(gram, cross, unit), [], 0
+    for target in targets:
+        own = slice(start, start := start + target.shape[-1])
+        errors, variation = held_out[:, own].sum(1), float(total[own].sum())
+        best = int(errors.argmin())
+        weights = solve(penalties[best])[:, own]
+        probes.append(
+            RidgeProbe(
+                weights=weights,
+                bias=target_mean[own] - feature_mean @ weights,
+                penalty=penalties[best],
+                cross_validated=1 - float(errors[best]) / variation if variation > 0 else 0.0,
+            )
+        )
+    return probes
 
 
-def _check_pair(features: Any, targets: Any) -> None:
+def _check_pair(features: Tensor, targets: Tensor) -> None:
     """Raise a DataError unless both are ``[sequence, position, …]`` tensors of equal length."""
     tensors = isinstance(features, Tensor) and isinstance(targets, Tensor)
     if not tensors or features.ndim != 3 or targets.ndim != 3:
@@ -154,14 +185,13 @@ def _check_pair(features: Any, targets: Any) -> None:
 
 
 def _moments(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gram and cross moments, and the sum of squares of each output."""
     x, y = x.flatten(0, 1), y.flatten(0, 1)
-    return x.T @ x, x.T @ y, y.square().sum()
+    return x.T @ x, x.T @ y, y.square().sum(0)
 
 
-def _solve(gram: Tensor, cross: Tensor, penalties: tuple[float, ...], unit: Tensor) -> list[Tensor]:
+def _solver(gram: Tensor, cross: Tensor, unit: Tensor) -> Callable[[float], Tensor]:
+    """Ridge solutions by penalty, in ``unit``, from one eigendecomposition."""
     values, vectors = torch.linalg.eigh(gram)
     rotated = vectors.T @ cross
-    return [
-        vectors @ (rotated / (values.clamp_min(0) + penalty * unit)[:, None])
-        for penalty in penalties
-    ]
+    return lambda penalty: vectors @ (rotated / (values.clamp_min(0) + penalty * unit)[:, None])

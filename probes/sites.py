@@ -13,7 +13,7 @@ Inside a block an activation also has a short name, its component: ``resid_pre``
 ``pattern``.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from probes import checks
 from probes.errors import SiteError, nearest
+from probes.subject import HookedModel
 
 HEADLESS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 HEADED = ("z", "q", "k", "v")
@@ -76,21 +77,19 @@ class Site:
     """
 
     hook: str
-    positions: Any = None
+    positions: Sequence[int] | None = None
     head: int | None = None
     subspace: Float[Tensor, "component width"] | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.positions, int | slice) or (
-            self.positions is not None
-            and not (self.positions and all(isinstance(p, int) for p in self.positions))
-        ):
-            raise SiteError(
-                f"positions at {self.hook!r} must be a list of integers, or None for all; got "
-                f"{self.positions!r}."
-            )
         if self.positions is not None:
-            object.__setattr__(self, "positions", tuple(self.positions))
+            positions = tuple(self.positions) if isinstance(self.positions, Iterable) else ()
+            if not positions or not all(isinstance(p, int) for p in positions):
+                raise SiteError(
+                    f"positions at {self.hook!r} must be a list of integers, or None for all; got "
+                    f"{self.positions!r}."
+                )
+            object.__setattr__(self, "positions", positions)
         if self.head is not None and not self._has_heads:
             raise SiteError(
                 f"hook {self.hook!r} has no head axis, so head={self.head} cannot be selected. "
@@ -106,7 +105,11 @@ class Site:
 
     @classmethod
     def at(
-        cls, component: str, layer: int, positions: Any = None, head: int | None = None
+        cls,
+        component: str,
+        layer: int,
+        positions: Sequence[int] | None = None,
+        head: int | None = None,
     ) -> "Site":
         """The site of a component of a block.
 
@@ -267,7 +270,7 @@ class Band:
         return activation[:, :, queries, keys]
 
 
-def check_hooks(model: Any, hooks: Iterable[str]) -> None:
+def check_hooks(model: HookedModel, hooks: Iterable[str]) -> None:
     """Raise a SiteError that names the nearest hooks if ``model`` lacks one of ``hooks``.
 
     Args:

@@ -1,5 +1,6 @@
 """Tasks and models that the tests share. Transitions are asymmetric on purpose."""
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -13,6 +14,14 @@ def _unchanged_random_state():
     before = torch.get_rng_state()
     yield
     assert torch.equal(before, torch.get_rng_state()), "the global random state was changed"
+
+
+@pytest.fixture
+def _no_type_checker():
+    """Users have none: what they get must be our own errors, not those of the tests' checker."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def transition(q: int, seed: int, concentration: float = 1.0, zeros: float = 0.0) -> np.ndarray:

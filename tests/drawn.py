@@ -37,8 +37,11 @@ def made_inspection():
     latents["model"][0, 6] = torch.nan
     latents["truth"][:, ORDER:] = latents["truth"][:, ORDER : ORDER + 1]
     analysis = Analysis(
-        (AnalyticPattern("band", "weights", banded), AnalyticPattern("average", "mean", average)),
-        "mixture weights", ("lag 1", "lag 2", "lag 3"), latents, predictions,
+        latent="mixture weights", components=("lag 1", "lag 2", "lag 3"),
+        latents=latents, predictions=predictions,
+        patterns=(
+            AnalyticPattern("band", "weights", banded), AnalyticPattern("average", "mean", average),
+        ),
     )  # fmt: skip
     nearest = torch.zeros(N_LAYERS, LENGTH, dtype=torch.long)
     return Inspection(

@@ -8,8 +8,7 @@ from conftest import stock, transition
 
 import mtd_lens
 import probes
-from mtd_lens import measures
-from mtd_lens.families.mtd.weight_space import read_weights
+from mtd_lens import measures, read_weights
 from mtd_lens.hooked import randomized
 
 FORMS = ("relative", "absolute")

@@ -15,7 +15,7 @@ import torch
 
 import mtd_lens
 from mtd_lens import cli
-from mtd_lens.questions import inspect as inspection
+from mtd_lens.results.inspection import MAX_OUTCOMES, likeliest
 from mtd_lens.views import dashboard as dashboards
 
 HOSTILE = ("</script><script>alert(1)</script>", "<img src=x onerror=alert(1)>", "&amp;", "<!--")
@@ -180,8 +180,8 @@ def test_of_many_tokens_the_likeliest_are_shown():
     rows = torch.rand(2, 3, 40, generator=generator)
     rows[:, :, 7] = 5.0
     rows[1, 2, 33] = 9.0
-    shown = inspection.likeliest({"model": rows, "truth": torch.full_like(rows, torch.nan)})
-    assert len(shown) == inspection.MAX_OUTCOMES
+    shown = likeliest({"model": rows, "truth": torch.full_like(rows, torch.nan)})
+    assert len(shown) == MAX_OUTCOMES
     assert shown == sorted(shown)
     assert {7, 33} <= set(shown)
 

@@ -2,15 +2,24 @@
 
 from dataclasses import replace
 
+import jaxtyping
 import pytest
 import torch
 from conftest import stock, transition
-from mtd_lens.vectors import signed_shares
 
 import mtd_lens
 from mtd_lens.contracts import AnalyticPattern
 from mtd_lens.hooked import randomized
+from mtd_lens.measures import signed_shares
 from mtd_lens.questions import inspect as inspection
+
+
+@pytest.fixture
+def _no_type_checker():
+    """What is tested here is what users see, who have none."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +152,7 @@ def test_the_model_is_left_as_it_was(task):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.usefixtures("_no_type_checker")
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
@@ -167,6 +177,7 @@ def test_bad_input(model, arguments, error, message):
         mtd_lens.inspect(model, **arguments)
 
 
+@pytest.mark.usefixtures("_no_type_checker")
 def test_too_many_sequences_are_refused_before_anything_else():
     with pytest.raises(mtd_lens.ArgumentError, match=r"128 sequences are more.*Show at most 16"):
         mtd_lens.inspect("no model", n_sequences=128)
@@ -233,6 +244,7 @@ def test_distances_of_signed_shares_lie_between_0_and_1(found):
     assert torch.allclose(distances[1, 1], expected, atol=1e-6)
 
 
+@pytest.mark.usefixtures("_no_type_checker")
 def test_no_model():
     with pytest.raises(mtd_lens.ModelError, match="load_model"):
         mtd_lens.inspect("mtd-q5-m3-t64/constructed-absolute")

@@ -65,6 +65,7 @@ def test_ridge_refuses_what_it_cannot_use():
         probes.fit_ridge(torch.full((9, 2, 2), torch.nan), torch.zeros(9, 2, 1))
 
 
+@pytest.mark.usefixtures("_no_type_checker")
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [
@@ -110,6 +111,7 @@ def test_scores_of_perfect_and_useless_models():
     assert str(found).startswith("0.000") or str(found).startswith("-0.000")
 
 
+@pytest.mark.usefixtures("_no_type_checker")
 @pytest.mark.parametrize(
     ("numerator", "denominator", "message"),
     [

@@ -3,7 +3,6 @@
 import warnings
 from dataclasses import replace
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -216,15 +215,19 @@ def test_unknown_hooks_heads_and_positions(model, sequences):
         read(probes.Site("blocks.0.hook_attn_out", subspace=torch.eye(8)))
     with pytest.raises(probes.SiteError, match=r"no hook 'blocks.foo.hook'"):
         read(probes.Site("blocks.foo.hook"))
-    for positions in (3, [], [1.5], slice(2)):
-        with pytest.raises(probes.SiteError, match="list of integers"):
-            probes.Site("blocks.0.hook_attn_out", positions=positions)
     with pytest.raises(probes.SiteError, match=r"unknown component 'resid_pos'.*resid_post"):
         probes.Site.at("resid_pos", 0)
     with pytest.raises(probes.SiteError, match=r"exists but did not run"):
         read(probes.Site("blocks.0.attn.hook_result"))
     with pytest.raises(probes.SiteError, match="unknown kind of hook 'hook_mlp'"):
         probes.check_editable(model, sequences, ("hook_mlp",))
+
+
+@pytest.mark.usefixtures("_no_type_checker")
+@pytest.mark.parametrize("positions", [3, [], [1.5], slice(2), 1.5])
+def test_positions_that_are_no_list_of_integers(positions):
+    with pytest.raises(probes.SiteError, match="list of integers"):
+        probes.Site("blocks.0.hook_attn_out", positions=positions)
 
 
 @pytest.mark.parametrize(
@@ -237,13 +240,10 @@ def test_unknown_hooks_heads_and_positions(model, sequences):
         (torch.full((4, 12), 5), "0 … 4"),
     ],
 )
+@pytest.mark.usefixtures("_no_type_checker")
 def test_tokens_that_the_model_cannot_read(model, tokens, message):
-    jaxtyping.config.update("jaxtyping_disable", True)
-    try:
-        with pytest.raises(probes.DataError, match=message):
-            probes.last_outputs(model, tokens)
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
+    with pytest.raises(probes.DataError, match=message):
+        probes.last_outputs(model, tokens)
 
 
 @pytest.mark.parametrize("source", [torch.arange(9), torch.arange(10.0), torch.arange(10) + 1])
@@ -328,6 +328,7 @@ def test_waves_are_a_fixed_function_of_the_window():
     assert 1 - float(error.mean() / deviation.mean()) < 0.1
 
 
+@pytest.mark.usefixtures("_no_type_checker")
 def test_waves_of_zeros_are_finite_and_their_size_is_checked():
     zeros = torch.zeros(2, 3, 2, 3)
     waves = probes.random_wave_map(zeros, 4, 0, 1.0)

@@ -5,6 +5,7 @@ import os
 import pytest
 
 import mtd_lens
+from probes import files
 
 
 def test_output_paths(task, tmp_path):
@@ -22,38 +23,32 @@ def test_output_paths(task, tmp_path):
 
 
 def test_two_outputs_cannot_share_a_path(tmp_path):
-    from mtd_lens.results import forms as render
-
     (tmp_path / "link").symlink_to(tmp_path / "a")
     with pytest.raises(mtd_lens.OutputPathError, match="same path"):
-        render.check_output_paths(tmp_path / "a", None, tmp_path / "link")
+        files.check_output_paths(tmp_path / "a", None, tmp_path / "link")
     for bad in (5, "a\0b"):
         with pytest.raises(mtd_lens.OutputPathError, match="cannot write"):
-            render.check_output_path(bad)
+            files.check_output_path(bad)
 
 
 def test_writing_follows_links_keeps_modes_and_feeds_pipes(tmp_path):
-    from mtd_lens.results import forms as render
-
     target, link, pipe = (tmp_path / name for name in ("target", "link", "pipe"))
     target.write_text("old")
     target.chmod(0o600)
     link.symlink_to(target)
-    render.write_text(link, "new")
+    files.write_text(link, "new")
     assert link.is_symlink()
     assert target.read_text() == "new"
     assert target.stat().st_mode & 0o777 == 0o600
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    render.write_text(pipe, "through")
+    files.write_text(pipe, "through")
     assert os.read(reader, 100) == b"through"
     os.close(reader)
     assert pipe.is_fifo()
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    from mtd_lens.results import forms as render
-
     target = tmp_path / "report.json"
     target.write_text("old")
 
@@ -62,6 +57,6 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(mtd_lens.OutputPathError, match="disk full"):
-        render.write_text(target, "new")
+        files.write_text(target, "new")
     assert target.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["report.json"]

@@ -3,11 +3,11 @@
 import sys
 
 import pytest
+from toys import belief, copying, regression
 
 import mtd_lens
 from mtd_lens import cli, registry
 from mtd_lens.contracts import Batch, CausalModel, Task
-from toys import belief, copying, regression
 
 TOYS = {toy.FAMILY.name: toy.FAMILY for toy in (copying, belief, regression)}
 

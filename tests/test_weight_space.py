@@ -8,8 +8,8 @@ import torch
 from conftest import stock, transition
 
 import mtd_lens
+from mtd_lens import read_weights
 from mtd_lens.architectures import Size, build_trainable
-from mtd_lens.families.mtd.weight_space import read_weights
 from mtd_lens.hooked import ModelInfo, assemble, randomized
 
 FORMS = ("relative", "absolute")
@@ -189,6 +189,7 @@ def test_what_does_not_apply_says_why(task):
     )
 
 
+@pytest.mark.usefixtures("_no_type_checker")
 def test_bad_input_is_refused(task, construction):
     other = mtd_lens.MTDTask(transition(5, 1), 3, 14)
     longer = mtd_lens.MTDTask(task.transition, 3, 15)
@@ -196,10 +197,12 @@ def test_bad_input_is_refused(task, construction):
         read_weights(construction, other)
     with pytest.raises(mtd_lens.ModelError, match="15 tokens, but the model's context is 14"):
         read_weights(construction, longer)
-    with pytest.raises(mtd_lens.ModelError, match="got str"):
+    with pytest.raises(mtd_lens.ModelError, match="got the text"):
         read_weights("mtd-q5-m3-t64/constructed-relative")
-    with pytest.raises(mtd_lens.ArgumentError, match="expected an MTDTask"):
+    with pytest.raises(mtd_lens.ModelError, match="5 tokens, but the model reads 4"):
         read_weights(construction, "mtd-q5-m3-t64")
+    with pytest.raises(mtd_lens.ArgumentError, match="expected a task; got int"):
+        read_weights(construction, 3)
     with pytest.raises(mtd_lens.ArgumentError, match="n_random"):
         read_weights(construction, n_random=0)
     with pytest.raises(mtd_lens.ArgumentError, match="seed"):

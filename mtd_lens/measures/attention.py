@@ -139,7 +139,7 @@ class Pattern:
             measurements.append(
                 Measurement(
                     layer=layer,
-                    site=f"{site.hook}, head {head}, at {where(site.positions)}",
+                    site=f"{site.hook}, head {head}, at {where(trial.positions[self.queries])}",
                     selection=1 - float(fit_error[:, head].mean() / fit_reference.mean()),
                     numerator=_scaled_distance(scale, found[layer].to(target), target)[:, head],
                     denominator=reference,

@@ -10,6 +10,7 @@ from mtd_lens.contracts import EVERY, Measurement
 from mtd_lens.experiment import Trial
 from mtd_lens.measures.pairs import first, pairs_of
 from mtd_lens.measures.words import hook_of, where
+from probes.interchange import stream_into
 from probes.statistics import NEGLIGIBLE
 from probes.subject import Subject
 
@@ -39,7 +40,7 @@ class Interchange:
         """What is swapped, and the streams from which patched runs go on."""
         if not trial.positions[self.queries]:
             return []
-        streams = [probes.Site(f"blocks.{layer}.hook_resid_pre") for layer in range(trial.n_layers)]
+        streams = [stream_into(layer) for layer in range(trial.n_layers)]
         return [*self._sites(trial).values(), *streams]
 
     def __call__(self, trial: Trial) -> list[Measurement]:

@@ -45,18 +45,16 @@ class Probe:
         Args:
             trial: The model under test.
         """
-        n_fit, positions = len(trial.fit_tokens), trial.positions[self.queries]
+        positions = trial.positions[self.queries]
         target = self.target(trial)
         if float(target.flatten(0, 1).var(0).sum()) <= NEGLIGIBLE:
             return []
         decoy, baseline = self._decoy(trial), self._raw_score(trial, target)
         measurements = []
         for layer, sites in enumerate(self._sites(trial)):
-            features = [read_both(trial, site) for site in sites]
-            fitted = [probe_errors(x, target, n_fit) for x in features]
-            best = max(range(len(sites)), key=lambda index: fitted[index][0].cross_validated)
-            probe, errors = fitted[best]
-            control_errors = probe_errors(features[best], decoy, n_fit)[1]
+            fitted = [probe_errors(read_halves(trial, site), target, decoy) for site in sites]
+            best = max(range(len(sites)), key=lambda index: fitted[index][0][0].cross_validated)
+            (probe, errors), (_, control_errors) = fitted[best]
             score, control = share_read(errors), share_read(control_errors)
             measurements.append(
                 Measurement(
@@ -109,7 +107,9 @@ class Probe:
         def compute() -> float:
             tokens, size = torch.cat(trial.splits), trial.task.inputs.size
             raw = probes.raw_features(tokens, trial.positions, self.window, size)
-            return share_read(probe_errors(raw[:, self.queries], target, len(trial.fit_tokens))[1])
+            halves = raw[:, self.queries].split([len(half) for half in trial.splits])
+            [(_, errors)] = probe_errors(halves, target)
+            return share_read(errors)
 
         return trial.memo("raw score", target, self.window, compute=compute)
 
@@ -125,17 +125,26 @@ class Probe:
         ]
 
 
-def read_both(trial: Trial, site: probes.Site) -> Tensor:
-    """Activations at a site on both splits, those for fits first."""
-    return torch.cat([trial.read(tokens, [site])[0] for tokens in trial.splits])
+def read_halves(trial: Trial, site: probes.Site) -> list[Tensor]:
+    """Activations at a site on the split for fits and on that for scores."""
+    return [trial.read(tokens, [site])[0] for tokens in trial.splits]
 
 
 def probe_errors(
-    features: Tensor, target: Tensor, n_fit: int
-) -> tuple[probes.RidgeProbe, tuple[Tensor, Tensor]]:
-    """A probe fitted on the first ``n_fit`` sequences, and its errors on the rest."""
-    probe = probes.fit_ridge(features[:n_fit], target[:n_fit])
-    return probe, probe.errors(features[n_fit:], target[n_fit:])
+    halves: Sequence[Tensor], *targets: Tensor
+) -> list[tuple[probes.RidgeProbe, tuple[Tensor, Tensor]]]:
+    """Probes fitted on the first half of sequences, and their errors on the other.
+
+    Args:
+        halves: Features, ``[sequence, position, feature]`` each.
+        targets: Variables on all sequences, ``[sequence, position, output]`` each.
+    """
+    fit, test = halves
+    fitted = probes.fit_ridges(fit, [target[: len(fit)] for target in targets])
+    return [
+        (probe, probe.errors(test, target[len(fit) :]))
+        for probe, target in zip(fitted, targets, strict=True)
+    ]
 
 
 def share_read(errors: tuple[Tensor, Tensor]) -> float:

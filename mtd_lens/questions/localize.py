@@ -20,7 +20,7 @@ from mtd_lens.errors import ArgumentError, ModelError
 from mtd_lens.experiment import Experiment, Trial
 from mtd_lens.measures.interchange import N_SELECTION_PAIRS
 from mtd_lens.measures.pairs import Pairs, first, pairs_of, prediction_with
-from mtd_lens.measures.probe import probe_errors
+from mtd_lens.measures.probe import probe_errors, share_read
 from mtd_lens.questions.score import THRESHOLD
 from mtd_lens.results.localization import (
     STAGES,
@@ -298,8 +298,8 @@ def _probe(
 ) -> tuple[list[ProbeScore], tuple[int, ...], float]:
     """Ridge probes of every place, the positions that they read, and the raw tokens' R²."""
     assert algorithm.control is not None
-    n_fit, queries = len(trial.fit_tokens), trial.positions
-    tokens = torch.cat(trial.splits)
+    queries, tokens = trial.positions, torch.cat(trial.splits)
+    sizes = [len(half) for half in trial.splits]
     indices = list(range(len(queries)))[carrier.queries]
     spread = np.linspace(0, len(indices) - 1, min(MAX_PROBED, len(indices))).round()
     indices = [indices[int(i)] for i in spread]
@@ -314,25 +314,28 @@ def _probe(
     for _, heads in groupby((p for p in places if p.kind == "z"), key=lambda p: p.layer):
         _silence([captured[place] for place in heads])
 
-    def intervals(wanted: Tensor) -> list[tuple[float, float, float]]:
-        pairs = [probe_errors(captured[place], wanted, n_fit)[1] for place in places]
-        residual, deviation = (torch.stack(parts) for parts in zip(*pairs, strict=True))
-        found = probes.ratio_intervals(residual, deviation, trial.seed)
-        return list(zip(*(map(float, values) for values in found), strict=True))
-
+    fitted = [probe_errors(captured[place].split(sizes), target, decoy) for place in places]
+    of_target, of_decoy = (
+        [probes.Interval(*map(float, found)) for found in zip(*scores, strict=True)]
+        for scores in (
+            probes.ratio_intervals(*map(torch.stack, zip(*errors, strict=True)), trial.seed)
+            for errors in ([of[index][1] for of in fitted] for index in (0, 1))
+        )
+    )
     raw = probes.raw_features(tokens, positions, queries[0] + 1, trial.task.inputs.size)
-    residual, deviation = probe_errors(raw, target, n_fit)[1]
-    controls = ("control", "control_low", "control_high")
+    [(_, errors)] = probe_errors(raw.split(sizes), target)
     read = [
         ProbeScore(
-            *found,
+            **vars(found),
             variable=carrier.variable,
             place=place,
-            **dict(zip(controls, control, strict=True)),
+            control=control.score,
+            control_low=control.low,
+            control_high=control.high,
         )
-        for place, found, control in zip(places, intervals(target), intervals(decoy), strict=True)
+        for place, found, control in zip(places, of_target, of_decoy, strict=True)
     ]
-    return read, positions, 1 - float(residual.mean() / deviation.mean())
+    return read, positions, share_read(errors)
 
 
 def _silence(heads: Sequence[Tensor]) -> None:

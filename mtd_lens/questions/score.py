@@ -88,14 +88,16 @@ def score(
             bar.update()
         return found
 
-    with bar:
+    with bar:  # what was read of a subject goes before the next one's turn
         of_model = measured(trial)
-        null = experiment.trial(experiment.null())
+        estimators = _estimators(experiment, trial)
+        del trial
         nulls = [
             _null_interval(claim, found, experiment) if found else None
-            for claim, found in zip(tested, measured(null), strict=True)
+            for claim, found in zip(
+                tested, measured(experiment.trial(experiment.null())), strict=True
+            )
         ]
-        del null
         ceiling = experiment.ceiling()
         of_ceiling: list[Found | None] = (
             [None] * len(tested) if ceiling is None else [*measured(experiment.trial(ceiling))]
@@ -113,7 +115,7 @@ def score(
             for m in found
             if m.layer is not None
         ),
-        estimators=_estimators(experiment, trial),
+        estimators=estimators,
         algorithm=experiment.algorithm.name,
     )
 

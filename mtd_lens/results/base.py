@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from mtd_lens.errors import ArgumentError
 from mtd_lens.results import forms
 from mtd_lens.results.plain import UnreadableError, plain_fields, read
+from probes import files
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -74,8 +75,6 @@ class Result:
             ArgumentError: A field is missing, unknown or of another form.
         """
         try:
-            if not isinstance(data, Mapping):
-                raise UnreadableError(f"it is a mapping; got {data!r:.60}")
             given = dict(data)
             form = given.pop("form", 1)
             if form not in (1, FORM):
@@ -99,7 +98,7 @@ class Result:
         Raises:
             OutputPathError: The path cannot be written to.
         """
-        return forms.json_text(self.to_dict(), path)
+        return files.json_text(self.to_dict(), path)
 
     @classmethod
     def from_json(cls: type[ResultT], source: str | os.PathLike[str]) -> ResultT:
@@ -115,6 +114,8 @@ class Result:
         where = "this text" if given else repr(str(source))
         try:
             data = json.loads(str(source) if given else Path(source).read_text("utf-8"))
+            if not isinstance(data, dict):
+                raise TypeError(f"it holds a {type(data).__name__}, not a mapping")
         except (OSError, TypeError, ValueError) as error:
             raise ArgumentError(
                 f"{where} cannot be read as JSON: {error}. Give a path that "
@@ -132,19 +133,22 @@ class Result:
         return pd.DataFrame([self.provenance | row for row in self._rows()])
 
     def __str__(self) -> str:
-        return "\n\n".join([self._title(), *map(str, self._tables()), *self._notes()])
+        return "\n\n".join([self._title(), *map(str, self._shown()), *self._notes()])
 
     def _repr_html_(self) -> str:
         return forms.html(
-            "result.html", title=self._title(), tables=self._tables(), notes=self._notes()
+            "result.html", title=self._title(), tables=self._shown(), notes=self._notes()
         )
+
+    def _shown(self) -> list[forms.Table]:
+        return [table for table in self._tables() if table.rows]
 
     def _title(self) -> str:
         fitted = forms.parameters(self.parameters)
         return f"{self.model}   {fitted}   {self.n_sequences} sequences"
 
     def _tables(self) -> list[forms.Table]:
-        """What text and HTML show."""
+        """What text and HTML show, unless it is empty."""
         raise NotImplementedError
 
     def _notes(self) -> list[str]:

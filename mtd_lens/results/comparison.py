@@ -79,8 +79,10 @@ class Comparison(DrawnResult):
         flags = [name.endswith(AT_BOUND) for row in self.rows for e in row for name in e.parameters]
         note = "; * at the end of its range: no estimate" * any(flags)
         title = f"Fitted at each length, on as many further sequences{note}"
-        shown = [Table(["estimator", *lengths], body)]
-        return shown + [Table(["estimator", "", *lengths], fitted, (0, 1), title)] * bool(fitted)
+        return [
+            Table(["estimator", *lengths], body),
+            Table(["estimator", "", *lengths], fitted, (0, 1), title),
+        ]
 
     def _rows(self) -> list[dict[str, Any]]:
         return [

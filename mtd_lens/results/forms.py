@@ -1,4 +1,4 @@
-"""Forms of results: numbers in words, plain-text tables, HTML, and the files they go to."""
+"""Forms of results: numbers in words, plain-text tables, and HTML."""
 
 import io
 import math
@@ -6,32 +6,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
-
-from probes.files import (
-    check_output_path,
-    check_output_paths,
-    json_text,
-    make_folder,
-    write_bytes,
-    write_text,
-)
-
-__all__ = [
-    "Table",
-    "check_output_path",
-    "check_output_paths",
-    "compact",
-    "figure",
-    "grouped",
-    "html",
-    "interval",
-    "json_text",
-    "make_folder",
-    "parameters",
-    "text_table",
-    "write_bytes",
-    "write_text",
-]
 
 MAX_TABLE_WIDTH = 1000
 """Characters; tables are as wide as what they hold, and cut off beyond this."""
@@ -54,9 +28,12 @@ class Limited(Protocol):
     """Whatever has limits, which are None where there is nothing to limit."""
 
     @property
-    def low(self) -> float | None: ...
+    def low(self) -> float | None:
+        """Lower end."""
+
     @property
-    def high(self) -> float | None: ...
+    def high(self) -> float | None:
+        """Upper end."""
 
 
 def figure(value: float | None, digits: int = 3) -> str:

@@ -130,7 +130,7 @@ class Inspection(DrawnResult):
         return self.distances(pattern).cpu().gather(1, heads)[:, 0].nanmean(-1)
 
     def to_dataframe(self) -> "pandas.DataFrame":
-        """Attention on and below the diagonal: a row for each layer, head, sequence, query, key."""
+        """The attention on and below the diagonal; rows: layer, head, sequence, query, key."""
         import pandas as pd
 
         names = ("layer", "head", "sequence", "query", "key")
@@ -148,7 +148,7 @@ class Inspection(DrawnResult):
             for pattern in (self.analysis.patterns if self.analysis else ())
         ]
         title = "Total variation of each layer's nearest heads from the algorithm's attention"
-        return [Table(["pattern", *layers], rows, title=title)] if rows else []
+        return [Table(["pattern", *layers], rows, title=title)]
 
 
 def distances(

@@ -265,8 +265,7 @@ class Localization(DrawnResult):
             *("variable", "verdict", "smallest set", "F", "95% interval", "blind F"),
             *("carried from layer", "readable from layer"),
         ]
-        maps = (self._sites_table(), self._probes_table())
-        return [table for table in (Table(header, sets, (0, 1, 2)), *maps) if table.rows]
+        return [Table(header, sets, (0, 1, 2)), self._sites_table(), self._probes_table()]
 
     def _sites_table(self) -> Table:
         scores = {

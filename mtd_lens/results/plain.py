@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from jaxtyping import AbstractArray
 from torch import Tensor
 
 from probes.errors import ProbesError
@@ -72,8 +73,10 @@ def from_plain(kind: Any, data: Any, where: str = "") -> Any:
         return None
     _check(isinstance(data, Mapping), "a mapping", data, where)
     try:
-        if issubclass(kind, Tensor):
-            return unpacked(data)
+        if issubclass(kind, AbstractArray):
+            tensor = unpacked(data)
+            _check(isinstance(tensor, kind), f"a {kind.__name__}", tuple(tensor.shape), where)
+            return tensor
         if hasattr(kind, "from_dict"):
             return kind.from_dict(data)
         return kind(**read(kind, data, where))

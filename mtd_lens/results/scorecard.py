@@ -11,6 +11,7 @@ from mtd_lens.results.base import DrawnResult
 from mtd_lens.results.first_form import sources_of
 from mtd_lens.results.forms import NOTHING, Table, figure, interval, parameters
 from mtd_lens.results.plain import to_plain
+from probes import files
 from probes.statistics.intervals import Interval
 
 VERDICTS = {
@@ -151,7 +152,7 @@ class Scorecard(DrawnResult):
         """
         text = forms.html("scorecard_page.html", **self._view())
         if path is not None:
-            forms.write_text(path, text)
+            files.write_text(path, text)
         return text
 
     def _repr_html_(self) -> str:
@@ -176,12 +177,8 @@ class Scorecard(DrawnResult):
             )
             for claim in self.claims
         ]
-        shown = [Table(header, rows, left=(0, 6))]
-        if self.matrix:
-            shown.append(self._matrix_table())
-        if self.estimators:
-            shown.append(self._estimators_table())
-        return shown
+        claims = Table(header, rows, left=(0, 6))
+        return [claims, self._matrix_table(), self._estimators_table()]
 
     def _estimators_table(self) -> Table:
         rows = [
@@ -223,7 +220,7 @@ class Scorecard(DrawnResult):
             "interval": interval,
             "parameters": parameters,
             "colour": colour,
-            "estimators": self._estimators_table() if self.estimators else None,
+            "estimators": self._estimators_table(),
         }
 
 

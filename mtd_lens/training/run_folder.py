@@ -15,8 +15,8 @@ from typing import Any
 from mtd_lens import checkpoints
 from mtd_lens.checkpoints import TEMPORARY
 from mtd_lens.errors import ArgumentError, CheckpointError, OutputPathError, TrainingError
-from mtd_lens.results import forms as render
 from mtd_lens.training.config import BOOKKEEPING, TrainingConfig
+from probes import files
 
 try:
     import fcntl
@@ -62,8 +62,8 @@ def start_run(folder: Path, description: Mapping[str, Any]) -> None:
         raise TrainingError(
             f"{folder} holds {there}. Use a new folder, or go on with a run (--resume DIR)."
         )
-    render.make_folder(folder)
-    render.json_text(description, folder / RUN)
+    files.make_folder(folder)
+    files.json_text(description, folder / RUN)
 
 
 def check_same_run(folder: Path, description: Mapping[str, Any]) -> None:
@@ -168,7 +168,7 @@ def tidy_run(folder: Path, step: int) -> None:
             else:
                 path.unlink(missing_ok=True)
     kept = [row for row in read_metrics(folder) if row["step"] <= step]
-    render.write_text(folder / METRICS, "".join(json.dumps(row) + "\n" for row in kept))
+    files.write_text(folder / METRICS, "".join(json.dumps(row) + "\n" for row in kept))
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -20,9 +20,10 @@ from torch import Tensor
 
 from mtd_lens.errors import ArgumentError
 from mtd_lens.questions import inspect as inspecting
-from mtd_lens.results import forms as render
+from mtd_lens.results import forms
 from mtd_lens.results.inspection import MAX_OUTCOMES, Inspection, likeliest
 from mtd_lens.results.scorecard import Scorecard
+from probes import files
 
 LEVELS = 32767
 """Attention from 0 to 1, and likewise from 0 to −1, is rounded to this many levels."""
@@ -61,7 +62,7 @@ class Dashboard:
         """
         text = _page(self.inspection, self.scorecard)
         if path is not None:
-            render.write_text(path, text)
+            files.write_text(path, text)
         return text
 
     def with_scorecard(self, scorecard: Any) -> "Dashboard":
@@ -156,11 +157,11 @@ def _page(inspection: Inspection, card: Scorecard | None) -> str:
 
     analysis, task = inspection.analysis, inspection.task
     data = json.dumps(_data(inspection), allow_nan=False, separators=(",", ":"))
-    return render.html(
+    return forms.html(
         "dashboard.html",
         inspection=inspection,
         task=f"Task {task}" if isinstance(task, str) else "A task of the user's own",
-        parameters=render.parameters,
+        parameters=forms.parameters,
         length=inspection.tokens.shape[1],
         n_sequences=len(inspection.tokens),
         n_heads=inspection.attention.shape[1],

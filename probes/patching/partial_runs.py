@@ -12,8 +12,7 @@ everywhere else, so that relative, rotary, local or padded attention keeps its o
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,7 +20,6 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from probes.patching.fused import FusedAttention, stacked
-from probes.sites import COMPONENTS, Site
 from probes.subject import HookedModel, subject_of
 
 Stream = Float[Tensor, "batch position d_model"]
@@ -112,22 +110,16 @@ class PartialRunner:
             query, key, value = fused.project(block.ln1(stream))
             z = fused.mix(query, key, value, first=0)
             return key.contiguous(), value.contiguous(), z, fused.combine(z.flatten(-2))
-        recorder, kept = _KeyValues(), []
+        recorder, kept = KeyValues(), []
         hook = (f"blocks.{layer}.attn.hook_z", lambda z, hook: kept.append(z))
         with self.model.hooks(fwd_hooks=[hook]):
-            attn_out = _own_attention(block, stream, stream, recorder, self._mask)
+            attn_out = own_attention(block, stream, stream, recorder, self._mask)
         return recorder.keys, recorder.values, kept[0], attn_out
 
     @property
     def batch(self) -> int:
         """Sequences of the natural run."""
         return len(self.streams[0])
-
-    @property
-    def size(self) -> int:
-        """Bytes that are kept."""
-        kept = (*self.streams, *self.attn_out, *self.z, *self._keys, *self._values)
-        return sum(x.nbytes for x in kept)
 
     def after_mlp(self, layer: int, middle: Tensor) -> Tensor:
         """The stream after a block, from the stream between its attention and its MLP."""
@@ -155,9 +147,9 @@ class PartialRunner:
             for x in (self._hooked(layer, self._keys), self._hooked(layer, self._values))
         )
         stream = stacked(self.streams[layer][:, first:end], copies)
-        prefix = _KeyValues(stacked(keys, copies), stacked(values, copies), first)
+        prefix = KeyValues(stacked(keys, copies), stacked(values, copies), first)
         mask = None if self._mask is None else stacked(self._mask[:, :end], copies)
-        return _own_attention(self.model.blocks[layer], stream, stream, prefix, mask)
+        return own_attention(self.model.blocks[layer], stream, stream, prefix, mask)
 
     def resume(self, layer: int, stream: Stream, first: int) -> Tensor:
         """Outputs when stream ``layer`` is ``stream`` at positions ``first`` on.
@@ -197,54 +189,6 @@ class PartialRunner:
         for index, (point, position) in enumerate(zip(points, positions, strict=True)):
             stream[index, :, position - first] = point
         return self.resume(layer, stream.flatten(0, 1), first).unflatten(0, (len(points), -1))
-
-    def swap(self, writes: Sequence[tuple[Site, Tensor]]) -> Tensor:
-        """Outputs with values written at sites of any blocks, all in one run; for ``last_only``.
-
-        Args:
-            writes: Sites inside blocks, each with ``[batch, …]`` as it reads them. Where they
-                overlap, the last one holds.
-
-        Returns:
-            ``[batch, token]``.
-        """
-        layers = [site.layer for site, _ in writes if site.layer is not None]
-        positions = [p for site, _ in writes for p in site.positions or (0,)]
-        first = min(p % self.length for p in positions)
-        stream = self.streams[min(layers)][:, first:]
-        for layer in range(min(layers), self.n_layers):
-            here = [(site, value) for site, value in writes if site.layer == layer]
-            kept = any(site.component in _READ_BY_LATER_QUERIES for site, _ in here)
-            last_query = layer == self.n_layers - 1 and not kept
-            if here:
-                start = self.length - 1 if last_query else first
-                stream = self._edited_block(layer, stream, first, start, here)
-            else:
-                stream = self._block(layer, stream, first, last_query)
-        return self._read_out(stream[:, -1:])[:, 0]
-
-    def _edited_block(
-        self,
-        layer: int,
-        stream: Stream,
-        first: int,
-        start: int,
-        writes: Sequence[tuple[Site, Tensor]],
-    ) -> Stream:
-        """A block with its own modules, queries from ``start`` on, while values are written."""
-        block = self.model.blocks[layer]
-        parts = [_from(site, value, start, self.length) for site, value in writes]
-        hooks = [(part[0].hook, _writer(*part)) for part in parts if part is not None]
-        with self.model.hooks(fwd_hooks=hooks):
-            stream = block.hook_resid_pre(stream)
-            queries = stream if start == first else stream[:, start - first :]
-            keys, values = (self._hooked(layer, x)[:, :first] for x in (self._keys, self._values))
-            past = _KeyValues(keys, values, start)
-            middle = queries + _own_attention(block, queries, stream, past, self._mask)
-            if self.subject.has_mlp:
-                middle = block.hook_resid_mid(middle)
-                middle = middle + block.hook_mlp_out(block.mlp(block.ln2(middle.contiguous())))
-            return block.hook_resid_post(middle)
 
     def is_cheap(self, layer: int) -> bool:
         """Whether many points of stream ``layer`` cost about as much as one pass of a block."""
@@ -291,9 +235,9 @@ class PartialRunner:
         if fused is None:
             keys, values = (stacked(x[:, :first], copies) for x in (keys, values))
             offset = self.length - queries.shape[1]
-            prefix = _KeyValues(keys, values, offset)
+            prefix = KeyValues(keys, values, offset)
             mask = None if self._mask is None else stacked(self._mask, copies)
-            attn_out = _own_attention(block, queries, stream, prefix, mask)
+            attn_out = own_attention(block, queries, stream, prefix, mask)
         else:
             attend = fused.attend_last if last_query else fused.attend
             attn_out = attend(block.ln1(stream), keys[:, :, :first], values[:, :, :first])
@@ -310,28 +254,7 @@ class PartialRunner:
         return kept[layer] if fused is None else fused.by_position(kept[layer])
 
 
-_READ_BY_LATER_QUERIES = frozenset({"resid_pre", "k", "v"})
-"""Components whose edits at one position reach the attention of every later one."""
-
-SWAPPED = frozenset({*COMPONENTS, "attn_scores"})
-"""Components that ``swap`` knows: each passes its hook once, at the queries or at the keys."""
-
-
-def _from(site: Site, value: Tensor, start: int, length: int) -> tuple[Site, Tensor] | None:
-    """A site and its value in activations that begin at a position; None if it lies before."""
-    positions = range(length) if site.positions is None else [p % length for p in site.positions]
-    inside = [index for index, position in enumerate(positions) if position >= start]
-    if not inside:
-        return None
-    shifted = replace(site, positions=[positions[index] - start for index in inside])
-    return shifted, value.index_select(site.position_axis, torch.tensor(inside).to(value.device))
-
-
-def _writer(site: Site, value: Tensor) -> Callable[[Tensor, Any], Tensor]:
-    return lambda activation, hook: site.write(activation, value)
-
-
-class _KeyValues:
+class KeyValues:
     """Keys and values in the form of a key-value cache entry, which it is to an attention module.
 
     ``offset`` is the position of the first query: with as many queries as new keys, the number of
@@ -345,6 +268,7 @@ class _KeyValues:
         self.past_keys = torch.empty(0, offset, device="meta")
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values with those before in front; kept as ``keys`` and ``values``."""
         before_keys, before_values = self._before
         if before_keys is not None and before_values is not None:
             keys = torch.cat([before_keys, keys], 1)
@@ -353,8 +277,8 @@ class _KeyValues:
         return keys, values
 
 
-def _own_attention(
-    block: Any, queries: Tensor, keys: Tensor, past: _KeyValues, mask: Tensor | None
+def own_attention(
+    block: Any, queries: Tensor, keys: Tensor, past: KeyValues, mask: Tensor | None
 ) -> Tensor:
     """``hook_attn_out`` by the block's attention module, as ``TransformerBlock`` calls it."""
     keys_in = block.ln1(keys)

@@ -29,7 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from record import Case, Record, Value, cases_named, from_plain, read_record, to_plain
+from cases import Case, cases_named
+from record import Record, Value, from_plain, read_record, to_plain
 
 HERE = Path(__file__).parent
 VALUES = HERE / "values"

@@ -16,12 +16,12 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from cases import Case, cases_named
 
 import mtd_lens
 import probes
@@ -36,157 +36,9 @@ OTHER_SEED = 100
 """Added to the seed for the sequences that activations are taken from."""
 
 
-@dataclass(frozen=True)
-class Case:
-    """What is asked of one model.
-
-    Attributes:
-        model: A name that ``load_model`` knows.
-        seed: Of every command.
-        commands: By name, further arguments of each; patched grids bear the component's name.
-        slow: Left to the slow tests; the others take a few seconds each.
-    """
-
-    model: str
-    seed: int
-    commands: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    slow: bool = False
-
-    @property
-    def name(self) -> str:
-        """The name of its file."""
-        return self.model.replace("/", "--")
-
-
-SCORE = LOCALIZE = COMPARE = {"n_sequences": 64}
-INSPECT = {"n_sequences": 2}
-ALIGN = {"n_sequences": 64, "steps": 20}
-HEADS, POSITIONS = {"by": ["head"]}, {"by": ["position"]}
-
-CASES = (
-    Case(
-        "mtd-q3-m2-t32/constructed-absolute",
-        1,
-        {
-            "score": SCORE,
-            "localize": LOCALIZE,
-            "inspect": INSPECT,
-            "read_weights": {},
-            "patch z": HEADS,
-        },
-        slow=True,
-    ),
-    Case(
-        "mtd-q5-m3-t32/trained-disentangled-3l-s0",
-        2,
-        {
-            "score": SCORE,
-            "align": {"variable": "mean_responsibility", "layer": 1, **ALIGN},
-            "read_weights": {"n_random": 8},
-            "patch resid_pre": POSITIONS,
-        },
-    ),
-    Case(
-        "mtd-q5-m3-t32/trained-gpt-3l-s0",
-        3,
-        {
-            "localize": LOCALIZE,
-            "inspect": INSPECT,
-            "patch z": HEADS,
-            "patch resid_pre": POSITIONS,
-        },
-        slow=True,
-    ),
-    Case(
-        "mtd-q5-m3-t32/trained-attn-only-1l-s0",
-        4,
-        {
-            "score": {"n_sequences": 128},
-            "compare": {"lengths": [16, 32], **COMPARE},
-            "read_weights": {},
-            "patch z": HEADS,
-        },
-        slow=True,
-    ),
-    Case(
-        "mtd-q5-m3-t32/random-relative",
-        5,
-        {
-            "score": SCORE,
-            "align": {"variable": "responsibilities", "layer": 0, **ALIGN},
-            "inspect": INSPECT,
-            "read_weights": {"n_random": 8},
-            "patch resid_pre": POSITIONS,
-        },
-        slow=True,
-    ),
-    Case(
-        "mtd-q5-m3-t32/constructed-relative",
-        6,
-        {
-            "align": {"variable": "mean_responsibility", "layer": 1, "width": 3, **ALIGN},
-            "compare": {"lengths": [12], **COMPARE},
-            "inspect": INSPECT,
-            "patch z": HEADS,
-        },
-    ),
-    Case(
-        "ngram-q3-s12-t32/trained-gpt-2l-s0",
-        7,
-        {
-            "score": SCORE,
-            "localize": LOCALIZE,
-            "align": {"variable": "selected_feature", "layer": 0, **ALIGN},
-            "compare": COMPARE,
-            "inspect": INSPECT,
-            "patch z": {"by": ["head", "position"]},
-        },
-        slow=True,
-    ),
-    Case(
-        "ngram-q3-s12-t32/constructed-absolute",
-        8,
-        {
-            "score": SCORE,
-            "align": {"variable": "copied_parents", "layer": 0, "width": 3, **ALIGN},
-            "inspect": INSPECT,
-            "patch resid_pre": POSITIONS,
-        },
-        slow=True,
-    ),
-    Case(
-        "ngram-q3-s12-t32/random-absolute",
-        9,
-        {"localize": LOCALIZE, "compare": COMPARE, "patch z": HEADS},
-    ),
-    Case(
-        "ar-d5-t32/constructed-one-step",
-        10,
-        {"localize": LOCALIZE, "inspect": INSPECT, "patch z": HEADS},
-    ),
-    Case(
-        "ar-d5-t32/trained-linear-augmented-2l-s0",
-        11,
-        {
-            "score": {"n_sequences": 128},
-            "align": {"variable": "augmented_token", "layer": 0, "kind": "z", "head": 1, **ALIGN},
-            "inspect": INSPECT,
-            "patch resid_pre": POSITIONS,
-        },
-        slow=True,
-    ),
-    Case(
-        "ar-d5-t32/random-one-step",
-        12,
-        {"score": SCORE, "localize": LOCALIZE, "compare": COMPARE, "patch z": HEADS},
-        slow=True,
-    ),
-)
-
-
 def record(case: Case) -> Record:
     """Every value of every answer, by command and path."""
-    model = mtd_lens.load_model(case.model)
+    model = mtd_lens.load_model(case.model, dtype=case.dtype)
     return {
         command: dict(flattened(normalized(_ask(model, command, case.seed, options))))
         for command, options in case.commands.items()
@@ -207,19 +59,24 @@ def _patched(model: Any, component: str, seed: int, options: Mapping[str, Any]) 
     task = mtd_lens.task_of(model)
     clean = task.sample(N_PATCHED, seed).tokens
     corrupted = task.sample(N_PATCHED, seed + OTHER_SEED).tokens
-    metric = _first_component if clean.is_floating_point() else _certainty
+    with torch.no_grad():
+        answer = model(clean)[:, -1]
+    metric = _nearness(answer) if clean.is_floating_point() else _log_probability(answer)
     grid = probes.patch_activations(model, clean, corrupted, component, metric, **options)
     table = grid.to_dataframe(seed)
     columns = {name: np.asarray(table[name]) for name in table if name not in grid.axes}
     return json.loads(grid.to_json()) | {"table": columns}
 
 
-def _certainty(logits: torch.Tensor) -> torch.Tensor:
-    return logits.log_softmax(-1).max(-1).values
+def _log_probability(answer: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Of the token that the model gives to the clean sequence: larger there than elsewhere."""
+    tokens = answer.argmax(-1, keepdim=True)
+    return lambda logits: logits.log_softmax(-1).gather(-1, tokens)[:, 0]
 
 
-def _first_component(vectors: torch.Tensor) -> torch.Tensor:
-    return vectors[..., 0]
+def _nearness(answer: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Of vectors to what the model gives to the clean sequence."""
+    return lambda vectors: -(vectors - answer).square().sum(-1)
 
 
 def _inspected(found: Any) -> dict[str, Any]:
@@ -370,11 +227,6 @@ def read_record(path: Path) -> Record:
         command: {name: from_plain(value) for name, value in values.items()}
         for command, values in plain.items()
     }
-
-
-def cases_named(words: list[str]) -> list[Case]:
-    """Cases whose name contains one of some words; all where there are none."""
-    return [case for case in CASES if not words or any(word in case.model for word in words)]
 
 
 def main() -> None:

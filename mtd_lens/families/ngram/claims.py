@@ -15,7 +15,7 @@ from mtd_lens.families.ngram.causal_model import NGramCausalModel
 from mtd_lens.families.ngram.task import NGramTask
 from mtd_lens.measures import Attention, Interchange, Prediction, Probe
 from mtd_lens.measures.attention import PATTERN
-from mtd_lens.measures.probe import probe_errors, read_both, share_read
+from mtd_lens.measures.probe import probe_errors, read_halves, share_read
 from mtd_lens.measures.words import hook_of, last_write
 from mtd_lens.shapes import Predictions, Tokens
 
@@ -154,15 +154,16 @@ class Selection(Probe):
         found, lags = super().__call__(trial), unselected(trial.task)
         if not lags or not found:
             return found
-        task, n_fit = trial.task, len(trial.fit_tokens)
+        task = trial.task
         copies = replace(self, variable="copied_parents").target(trial)
         copies = copies.unflatten(-1, (task.window, task.n_tokens))
         dropped = copies[:, :, [lag - 1 for lag in lags]].flatten(2)
 
-        def readable(features: Tensor) -> float:
-            return share_read(probe_errors(features, dropped, n_fit)[1])
+        def readable(halves: Sequence[Tensor]) -> float:
+            [(_, errors)] = probe_errors(halves, dropped)
+            return share_read(errors)
 
-        from_feature = readable(self.target(trial))
+        from_feature = readable(self.target(trial).split([len(half) for half in trial.splits]))
         hook = hook_of(last_write, trial)
         sites = [probes.Site(f"blocks.{m.layer}.{hook}", trial.positions) for m in found]
         return [
@@ -170,7 +171,7 @@ class Selection(Probe):
                 measurement,
                 details={
                     **measurement.details,
-                    "unselected_lags": readable(read_both(trial, site)),
+                    "unselected_lags": readable(read_halves(trial, site)),
                     "unselected_lags_in_feature": from_feature,
                 },
             )

@@ -33,8 +33,8 @@ def plot_latents(
 ) -> Any:
     """The inferred latent over the query positions of one sequence, a panel for each component.
 
-    For an MTD task: the mixture weights that the model's predictions imply, beside one step and two
-    steps of mirror descent, exact Bayes and the truth.
+    For an MTD task: the mixture weights that the model's predictions imply, beside those of the
+    algorithm, of estimators and the truth.
 
     Args:
         inspection: What ``inspect`` returned.

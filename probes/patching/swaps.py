@@ -1,0 +1,139 @@
+"""Runs in which values are written at sites of any blocks at once, resumed from natural streams.
+
+Nothing below the first edited block is run, nor before the first edited position; attention whose
+output is replaced at all positions that follow is not run either.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from probes.patching.fused import FusedAttention
+from probes.patching.partial_runs import KeyValues, own_attention
+from probes.sites import COMPONENTS, Site
+from probes.subject import HookedModel, subject_of
+
+Write = tuple[Site, Tensor]
+"""A site inside a block and what is written there, ``[batch, …]`` as the site reads it."""
+
+SWAPPED = frozenset({*COMPONENTS, "attn_scores"})
+"""Components that can be written: each passes its hook once, at the queries or at the keys."""
+
+_WITHIN_ATTENTION = frozenset({"q", "k", "v", "z", "pattern", "attn_scores"})
+
+_READ_BY_LATER_QUERIES = frozenset({"resid_pre", "k", "v"})
+"""Components whose edits at one position reach the attention of every later one."""
+
+
+class SwappedRuns:
+    """Outputs at the last position of one batch under writes.
+
+    Args:
+        model: A HookedTransformer for which ``why_not`` is None, without padding.
+        stream: By block, the natural stream that it reads, ``[batch, position, d_model]``.
+        fused: What ``fused_attention`` makes of the model's blocks.
+    """
+
+    def __init__(
+        self,
+        model: HookedModel,
+        stream: Callable[[int], Float[Tensor, "batch position d_model"]],
+        fused: Sequence[FusedAttention | None],
+    ) -> None:
+        self._subject = subject_of(model)
+        self._model, self._stream, self._fused = self._subject.model, stream, fused
+        self._prefixes: dict[tuple[int, int, bool], tuple[Tensor, Tensor]] = {}
+
+    def swap(self, writes: Sequence[Write]) -> Float[Tensor, "batch outcome"]:
+        """Outputs with values written, all in one run.
+
+        Args:
+            writes: At least one. Where sites overlap, the last one holds.
+        """
+        layers = [site.layer for site, _ in writes if site.layer is not None]
+        stream = self._stream(min(layers))
+        length, n_layers = stream.shape[1], self._subject.n_layers
+        first = min(p % length for site, _ in writes for p in site.positions or (0,))
+        stream = stream[:, first:]
+        for layer in range(min(layers), n_layers):
+            here = [(site, value) for site, value in writes if site.layer == layer]
+            read_later = any(site.component in _READ_BY_LATER_QUERIES for site, _ in here)
+            last_query = layer == n_layers - 1 and not read_later
+            start = length - 1 if last_query else first
+            stream = self._block(layer, stream, first, start, _from(here, start, length))
+        if self._subject.normalization is not None:
+            stream = self._model.ln_final(stream)
+        return self._model.unembed(stream[:, -1:])[:, 0]
+
+    def _block(
+        self, layer: int, stream: Tensor, first: int, start: int, writes: Sequence[Write]
+    ) -> Tensor:
+        """A block whose stream begins at ``first`` and whose queries begin at ``start``."""
+        block, fused = self._model.blocks[layer], self._fused[layer]
+        components = {site.component for site, _ in writes}
+        own = fused is None or bool(components & _WITHIN_ATTENTION)
+        whole = _written_whole("attn_out", writes, stream.shape[1] - (start - first))
+        keys, values = (None, None) if whole else self._prefix(layer, first, own)
+        hooks = [(site.hook, _writer(site, value)) for site, value in writes]
+        with self._model.hooks(fwd_hooks=hooks) if writes else nullcontext():
+            stream = block.hook_resid_pre(stream)
+            queries = stream if start == first else stream[:, start - first :]
+            if whole:
+                attn_out = block.hook_attn_out(torch.zeros_like(queries))
+            elif own:
+                past = KeyValues(keys, values, start)
+                attn_out = own_attention(block, queries, stream, past, None)
+            else:
+                attend = fused.attend_last if start > first else fused.attend
+                attn_out = block.hook_attn_out(attend(block.ln1(stream), keys, values))
+            middle = queries + attn_out
+            if self._subject.has_mlp:
+                middle = block.hook_resid_mid(middle)
+                middle = middle + block.hook_mlp_out(block.mlp(block.ln2(middle.contiguous())))
+            return block.hook_resid_post(middle)
+
+    def _prefix(self, layer: int, first: int, own: bool) -> tuple[Tensor, Tensor]:
+        """Natural keys and values before ``first``, as the module or fused attention takes them."""
+        key = (layer, first, own)
+        if key not in self._prefixes:
+            block, fused = self._model.blocks[layer], self._fused[layer]
+            normalized = block.ln1(self._stream(layer)[:, :first])
+            if own:
+                found = block.attn.calculate_qkv_matrices(normalized, normalized, normalized)[1:]
+            else:
+                assert fused is not None
+                found = fused.project(normalized)[1:]
+            self._prefixes[key] = found
+        return self._prefixes[key]
+
+
+def _written_whole(component: str, writes: Sequence[Write], n_queries: int) -> bool:
+    """Whether a component is written at every query, so that what it would be plays no part."""
+    return any(
+        site.component == component
+        and site.subspace is None
+        and (site.positions is None or len(set(site.positions)) == n_queries)
+        for site, _ in writes
+    )
+
+
+def _from(writes: Sequence[Write], start: int, length: int) -> list[Write]:
+    """Writes to activations that begin at a position; those that lie before are left out."""
+    found = []
+    for site, value in writes:
+        positions = range(length) if site.positions is None else site.positions
+        inside = [index for index, p in enumerate(positions) if p % length >= start]
+        if inside:
+            kept = value.index_select(site.position_axis, torch.tensor(inside).to(value.device))
+            shifted = [positions[index] % length - start for index in inside]
+            found.append((replace(site, positions=shifted), kept))
+    return found
+
+
+def _writer(site: Site, value: Tensor) -> Callable[[Tensor, Any], Tensor]:
+    return lambda activation, hook: site.write(activation, value)

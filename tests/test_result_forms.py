@@ -1,0 +1,260 @@
+"""Every result comes back from its JSON, today's and the first form's; bad files say where."""
+
+import html
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from drawn import made_inspection
+
+import mtd_lens
+import probes
+from mtd_lens.results.plain import UnreadableError, from_plain, to_plain
+from mtd_lens.results.scorecard import ClaimResult
+from probes.packing import packed, unpacked
+
+FIRST_FORM = json.loads((Path(__file__).parent / "first_form.json").read_text("utf-8"))
+"""Results of small models as ``to_json`` wrote them at first, their lists cut short."""
+
+KINDS = {
+    "Scorecard": mtd_lens.Scorecard,
+    "Comparison": mtd_lens.Comparison,
+    "Localization": mtd_lens.Localization,
+    "AlignmentReport": mtd_lens.AlignmentReport,
+    "WeightReading": mtd_lens.WeightReading,
+    "Inspection": mtd_lens.Inspection,
+}
+
+
+def seeded():
+    return torch.Generator().manual_seed(0)
+
+
+def stored(name):
+    """A result of every kind; inspections were not written in the first form."""
+    if name == "Inspection":
+        return made_inspection()
+    return KINDS[name].from_dict(FIRST_FORM[name])
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_result_comes_back_from_its_json(name, tmp_path):
+    found = stored(name)
+    text = found.to_json(tmp_path / "it.json")
+    for source in (text, tmp_path / "it.json", str(tmp_path / "it.json")):
+        again = KINDS[name].from_json(source)
+        assert again.to_dict() == found.to_dict()
+        assert again == found or name == "Inspection"  # which holds tensors
+    plain = json.loads(text)
+    assert list(plain)[:8] == [
+        *("form", "model", "task", "seed", "n_sequences", "parameters", "divergence", "versions")
+    ]
+    assert plain["form"] == 2
+    assert KINDS[name].from_dict(plain).to_json() == text
+
+
+def test_tensors_of_an_inspection_come_back_to_the_last_bit():
+    found = made_inspection()
+    again = mtd_lens.Inspection.from_json(found.to_json())
+    pairs = [
+        (found.tokens, again.tokens),
+        (found.attention, again.attention),
+        *(
+            (pattern.values, back.values)
+            for pattern, back in zip(found.analysis.patterns, again.analysis.patterns, strict=True)
+        ),
+        *((value, again.analysis.latents[name]) for name, value in found.analysis.latents.items()),
+    ]
+    for one, two in pairs:
+        assert one.dtype == two.dtype
+        assert torch.equal(one.nan_to_num(-7), two.nan_to_num(-7))
+    assert not again.analysis.predicts_latent
+
+
+def test_a_latent_that_is_the_prediction_comes_back_as_such():
+    found = made_inspection()
+    analysis = replace(found.analysis, latents=found.analysis.predictions)
+    again = mtd_lens.Inspection.from_json(replace(found, analysis=analysis).to_json())
+    assert again.analysis.predicts_latent
+    none = replace(found, analysis=None)
+    assert mtd_lens.Inspection.from_json(none.to_json()).analysis is None
+
+
+def test_a_learned_subspace_comes_back_with_the_directions_it_was_sought_in():
+    found = stored("AlignmentReport")
+    assert found.alignment.span.isnan().all()  # the first form did not say
+    span = torch.linalg.qr(torch.randn(found.n_components, 5, generator=seeded()).double()).Q
+    known = replace(found, alignment=replace(found.alignment, span=span))
+    again = mtd_lens.AlignmentReport.from_json(known.to_json())
+    assert torch.equal(again.alignment.span, span)
+    assert torch.equal(again.alignment.basis, found.alignment.basis)
+    with pytest.raises(probes.DataError, match=r"what Alignment\.to_dict returns.*basis"):
+        probes.Alignment.from_dict({"hook": "blocks.0.hook_z"})
+
+
+@pytest.mark.parametrize("name", FIRST_FORM)
+def test_the_first_form_is_read_and_says_what_it_said(name):
+    was, now = FIRST_FORM[name], stored(name).to_dict()
+    same = set(was) & set(now)
+    assert all(now[key] == was[key] for key in same - {"alignment", "versions"})
+    assert same >= {"model", "task", "seed"}
+
+
+def test_parameters_have_a_key_of_their_own():
+    was, card = FIRST_FORM["Scorecard"], stored("Scorecard")
+    assert "parameters" not in was
+    assert card.to_dict()["parameters"] == {"beta": was["beta"]} == card.parameters
+    assert card.algorithm == "one step"
+    assert stored("Comparison").drawn[1] == "one step"
+    ngram = was | {"estimators": [was["estimators"][0] | {"name": "kernel"}]}
+    assert mtd_lens.Scorecard.from_dict(ngram).algorithm == "kernel"
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_result_is_shown_in_one_style(name):
+    found = stored(name)
+    text, page, line = str(found), found._repr_html_(), repr(found)
+    assert "\n" not in line
+    assert line.startswith(f"{name}({found.model!r}")
+    assert found.model in text.splitlines()[0]
+    for table in found._tables():
+        assert table.title in text
+        for cell in (cell.strip() for row in table.rows for cell in row):
+            assert cell in text
+            assert html.escape(cell.strip("*+ ")) in page
+    hostile = replace(found, model="<script>")
+    assert "<script>" not in hostile._repr_html_()
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_result_is_a_data_frame(name):
+    found = stored(name)
+    table = found.to_dataframe()
+    assert isinstance(table, pd.DataFrame)
+    assert len(table) > 1
+    assert list(table)[:3] == ["model", "task", "seed"]
+    assert set(table["model"]) == {found.model}
+
+
+def test_a_data_frame_holds_the_numbers():
+    card, found = stored("Scorecard"), made_inspection()
+    assert card.to_dataframe()["score"].tolist() == [claim.score for claim in card]
+    row = found.to_dataframe().query("layer == 2 and head == 1 and sequence == 1 and query == 7")
+    assert row["attention"].tolist() == found.attention[2, 1, 1, 7, :8].tolist()
+
+
+def test_results_with_a_figure_draw_it(tmp_path):
+    for name in ("Scorecard", "Comparison", "Localization", "Inspection"):
+        found = stored(name)
+        figure = found.plot(tmp_path / f"{name}.svg", data=tmp_path / f"{name}.csv")
+        assert figure.axes
+        assert (tmp_path / f"{name}.svg").stat().st_size > 1000
+        assert len(pd.read_csv(tmp_path / f"{name}.csv")) > 1
+    assert not hasattr(stored("WeightReading"), "plot")
+
+
+def test_a_claim_without_a_ceiling_is_shown_with_a_dash():
+    card = stored("Scorecard")
+    bare = replace(card, claims=(replace(card.claims[0], ceiling=None), *card.claims[1:]))
+    line = next(row for row in str(bare).splitlines() if card.claims[0].id in row)
+    assert line.split()[-2:] == ["–", "supported"]
+    assert "<td>–</td>" in bare.to_html()
+    assert mtd_lens.Scorecard.from_json(bare.to_json()) == bare
+    bare.plot()
+
+
+BAD = {
+    "later": (lambda card: card | {"form": 3}, r"Scorecard\.to_dict returns: form must be 1 or 2"),
+    "missing": (lambda card: {**card, "claims": [{}]}, r"claims\[0\]\.id is missing"),
+    "unknown": (lambda card: card | {"model_name": "x"}, r"model_name is unknown"),
+    "text": (lambda card: card | {"seed": "1"}, r"seed must be an integer; got '1'"),
+    "truth": (lambda card: card | {"n_sequences": True}, r"n_sequences must be an integer; got Tr"),
+    "number": (
+        lambda card: card | {"parameters": {"beta": "x"}},
+        r"parameters\['beta'\] must be a number; got 'x'",
+    ),
+    "row": (
+        lambda card: card | {"matrix": [card["matrix"][0] | {"low": None}]},
+        r"matrix\[0\]\.low must be a number; got None",
+    ),
+    "list": (lambda card: card | {"matrix": 5}, r"matrix must be a list; got 5"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_data_are_refused_with_what_and_where(case):
+    change, message = BAD[case]
+    plain = stored("Scorecard").to_dict()
+    with pytest.raises(mtd_lens.ArgumentError, match=message):
+        mtd_lens.Scorecard.from_dict(change(plain))
+
+
+def test_bad_tensors_are_refused():
+    plain = made_inspection().to_dict()
+    for change in ({"base64": "?"}, {"dtype": "cat"}, {"shape": [7]}):
+        bad = plain | {"tokens": plain["tokens"] | change}
+        with pytest.raises(mtd_lens.ArgumentError, match=r"Inspection\.to_dict returns: tokens: "):
+            mtd_lens.Inspection.from_dict(bad)
+    with pytest.raises(mtd_lens.ArgumentError, match=r"attention must be a Float.*got \(2, 2\)"):
+        mtd_lens.Inspection.from_dict(plain | {"attention": packed(torch.ones(2, 2))})
+
+
+def test_files_that_hold_no_result_are_refused(tmp_path):
+    (tmp_path / "a.json").write_text("{")
+    (tmp_path / "b.json").write_text('{"model": "x"}')
+    read = mtd_lens.Comparison.from_json
+    with pytest.raises(mtd_lens.ArgumentError, match=r"c\.json' cannot be read as JSON.*No such f"):
+        read(tmp_path / "c.json")
+    with pytest.raises(mtd_lens.ArgumentError, match=r"a\.json' cannot be read as JSON"):
+        read(tmp_path / "a.json")
+    with pytest.raises(mtd_lens.ArgumentError, match=r"b\.json': expected what Comparison"):
+        read(tmp_path / "b.json")
+    with pytest.raises(mtd_lens.ArgumentError, match=r"this text: .*KeyError\('lengths'\)"):
+        read('{"model": "x"}')
+    (tmp_path / "d.json").write_text("[1]")
+    with pytest.raises(mtd_lens.ArgumentError, match="it holds a list, not a mapping"):
+        read(tmp_path / "d.json")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64, torch.bool])
+@pytest.mark.parametrize("shape", [(), (0, 3), (2, 3, 4)])
+def test_packed_tensors_come_back(dtype, shape):
+    tensor = (torch.randn(shape, generator=seeded()) * 5).to(dtype)
+    again = unpacked(json.loads(json.dumps(packed(tensor))))
+    assert again.dtype == dtype
+    assert torch.equal(again, tensor)
+    again.zero_()  # it may be written to
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (tuple[int, ...], (1, 2)),
+        (tuple[int, str], (1, "a")),
+        (dict[str, float | str], {"a": 1.5, "b": "c"}),
+        (int | None, None),
+        (tuple[tuple[int, int], ...], ((0, 1), (2, 3))),
+        (list[bool], [True, False]),
+        (ClaimResult, ClaimResult("a", "", 0, None, *[0.5] * 6, 0.8, "supported", {"k": 1.0})),
+    ],
+)
+def test_plain_data_come_back_by_their_type(kind, value):
+    assert from_plain(kind, json.loads(json.dumps(to_plain(value)))) == value
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "message"),
+    [
+        (tuple[int, int], [1], r"it must be a list of 2; got \[1\]"),
+        (dict[str, int], {"a": 1.5}, r"it\['a'\] must be an integer; got 1\.5"),
+        (str | None, 3, "it must be a text; got 3"),
+        (bool, 1, "it must be true or false; got 1"),
+        (type(None), 0, "it must be null; got 0"),
+    ],
+)
+def test_plain_data_of_another_type_are_refused(kind, data, message):
+    with pytest.raises(UnreadableError, match=message):
+        from_plain(kind, data, "it")
