@@ -236,7 +236,7 @@ QUANTITIES = {
     "mtd_lens.construct": ["Proposition 3"],
     "mtd_lens.posterior_mean": ["Stroud 1971"],
     "mtd_lens.maximum_likelihood": ["nats"],
-    "mtd_lens.read_weights": ["nats"],
+    "mtd_lens.families.mtd.weight_space.weight_findings": ["nats"],
 }
 """Units and sources that the docstring of what has one must give."""
 

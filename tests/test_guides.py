@@ -35,7 +35,7 @@ def test_the_python_of_the_guides_runs(name, tmp_path, monkeypatch):
 
 
 def test_the_guide_to_families_shows_the_one_that_is_tested():
-    toy = (ROOT / "tests" / "toy_family.py").read_text(encoding="utf-8")
+    toy = (ROOT / "tests" / "toys" / "copying.py").read_text(encoding="utf-8")
     blocks = blocks_of(GUIDES["adding-a-family"])
     assert len(blocks) == 4
     for block in blocks:

@@ -186,7 +186,7 @@ def test_further_claims_are_claims_with_ids_of_their_own(task):
             mtd_lens.score(model, claims=wrong)
 
 
-UNCHOSEN = measures.Measurement(0, "", float("nan"), torch.ones(3), torch.ones(3))
+UNCHOSEN = mtd_lens.Measurement(0, "", float("nan"), torch.ones(3), torch.ones(3))
 
 
 @pytest.mark.parametrize("found", [None, [3], [UNCHOSEN]])

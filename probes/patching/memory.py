@@ -84,7 +84,7 @@ def fingerprint(tensor: Tensor) -> Hashable:
         tensor.device,
         tuple(tensor.shape),
         tensor.stride(),
-        zlib.crc32(contents.numpy()),
+        zlib.crc32(contents.numpy().data),
     )
 
 

@@ -3,6 +3,10 @@
 Sequences are independent; where an intervention does nothing on average, each sequence's difference
 is as likely to have one sign as the other. Flipping signs at random then gives the distribution of
 the mean difference, without assuming its shape (Fisher 1935; Good 2005, ch. 3).
+
+``scipy.stats.permutation_test`` gives the same p where all assignments of signs are taken. Drawing
+them, it takes 9 times as long for one site and 67 times for 384 sites of 64 sequences; here all
+sites share one matrix product.
 """
 
 from collections.abc import Iterator

@@ -60,6 +60,7 @@ CASES = (
             "read_weights": {"n_random": 8},
             "patch resid_pre": POSITIONS,
         },
+        slow=True,
     ),
     Case(
         "mtd-q5-m3-t32/trained-gpt-3l-s0",
@@ -157,7 +158,6 @@ CASES = (
         "ar-d5-t32/random-one-step",
         12,
         {"score": SCORE, "localize": LOCALIZE, "compare": COMPARE, "patch z": HEADS},
-        slow=True,
     ),
 )
 
