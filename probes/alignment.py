@@ -26,11 +26,12 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
 from probes import checks
-from probes.capture import check_source, check_tokens, read_activations
+from probes.capture import NaturalRuns, check_source, check_tokens
 from probes.errors import DataError, SiteError
 from probes.files import json_text
+from probes.interchange import Fused, patched, resumable, streams_of
 from probes.packing import packed, unpacked
-from probes.sites import Site
+from probes.sites import Site, check_hooks
 from probes.subject import HookedModel
 
 STEPS = 200
@@ -164,6 +165,7 @@ def fit_alignment(
     learning_rate: float | int = LEARNING_RATE,
     batch_size: int = BATCH_SIZE,
     seed: int = 0,
+    natural: NaturalRuns | None = None,
 ) -> Alignment:
     """Learn the subspace whose swap brings the outputs nearest to ``targets``.
 
@@ -187,6 +189,7 @@ def fit_alignment(
         learning_rate: Of Adam at the first step; it falls to 0 along a cosine.
         batch_size: Sequences a step.
         seed: Of the batches; the process's random state is left alone.
+        natural: The model's unedited runs on ``tokens``: what they hold is not run again.
 
     Returns:
         The learned subspace, and the loss on the way.
@@ -204,7 +207,7 @@ def fit_alignment(
     learning_rate = checks.number(learning_rate, "learning_rate", 0, np.inf, DataError)
     batch_size = min(checks.integer(batch_size, "batch_size", 1, DataError), len(tokens))
     seed = checks.seed(seed, DataError)
-    runs = _natural_runs(model, tokens, source, site)
+    runs = _shifts(natural or NaturalRuns(model, tokens), source, site)
     checks.integer(width, "width", 1, DataError, runs.differences.shape[-1])
 
     def loss(rows: Tensor, shift: Tensor) -> Tensor:
@@ -233,28 +236,31 @@ def fit_alignment(
 
 
 @dataclass(frozen=True)
-class _NaturalRuns:
-    """What runs that start at the site's block need, and how far each source is from its base."""
+class _Shifts:
+    """Runs in which the activation at a site is shifted, and how far each source is from its base.
 
-    model: HookedModel
+    Attributes:
+        runs: The natural runs.
+        site: Where.
+        values: What is there in the natural runs.
+        differences: What the sources hold there, less that.
+        fused: For resumed runs; None where hooked ones are needed.
+    """
+
+    runs: NaturalRuns
     site: Site
+    values: Float[Tensor, "sequence ... component"]
     differences: Float[Tensor, "sequence ... component"]
-    starts: Tensor
-    start_at: int | None
+    fused: Fused | None
 
     def shifted(
         self, rows: Int[Tensor, " batch"], shift: Float[Tensor, "batch ... component"]
     ) -> Float[Tensor, "batch outcome"]:
         """Outputs at the last position with ``shift`` added to the activation at the site."""
-
-        def add(activation: Tensor, hook: Any) -> Tensor:
-            return self.site.write(activation, self.site.read(activation) + shift)
-
-        with self.model.hooks(fwd_hooks=[(self.site.hook, add)]):
-            return self.model(self.starts[rows], start_at_layer=self.start_at)[:, -1]
+        return patched(self.runs, rows, self.fused).swap([(self.site, self.values[rows] + shift)])
 
 
-def _natural_runs(model: HookedModel, tokens: Tensor, source: Tensor, site: Site) -> _NaturalRuns:
+def _shifts(runs: NaturalRuns, source: Tensor, site: Site) -> _Shifts:
     if site.layer is None:
         raise SiteError(
             f"a subspace is sought inside blocks; {site.hook!r} is outside. Use a hook named "
@@ -262,22 +268,18 @@ def _natural_runs(model: HookedModel, tokens: Tensor, source: Tensor, site: Site
         )
     if site.subspace is not None:
         raise SiteError(f"the site at {site.hook!r} has a subspace already. Leave it out.")
-    stream = Site(f"blocks.{site.layer}.hook_resid_pre")
-    natural = read_activations(model, tokens, {"site": site, "stream": stream})
-    if natural["site"].ndim > 3:
+    check_hooks(runs.model, [site.hook])
+    values = runs.read([site, *streams_of(runs.model)])[0]
+    if values.ndim > 3:
         raise SiteError(
             f"hook {site.hook!r} has a head axis, and a subspace is one of a single head. "
             "Name it: Site(hook, positions, head=0)."
         )
-    start_at: int | None = site.layer
-    starts = natural["stream"]
-    if model.hook_dict[stream.hook].fwd_hooks:
-        # A hook of the caller's there would act twice on a stream that it has acted on.
-        start_at, starts = None, tokens
-    differences = natural["site"][source] - natural["site"]
+    differences = values[source] - values
     if not differences.isfinite().all():
         raise DataError(f"activations at {site.hook!r} must be finite. Check the model's weights.")
-    return _NaturalRuns(model, site, differences, starts, start_at)
+    fused = resumable(runs, [[(site, values[source])]])
+    return _Shifts(runs, site, values, differences, fused)
 
 
 def _span(

@@ -97,36 +97,36 @@ def run_interchange(
     check_source(tokens, source)
     check_hooks(model, (site.hook for group in sets.values() for site in group))
     swapped = list(dict.fromkeys(site for group in sets.values() for site in group))
-    fused = _fused(model, tokens, swapped)
+    fused: Fused | None = None
     base: list[Tensor] = []
-    patched: dict[str, list[Tensor]] = {name: [] for name in sets}
+    found_outputs: dict[str, list[Tensor]] = {name: [] for name in sets}
     for rows in torch.arange(len(tokens), device=tokens.device).split(batch_size):
+        there: slice | Tensor
         if natural is None:
-            own = NaturalRuns(model, tokens[rows], batch_size)
-            of_source, here = NaturalRuns(model, tokens[source[rows]], batch_size), slice(None)
-            there: Any = here
+            pair = torch.cat([tokens[rows], tokens[source[rows]]])
+            runs, here = NaturalRuns(model, pair, batch_size), slice(0, len(rows))
+            there = slice(len(rows), None)
         else:
-            own = of_source = natural
-            there, here = source[rows], slice(int(rows[0]), int(rows[-1]) + 1)
-        found = of_source.read(swapped)
-        values = {site: value[there] for site, value in zip(swapped, found, strict=True)}
-        base.append(own.outputs[here])
-        if fused is not None and not int(rows[0]) and not _agree(own, here, fused, sets, values):
-            fused = None
-        run = _Hooked(own, here) if fused is None else _resumed(own, here, fused)
-        for name, group in sets.items():
-            with torch.no_grad():
-                output = run.swap([(site, values[site]) for site in group])
-            patched[name].append(output)
+            runs, here, there = natural, slice(int(rows[0]), int(rows[-1]) + 1), source[rows]
+        found = runs.read([*swapped, *streams_of(model)])
+        values = {site: value[there] for site, value in zip(swapped, found, strict=False)}
+        base.append(runs.outputs[here])
+        writes = {name: [(site, values[site]) for site in group] for name, group in sets.items()}
+        if int(rows[0]) == 0:
+            fused = resumable(runs, list(writes.values()))
+        run = patched(runs, here, fused)
+        with torch.no_grad():
+            for name in sets:
+                found_outputs[name].append(run.swap(writes[name]))
     return Interchanged(
-        torch.cat(base), {name: torch.cat(outputs) for name, outputs in patched.items()}
+        torch.cat(base), {name: torch.cat(parts) for name, parts in found_outputs.items()}
     )
 
 
-class _Hooked:
+class HookedRuns:
     """Patched runs by hooks, from the first edited block on."""
 
-    def __init__(self, natural: NaturalRuns, rows: slice) -> None:
+    def __init__(self, natural: NaturalRuns, rows: slice | Tensor) -> None:
         self.natural, self.rows = natural, rows
 
     def swap(self, writes: Sequence[Write]) -> Tensor:
@@ -144,51 +144,58 @@ class _Hooked:
             return model(start, start_at_layer=layer)[:, -1]
 
 
-def _resumed(natural: NaturalRuns, rows: slice, fused: Fused) -> SwappedRuns:
-    """Patched runs that compute only what a swap can change."""
-    return SwappedRuns(
-        natural.model, lambda layer: natural.read([stream_into(layer)])[0][rows], fused
-    )
-
-
-def stream_into(layer: int) -> Site:
-    """The stream that a block reads: what the block before wrote, where there is one.
+def patched(
+    natural: NaturalRuns, rows: slice | Tensor, fused: Fused | None
+) -> SwappedRuns | HookedRuns:
+    """Patched runs of some sequences, at whose sites values are written by ``swap``.
 
     Args:
-        layer: Of the block, counted from 0.
+        natural: Unedited runs.
+        rows: Of which of their sequences.
+        fused: What ``resumable`` found.
     """
-    return Site.at("resid_post", layer - 1) if layer else Site.at("resid_pre", 0)
+    if fused is None:
+        return HookedRuns(natural, rows)
+    streams = streams_of(natural.model)
+    return SwappedRuns(natural.model, lambda layer: natural.read(streams)[layer][rows], fused)
 
 
-def _fused(model: HookedModel, tokens: Tensor, sites: Sequence[Site]) -> Fused | None:
-    """Fused attention of the model's blocks, if runs under these writes can be resumed at all."""
-    if not all(site.component in SWAPPED for site in sites) or why_not(model) is not None:
+def streams_of(model: HookedModel) -> list[Site]:
+    """The stream that each block reads: what the block before wrote, where there is one.
+
+    Args:
+        model: A hooked model.
+    """
+    n_layers = subject_of(model).n_layers
+    first = [Site.at("resid_pre", 0)]
+    return first + [Site.at("resid_post", layer) for layer in range(n_layers - 1)]
+
+
+def resumable(natural: NaturalRuns, writes: Sequence[Sequence[Write]]) -> Fused | None:
+    """Fused attention for runs that compute only what writes can change, if they can be trusted.
+
+    They are where the model has nothing that they do not know of, and where they give what hooks
+    give: under the first set of writes, on two sequences.
+
+    Args:
+        natural: Unedited runs.
+        writes: Sets of writes to their first sequences.
+    """
+    model, few = natural.model, NaturalRuns(natural.model, natural.tokens[:2])
+    known = all(site.component in SWAPPED for group in writes for site, _ in group)
+    if not known or not writes or why_not(model) is not None:
         return None
-    padded = subject_of(model).model.input_to_embed(tokens[:1])[3] is not None
-    return None if padded else fused_attention(model)
-
-
-def _agree(
-    natural: NaturalRuns,
-    rows: slice,
-    fused: Fused,
-    sets: Mapping[str, tuple[Site, ...]],
-    values: Mapping[Site, Tensor],
-) -> bool:
-    """Whether resumed runs give what hooks give: the first set of sites, on two sequences."""
-    group = next(iter(sets.values()), ())
-    if not group:
-        return False
-    few = NaturalRuns(natural.model, natural.tokens[rows][:2])
-    writes = [(site, values[site][:2]) for site in group]
+    if subject_of(model).model.input_to_embed(few.tokens)[3] is not None:
+        return None  # padding
+    fused, first = fused_attention(model), [(site, value[:2]) for site, value in writes[0]]
     try:
         with torch.no_grad():
-            expected = _Hooked(few, slice(None)).swap(writes)
-            away = _resumed(few, slice(None), fused).swap(writes) - expected
+            expected = HookedRuns(few, slice(None)).swap(first)
+            away = patched(few, slice(None), fused).swap(first) - expected
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
-        return False
-    scale = expected.abs().max().clamp_min(1.0)
-    return float(away.abs().max() / scale) <= tolerance(expected.dtype)
+        return None
+    share = float(away.abs().max() / expected.abs().max().clamp_min(1.0))
+    return fused if share <= tolerance(expected.dtype) else None
 
 
 def _check_set(name: str, group: Sequence[Site]) -> None:

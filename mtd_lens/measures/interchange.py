@@ -10,7 +10,7 @@ from mtd_lens.contracts import EVERY, Measurement
 from mtd_lens.measures.pairs import first, pairs_of
 from mtd_lens.measures.words import hook_of, where
 from mtd_lens.trial import Trial
-from probes.interchange import stream_into
+from probes.interchange import streams_of
 from probes.statistics import NEGLIGIBLE
 from probes.subject import Subject
 
@@ -40,8 +40,7 @@ class Interchange:
         """What is swapped, and the streams from which patched runs go on."""
         if not trial.positions[self.queries]:
             return []
-        streams = [stream_into(layer) for layer in range(trial.n_layers)]
-        return [*self._sites(trial).values(), *streams]
+        return [*self._sites(trial).values(), *streams_of(trial.model)]
 
     def __call__(self, trial: Trial) -> list[Measurement]:
         """One measurement a layer.

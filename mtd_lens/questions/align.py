@@ -6,7 +6,7 @@ interpretable causal variables and distributed neural representations"), and sco
 half beside what the same search finds where there is nothing to find.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -17,9 +17,10 @@ from mtd_lens.experiment import Experiment
 from mtd_lens.measures.pairs import draw_pairs, prediction_with
 from mtd_lens.questions.localize import carriers_of
 from mtd_lens.results.alignment import AlignmentReport
-from mtd_lens.spaces import Space, last_predictions
+from mtd_lens.spaces import Space, check_outputs
 from probes import checks
 from probes.alignment import STEPS, Alignment
+from probes.capture import NaturalRuns
 from probes.sites import HEADED, HEADLESS, hook_name
 from probes.statistics import NEGLIGIBLE, Interval
 from probes.subject import HookedModel, subject_of
@@ -140,6 +141,11 @@ class _Search:
     fitting: _Half
     held_out: _Half
     seed: int
+    runs: dict[tuple[int, int], NaturalRuns] = field(default_factory=dict)
+
+    def natural(self, model: HookedModel, tokens: Tensor) -> NaturalRuns:
+        """A model's unedited runs on one half, the same every time."""
+        return self.runs.setdefault((id(model), id(tokens)), NaturalRuns(model, tokens))
 
     def fit(
         self,
@@ -162,11 +168,18 @@ class _Search:
             divergence=self.outputs.divergence,
             steps=steps,
             seed=self.seed,
+            natural=self.natural(model, half.tokens),
         )
 
     def score(self, model: HookedModel, site: probes.Site, *, arbitrary: bool = False) -> Interval:
         half = self.held_out
-        runs = probes.run_interchange(model, half.tokens, half.source, {"swapped": site})
+        runs = probes.run_interchange(
+            model,
+            half.tokens,
+            half.source,
+            {"swapped": site},
+            natural=self.natural(model, half.tokens),
+        )
         target = half.arbitrary if arbitrary else half.target
         base, patched = (
             self.outputs.divergence(target, self.outputs.prediction(model, output))
@@ -181,8 +194,8 @@ class _Search:
     def unpatched(self, model: HookedModel) -> Tensor:
         """Divergence of each counterfactual from the unpatched prediction."""
         half = self.held_out
-        prediction = last_predictions(model, half.tokens, self.outputs)
-        return self.outputs.divergence(half.target, prediction)
+        output = check_outputs(self.natural(model, half.tokens).outputs)
+        return self.outputs.divergence(half.target, self.outputs.prediction(model, output))
 
 
 def _prepare(experiment: Experiment, carrier: Carrier) -> _Search:

@@ -77,7 +77,13 @@ class SwappedRuns:
         block, fused = self._model.blocks[layer], self._fused[layer]
         components = {site.component for site, _ in writes}
         own = fused is None or bool(components & _WITHIN_ATTENTION)
-        whole = _written_whole("attn_out", writes, stream.shape[1] - (start - first))
+        n_queries = stream.shape[1] - (start - first)
+        if _written_whole("resid_post", writes, n_queries):
+            after = torch.zeros_like(stream[:, start - first :])
+            for site, value in writes:
+                after = site.write(after, value) if site.component == "resid_post" else after
+            return after
+        whole = _written_whole("attn_out", writes, n_queries)
         keys, values = (None, None) if whole else self._prefix(layer, first, own)
         hooks = [(site.hook, _writer(site, value)) for site, value in writes]
         with self._model.hooks(fwd_hooks=hooks) if writes else nullcontext():
@@ -105,13 +111,14 @@ class SwappedRuns:
         key = (layer, first, own)
         if key not in self._prefixes:
             block, fused = self._model.blocks[layer], self._fused[layer]
-            normalized = block.ln1(self._stream(layer)[:, :first])
-            if own:
-                found = block.attn.calculate_qkv_matrices(normalized, normalized, normalized)[1:]
-            else:
-                assert fused is not None
-                found = fused.project(normalized)[1:]
-            self._prefixes[key] = found
+            with torch.no_grad():
+                inward = block.ln1(self._stream(layer)[:, :first])
+                if own:
+                    _, *found = block.attn.calculate_qkv_matrices(inward, inward, inward)
+                else:
+                    assert fused is not None
+                    _, *found = fused.project(inward)
+            self._prefixes[key] = found[0], found[1]
         return self._prefixes[key]
 
 
