@@ -247,7 +247,7 @@ class _NaturalRuns:
     ) -> Float[Tensor, "batch outcome"]:
         """Outputs at the last position with ``shift`` added to the activation at the site."""
 
-        def add(activation: Tensor, hook: Any) -> Tensor:
+        def add(activation: Tensor, hook: object) -> Tensor:
             return self.site.write(activation, self.site.read(activation) + shift)
 
         with self.model.hooks(fwd_hooks=[(self.site.hook, add)]):

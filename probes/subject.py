@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from probes.errors import DataError
 
@@ -30,7 +30,7 @@ class HookedModel(Protocol):
     def hook_dict(self) -> Mapping[str, Any]:
         """Hook points by their full names."""
 
-    def hooks(self, fwd_hooks: Any = ..., bwd_hooks: Any = ...) -> AbstractContextManager[Any]:
+    def hooks(self, fwd_hooks: Any = ..., bwd_hooks: Any = ...) -> AbstractContextManager[object]:
         """A context in which further hooks act.
 
         Args:
@@ -38,12 +38,24 @@ class HookedModel(Protocol):
             bwd_hooks: The same for gradients.
         """
 
+    def run_with_hooks(self, *args: Any, **kwargs: Any) -> Any:
+        """Outputs of a call in which further hooks act, given as ``fwd_hooks``."""
+
+    def run_with_cache(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """Outputs of a call, and its activations by the names of their hooks."""
+
+    def to(self, *args: Any, **kwargs: Any) -> "HookedModel":
+        """The model itself, moved to a device or to a dtype."""
+
+    def eval(self) -> "HookedModel":
+        """The model itself, in evaluation mode."""
+
     def parameters(self) -> Iterator[nn.Parameter]:
         """The weights."""
 
     def __call__(
-        self, input: Any, *, start_at_layer: int | None = ..., stop_at_layer: int | None = ...
-    ) -> Any:
+        self, input: Tensor, *, start_at_layer: int | None = ..., stop_at_layer: int | None = ...
+    ) -> Tensor:
         """Outputs, ``[sequence, position, d_vocab_out]``."""
 
 
