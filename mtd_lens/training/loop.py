@@ -24,7 +24,7 @@ from mtd_lens.architectures import (
     build_trainable,
     size_for,
 )
-from mtd_lens.contracts import Examples, Family, Task
+from mtd_lens.contracts import Examples, Task
 from mtd_lens.errors import ArgumentError, CheckpointError, ModelError, TrainingError
 from mtd_lens.experiment import versions
 from mtd_lens.registry import family_of, load_checkpoint, load_task, task_from_json
@@ -158,14 +158,14 @@ def train_or_resume(
     Raises:
         TrainingError: Neither or both folders are given, or the run is another one.
     """
-    if (out is None) == (resume is None):
-        raise TrainingError(
-            "give either a new folder (--out DIR) or a run to resume (--resume DIR)."
-        )
-    if resume is None:
+    if out is not None and resume is None:
         if task is None:
             raise TrainingError("a new run needs a task. `mtd-lens tasks` lists them.")
         return train(task, TrainingConfig().changed(settings), out, **options)
+    if resume is None or out is not None:
+        raise TrainingError(
+            "give either a new folder (--out DIR) or a run to resume (--resume DIR)."
+        )
     there, config = run_folder.read_run(resume)
     if task is None:
         task = task_from_json(there["task"], str(resume))
@@ -176,7 +176,7 @@ class _Trainer:
     """A model, its optimiser, and where the data come from."""
 
     def __init__(
-        self, task: Task, config: TrainingConfig, processes: Processes, family: Family
+        self, task: Task, config: TrainingConfig, processes: Processes, family: Any
     ) -> None:
         self.task, self.config, self.family = task, config, family
         self.processes = processes

@@ -177,7 +177,7 @@ def _place(outer: Sequence[str], labels: Sequence[Sequence[int | str]], index: i
     return f"{outer[0]} {labels[0][row]}, {outer[1]} {labels[1][column]}"
 
 
-def _ink(value: float, colours: "matplotlib.cm.ScalarMappable") -> str:
+def _ink(value: float, colours: Any) -> str:
     red, green, blue, _ = colours.to_rgba(value)
     return INK_ON_PALE if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else INK_ON_DEEP
 

@@ -290,7 +290,7 @@ class Grid:
         """
         is_text = isinstance(source, str) and source.lstrip().startswith("{")
         try:
-            plain = json.loads(source if is_text else Path(source).read_text("utf-8"))
+            plain = json.loads(str(source) if is_text else Path(source).read_text("utf-8"))
             shape = plain.pop("shape")
             for name in ("values", "base", "source"):
                 if plain[name] is not None:

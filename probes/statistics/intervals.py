@@ -141,9 +141,8 @@ def ratio_intervals(
     low, high = _limits((above, below), _score, seed, confidence)
     score = _score(above.mean(-1), below.mean(-1))
     undefined = below.mean(-1) <= NEGLIGIBLE
-    found = (np.where(undefined, np.nan, values) for values in (score, low, high))
-    score, low, high = (torch.from_numpy(values) for values in found)
-    return score, low, high
+    found = [np.where(undefined, np.nan, values) for values in (score, low, high)]
+    return torch.from_numpy(found[0]), torch.from_numpy(found[1]), torch.from_numpy(found[2])
 
 
 def mean_intervals(
@@ -185,13 +184,13 @@ def _checked(values: Tensor) -> np.ndarray:
     return array
 
 
-def _score(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+def _score(above: np.ndarray | float, below: np.ndarray | float) -> np.ndarray | float:
     return 1 - above / np.maximum(below, NEGLIGIBLE)
 
 
 def _limits(
     samples: tuple[np.ndarray, ...],
-    statistic: Callable[..., np.ndarray],
+    statistic: Callable[..., np.ndarray | float],
     seed: int,
     confidence: float,
 ) -> np.ndarray:

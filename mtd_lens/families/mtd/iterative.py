@@ -314,10 +314,10 @@ def _listed_steps(
             f"entry a step; got {came}."
         )
     n_steps = checks.integer(n_steps, "n_steps", 1, ArgumentError)
-    if step_sizes is None:
+    if step_size is not None:
         return [(step_size, "step_size")] * n_steps
     try:
-        listed = [] if isinstance(step_sizes, str) else list(step_sizes)
+        listed = [] if step_sizes is None or isinstance(step_sizes, str) else list(step_sizes)
     except TypeError:  # a number, or a tensor without axes
         listed = []
     if not listed or n_steps not in (1, len(listed)):

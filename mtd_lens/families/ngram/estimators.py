@@ -10,7 +10,7 @@ Common errors: :class:`~mtd_lens.errors.ArgumentError` for a task of another fam
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from mtd_lens.errors import ArgumentError
-from mtd_lens.families.ngram.task import NGramTask, check_tokens, listed
+from mtd_lens.families.ngram.task import NGramTask, Parents, check_tokens, listed
 from mtd_lens.shapes import PredictionsPerQuery
 from probes import checks
 
@@ -27,7 +27,7 @@ MAX_SHARPNESS = 100.0
 
 
 def ngram_counts(
-    task: NGramTask, tokens: Tensor, parents: Iterable[int] | None = None
+    task: NGramTask, tokens: Tensor, parents: Parents | None = None
 ) -> Float[Tensor, "sequence query token"]:
     """Counts ``n(b | a)`` of each token b after the parents a of the token to be predicted.
 
@@ -56,7 +56,7 @@ def ngram_counts(
 
 
 def ngram_maximum_likelihood(
-    task: NGramTask, tokens: Tensor, parents: Iterable[int] | None = None
+    task: NGramTask, tokens: Tensor, parents: Parents | None = None
 ) -> PredictionsPerQuery:
     """The maximum likelihood estimate ``n(b | a) / n(a)``; uniform where the parents are new.
 
@@ -80,7 +80,7 @@ def ngram_maximum_likelihood(
 
 
 def ngram_bayes(
-    task: NGramTask, tokens: Tensor, parents: Iterable[int] | None = None
+    task: NGramTask, tokens: Tensor, parents: Parents | None = None
 ) -> PredictionsPerQuery:
     """The exact posterior mean of the row in use, ``(n(b | a) + α) / (n(a) + q α)``.
 
@@ -222,7 +222,7 @@ def check_sharpness(sharpness: float | int) -> float:
 
 
 def matches(
-    task: NGramTask, tokens: Tensor, parents: Iterable[int] | None = None
+    task: NGramTask, tokens: Tensor, parents: Parents | None = None
 ) -> Float[Tensor, "sequence query evidence"]:
     """1 where an evidence position up to the query has the parents of the token to be predicted."""
     rows = _rows(task, tokens, parents)
@@ -230,7 +230,7 @@ def matches(
 
 
 def last_counts(
-    task: NGramTask, tokens: Tensor, parents: Iterable[int] | None = None
+    task: NGramTask, tokens: Tensor, parents: Parents | None = None
 ) -> Float[Tensor, "sequence token"]:
     """``ngram_counts`` at the last query alone."""
     rows = _rows(task, tokens, parents)
@@ -252,7 +252,7 @@ def children(task: NGramTask, tokens: Tensor) -> Float[Tensor, "sequence evidenc
     return one_hot(check_tokens(task, tokens)[:, task.window :], task.n_tokens).to(torch.float64)
 
 
-def _rows(task: NGramTask, tokens: Tensor, parents: Iterable[int] | None) -> Tensor:
+def _rows(task: NGramTask, tokens: Tensor, parents: Parents | None) -> Tensor:
     """Which tuple the parents form before each position from the window on; one for no parents."""
     tokens = check_tokens(task, tokens)
     lags = task.parents if parents is None else tuple(listed(parents))

@@ -28,6 +28,9 @@ log-probabilities can express. The kernel and maximum likelihood give 0 to token
 ROW_BITS = 62
 """Rows are numbered in int64."""
 
+Parents = Iterable[int] | np.ndarray
+"""Lags, in any order."""
+
 
 @dataclass(frozen=True)
 class NGramBatch:
@@ -83,7 +86,7 @@ class NGramTask(PlainData):
     def __init__(
         self,
         n_tokens: int,
-        parents: Iterable[int],
+        parents: Parents,
         window: int,
         seq_len: int,
         concentration: float | int = 0.1,
@@ -181,7 +184,7 @@ class NGramTask(PlainData):
         )
 
 
-def listed(parents: Iterable[int]) -> list[int]:
+def listed(parents: Parents) -> list[int]:
     """Parents as a list, empty if there are none.
 
     Raises:
@@ -196,7 +199,7 @@ def listed(parents: Iterable[int]) -> list[int]:
     return lags
 
 
-def _checked_parents(parents: Iterable[int], window: int) -> tuple[int, ...]:
+def _checked_parents(parents: Parents, window: int) -> tuple[int, ...]:
     """Parents in rising order."""
     lags = listed(parents)
     if not lags:

@@ -62,7 +62,7 @@ def draw_cells(
     cells: Mapping[tuple[str, int], Cell],
     columns: Sequence[str],
     rows: Mapping[int, str],
-    scale: "matplotlib.cm.ScalarMappable",
+    scale: Any,
 ) -> None:
     """Draw a map, columns from the left, rows downwards at the heights that number them."""
     from matplotlib.patches import Rectangle

@@ -215,7 +215,8 @@ def _draw_points(axes: "matplotlib.axes.Axes", panel: Panel) -> None:
     """Coloured by group, unless there are more groups than colours."""
     crowd = FEW / len(panel.analytic)
     opacity = min(max(BOLDEST * crowd, FAINTEST), BOLDEST)
-    look = {"s": 10 if crowd >= 1 else 5, "alpha": opacity, "linewidths": 0, "zorder": 3}
+    look: dict[str, Any] = {"s": 10 if crowd >= 1 else 5, "alpha": opacity}
+    look |= {"linewidths": 0, "zorder": 3}
     groups = _groups(panel)
     if not groups:
         colour = style.MODEL_COLOURS[0]
@@ -225,7 +226,7 @@ def _draw_points(axes: "matplotlib.axes.Axes", panel: Panel) -> None:
         at = panel.groups == name
         values = panel.analytic[at], panel.model[at]
         axes.scatter(*values, color=colour, label=str(name), rasterized=True, **look)
-    legend = axes.legend(
+    legend: Any = axes.legend(
         title=panel.grouped_by or None, loc="upper center", bbox_to_anchor=(0.5, -0.2),
         ncols=math.ceil(len(groups) / _legend_rows(groups)), frameon=False,
         fontsize="small", title_fontsize="small", handletextpad=0.1,

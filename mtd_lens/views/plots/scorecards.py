@@ -150,7 +150,7 @@ def _judge(axes: "matplotlib.axes.Axes", claim: ClaimResult, height: int, left: 
     if claim.score is not None:
         words += f", {number(claim.score, 2)} {interval(claim, 2)}"
     colour = VERDICT_COLOURS.get(claim.verdict, (style.INK, 0.3))
-    disc = {"marker": "o", "markersize": 6, "markeredgewidth": 0, "clip_on": False}
+    disc: dict[str, Any] = {"marker": "o", "markersize": 6, "markeredgewidth": 0, "clip_on": False}
     axes.plot(left + 0.1, height, color=colour, **disc)
     axes.text(left + 0.3, height, words, va="center", fontsize="small")
 

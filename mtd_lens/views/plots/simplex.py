@@ -126,7 +126,8 @@ def _draw(
 def _mark_ends(
     axes: "matplotlib.axes.Axes", path: Tensor, colour: style.Colour, height: int
 ) -> None:
-    ends = {"marker": "o", "markersize": 6, "markeredgecolor": colour, "zorder": height}
+    ends: dict[str, Any] = {"marker": "o", "markersize": 6}
+    ends |= {"markeredgecolor": colour, "zorder": height}
     axes.plot(*path[0].tolist(), markerfacecolor="none", **ends)
     axes.plot(*path[-1].tolist(), markerfacecolor=colour, **ends)
 

@@ -8,7 +8,7 @@ import math
 import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -75,7 +75,7 @@ def new_figure(
     return figure, panels
 
 
-def plain(axes: "matplotlib.axes.Axes", grid: str = "y") -> None:
+def plain(axes: "matplotlib.axes.Axes", grid: Literal["x", "y", "both"] = "y") -> None:
     """Axes with nothing above or to the right, and a faint grid."""
     axes.grid(axis=grid, color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
