@@ -28,7 +28,7 @@ RANK_TOLERANCE = 1e-10
 Estimates = Float[Tensor, "sequence query component component"]
 PredictedVectors = Float[Tensor, "sequence query component"]
 
-StepSizes = float | int | Sequence[float | int] | np.ndarray | Tensor
+StepSizes = float | int | np.floating | Sequence[float | int] | np.ndarray | Tensor
 """One step size, or one for each step."""
 
 
