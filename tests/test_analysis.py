@@ -4,13 +4,13 @@ import oracles
 import pytest
 import torch
 from conftest import stock, transition
-from mtd_lens.token_tasks import check_outputs
 from scipy import optimize
 
 import mtd_lens
 from mtd_lens.families.mtd import analysis, iterative
 from mtd_lens.families.mtd.posterior import refined_quadrature
 from mtd_lens.families.mtd.references import tied_step_size
+from mtd_lens.spaces import check_outputs
 
 
 @pytest.fixture(scope="module")

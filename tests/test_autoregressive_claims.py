@@ -7,8 +7,7 @@ import torch
 
 import mtd_lens
 import probes
-from mtd_lens import AutoregressiveCausalModel, AutoregressiveTask
-from mtd_lens.contracts import Trial
+from mtd_lens import AutoregressiveCausalModel, AutoregressiveTask, Trial
 from mtd_lens.families.autoregressive.claims import claims, window_size
 from mtd_lens.measures.pairs import draw_pairs
 from probes import squared_error

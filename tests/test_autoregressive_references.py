@@ -5,9 +5,10 @@ import pytest
 import torch
 
 import mtd_lens
-from mtd_lens import AutoregressiveCausalModel, AutoregressiveTask
-from mtd_lens.contracts import Trial
+from mtd_lens import AutoregressiveCausalModel, AutoregressiveTask, Trial
 from mtd_lens.families.autoregressive import estimators, references
+from mtd_lens.questions.estimators import from_model, from_truth
+from mtd_lens.registry import family_of
 
 TASKS = [
     AutoregressiveTask(3, 7),
@@ -85,9 +86,10 @@ def test_reference_predictions_are_the_estimators(case):
     """Each is its estimator on new sequences, with what it says was fitted on the others."""
     task, batch = case
     new = task.sample(5, seed=8).tokens
-    found = references.reference_predictions(task, batch.tokens, batch.truth, new)
+    found = references.references(task, batch.tokens, batch.truth, new)
     checked = set()
-    for name, (predicted, fitted) in found.items():
+    for name, reference in found.items():
+        predicted, fitted = reference.prediction, reference.parameters
         sizes = [size for key, size in fitted.items() if "bound" not in key]
         if not sizes:
             continue
@@ -101,15 +103,21 @@ def test_reference_predictions_are_the_estimators(case):
         *(f"{n} steps{kind}" for n in "234" for kind in ("", ", prefix")),
     }
     squares = estimators.least_squares(new, last_only=True)
-    assert torch.equal(found["least squares"][0], estimators.predict_next(new, squares)[:, 0])
-    assert torch.equal(found["last vector"][0], new[:, -1])
+    assert torch.equal(
+        found["least squares"].prediction, estimators.predict_next(new, squares)[:, 0]
+    )
+    assert torch.equal(found["last vector"].prediction, new[:, -1])
 
 
 # What is fitted, is fitted on the fit split.
 
 
 def fitted(entries):
-    return {f"{e.name}: {name}": value for e in entries for name, value in e.parameters.items()}
+    return {
+        f"{estimator}: {name}": value
+        for estimator, (_, parameters) in entries.items()
+        for name, value in parameters.items()
+    }
 
 
 def same(parameters):
@@ -127,7 +135,8 @@ def test_scorecards_fit_estimators_on_the_fit_split_alone():
     causal = AutoregressiveCausalModel(task, 0.2)
 
     def entries(fit_tokens, tokens):
-        return references.estimates(Trial(model, task, causal, fit_tokens, tokens, 0))
+        trial = Trial(model, task, causal, fit_tokens, tokens, 0)
+        return from_model(family_of(task), trial)
 
     expected = fitted(entries(one, two))
     assert set(expected) >= FITTED
@@ -150,7 +159,7 @@ def test_comparisons_fit_estimators_on_the_fit_split_alone(monkeypatch):
             )
 
         monkeypatch.setattr(AutoregressiveTask, "sample", halves)
-        return references.contenders(task, model, 16, n, 0)
+        return from_truth(family_of(task), task, model, 16, n, 0)
 
     expected = entries(1, 2)
     changed = entries(1, 3)
@@ -159,6 +168,7 @@ def test_comparisons_fit_estimators_on_the_fit_split_alone(monkeypatch):
     other = fitted(entries(3, 2))
     for name in FITTED:
         assert other[name] != same(fitted(expected)[name])
-    for before, after in zip(expected, changed, strict=True):
-        assert len(before.divergence) == n
-        assert not torch.equal(before.divergence, after.divergence)  # scored on the other half
+    assert set(expected) == set(changed)
+    for name, (before, _) in expected.items():
+        assert len(before) == n
+        assert not torch.equal(before, changed[name][0])  # scored on the other half

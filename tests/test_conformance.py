@@ -10,20 +10,22 @@ import mtd_lens
 import probes
 from mtd_lens import contracts, registry
 from mtd_lens.architectures import Size, build_trainable
+from mtd_lens.experiment import Experiment
 from mtd_lens.hooked import ModelInfo, assemble
+from mtd_lens.questions.estimators import from_model
+from mtd_lens.spaces import Space, check_model, last_predictions
 
 FAMILIES = registry.list_families()
-PROTOCOLS = (
-    contracts.Family,
-    contracts.TrainableFamily,
-    contracts.LocalizableFamily,
-    contracts.InspectableFamily,
-)
+CAPABILITIES = {
+    "family": ("resized", "examples", "yardsticks", "analyse", "presets", "variants", "drawn"),
+    "algorithm": ("construct", "carriers", "control", "patterns"),
+}
+"""What a family may leave out, and those of the package do not."""
 
 
 def smallest(family):
     """The family's preset of the fewest positions."""
-    return min((load() for load in family.presets().values()), key=lambda task: task.seq_len)
+    return min((load() for load in family.presets.values()), key=lambda task: task.seq_len)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -39,35 +41,49 @@ def task(family):
 @pytest.fixture(scope="module")
 def causal_model(family, task):
     """The algorithm as it is fitted to the construction."""
-    [constructed, *_] = [build for name, build in family.variants().items() if "constr" in name]
+    [constructed, *_] = [build for name, build in family.variants.items() if "constr" in name]
     model = constructed(task, dtype=torch.float64)
-    return family.fit_causal_model(model, task, task.sample(64, seed=1).tokens)
+    tokens = task.sample(64, seed=1).tokens
+    predictions = last_predictions(model, tokens, task.outputs)
+    return family.algorithms[0].fit(task, tokens, predictions)
 
 
 @pytest.fixture(scope="module")
 def ceiling(family, task, causal_model):
-    return family.ceiling(task, causal_model)
+    return family.algorithms[0].construct(task, causal_model)
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: protocol.__name__)
-def test_protocols(family, task, protocol):
-    assert isinstance(family, protocol)
+def test_capabilities(family, task):
+    assert isinstance(family, contracts.Family)
     assert isinstance(task, contracts.Task)
+    assert isinstance(task.inputs, Space)
+    assert isinstance(task.outputs, Space)
     assert isinstance(task.sample(2, 0), contracts.Batch)
+    algorithm = family.algorithms[0]
+    for record, names in ((family, CAPABILITIES["family"]), (algorithm, CAPABILITIES["algorithm"])):
+        assert all(getattr(record, name) for name in names), record.name
+
+
+def test_the_algorithms_row_bears_its_name(family, task):
+    batch = task.sample(64, 0)
+    truth = family.truth(task, batch)
+    found = family.references(task, batch.tokens, truth, batch.tokens, True)
+    assert family.algorithms[0].name in found
+    assert set(family.drawn) <= set(found)
 
 
 def test_names(family, task):
     assert task.family == family.name
-    assert set(family.presets()) <= set(mtd_lens.list_tasks())
-    for preset, load in family.presets().items():
+    assert set(family.presets) <= set(mtd_lens.list_tasks())
+    for preset, load in family.presets.items():
         assert load().name == preset
-        for variant in family.variants():
+        for variant in family.variants:
             assert f"{preset}/{variant}" in mtd_lens.list_models()
-    assert any(variant.startswith("random-") for variant in family.variants())
+    assert any(variant.startswith("random-") for variant in family.variants)
 
 
 def test_json_round_trips(family):
-    for load in family.presets().values():
+    for load in family.presets.values():
         task = load()
         again = family.task_from_json(json.loads(json.dumps(task.to_json())))
         assert again.to_json() == task.to_json()
@@ -83,7 +99,7 @@ def test_samples_follow_their_seed(task):
 
 def test_targets_follow_the_truth(family, task):
     """Tokens as often as their true probability says, in standard errors; vectors are next."""
-    with_truth = family.examples(task, 512, 0, with_truth=True)
+    with_truth = family.examples(task, 512, 0, True)
     inputs, targets, truth = with_truth.inputs, with_truth.targets, with_truth.truth
     n_queries = targets.shape[1]
     assert torch.equal(inputs[:, -n_queries + 1 :], targets[:, :-1])
@@ -134,12 +150,12 @@ def test_the_ceiling_is_the_causal_model(family, task, causal_model, ceiling):
     tokens = task.sample(16, 2).tokens
     output = probes.last_outputs(ceiling, tokens)
     expected = causal_model.run(tokens)["prediction"][:, -1]
-    divergence = family.divergences(expected, family.predicted(ceiling, output))
-    assert divergence.max() < 1e-6
-    trial = contracts.Trial(ceiling, task, causal_model, tokens, tokens, 0)
-    estimates = family.estimates(trial)
-    assert min(float(estimate.divergence.mean()) for estimate in estimates) < 1e-4
-    assert all((estimate.divergence >= -1e-9).all() for estimate in estimates)
+    outputs = task.outputs
+    assert outputs.divergence(expected, outputs.prediction(ceiling, output)).max() < 1e-6
+    trial = mtd_lens.Trial(ceiling, task, causal_model, tokens, tokens, 0)
+    divergences = [divergence for divergence, _ in from_model(family, trial).values()]
+    assert min(float(divergence.mean()) for divergence in divergences) < 1e-4
+    assert all((divergence >= -1e-9).all() for divergence in divergences)
 
 
 @pytest.mark.slow
@@ -149,7 +165,7 @@ def test_scorecards_of_ceiling_and_null(family, task, ceiling):
         assert claim.verdict == "supported", claim
         assert claim.score > 0.999, claim
     assert json.loads(card.to_json())["claims"]
-    null = mtd_lens.score(family.null(ceiling, task, 7), task, n_sequences=128)
+    null = mtd_lens.score(Experiment.of(ceiling, task, 0).null(7), task, n_sequences=128)
     assert all(claim.verdict != "supported" for claim in null), null
 
 
@@ -183,11 +199,11 @@ def test_models_of_the_other_kind_are_refused(family, task, ceiling):
     assert (other.cfg.d_vocab, other.cfg.d_vocab_out) == (ceiling.cfg.d_vocab_out,) * 2
     assert other.cfg.n_ctx == task.seq_len
     reads = "reads token numbers" if vectors else "reads vectors of"
-    for refuse in (family.check_model, partial(mtd_lens.score, n_sequences=64)):
+    for refuse in (check_model, partial(mtd_lens.score, n_sequences=64)):
         with pytest.raises(mtd_lens.ModelError, match=reads):
             refuse(other, task)
     with pytest.raises(mtd_lens.ModelError):
-        family.check_model(torch.nn.Identity(), smallest(family))
+        check_model(torch.nn.Identity(), smallest(family))
 
 
 def test_inputs_of_the_other_kind_are_refused(task, ceiling):

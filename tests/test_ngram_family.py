@@ -10,13 +10,11 @@ from mtd_lens import cli
 from mtd_lens.contracts import (
     Batch,
     CausalModel,
-    InspectableFamily,
-    LocalizableFamily,
     Task,
-    TrainableFamily,
 )
 from mtd_lens.families.ngram import FAMILY, estimators
 from mtd_lens.hooked import probabilities
+from mtd_lens.spaces import last_predictions
 
 NAME = "ngram-q3-s12-t32"
 
@@ -42,10 +40,8 @@ def test_it_follows_the_contracts(task, model):
     assert mtd_lens.registry.family_of(task) is FAMILY
     assert isinstance(task, Task)
     assert isinstance(task.sample(2, 0), Batch)
-    assert isinstance(FAMILY, LocalizableFamily)
-    assert isinstance(FAMILY, TrainableFamily)
-    assert isinstance(FAMILY, InspectableFamily)
-    found = FAMILY.fit_causal_model(model, task, task.sample(256, seed=3).tokens)
+    tokens = task.sample(256, seed=3).tokens
+    found = FAMILY.algorithms[0].fit(task, tokens, last_predictions(model, tokens, task.outputs))
     assert isinstance(found, CausalModel)
     assert found.sharpness == pytest.approx(4.504, abs=0.01)
     assert FAMILY.task_from_json(task.to_json()) == task
@@ -59,26 +55,26 @@ def test_models_of_another_shape_are_refused(task):
     short = mtd_lens.construct_ngram(mtd_lens.NGramTask(3, (1, 2), 2, 16), 4.0)
     with pytest.raises(mtd_lens.ModelError, match="the model's context is 16"):
         mtd_lens.score(short, task)
-    with pytest.raises(mtd_lens.ArgumentError, match="expected an NGramTask"):
-        FAMILY.check_model(other, mtd_lens.load_task("mtd-q3-m2-t32"))
 
 
 def test_examples_have_a_target_and_a_distribution_at_every_query(task):
-    drawn = FAMILY.examples(task, 64, 5, with_truth=True)
+    drawn = FAMILY.examples(task, 64, 5, True)
     assert drawn.inputs.shape == (64, 32)
     assert drawn.targets.shape == (64, 30)
     assert torch.equal(drawn.targets[:, :-1], drawn.inputs[:, 3:])
     assert drawn.truth.shape == (64, 30, 3)
     of_targets = drawn.truth.gather(-1, drawn.targets[..., None])
     assert (of_targets > 0).all()
-    assert FAMILY.examples(task, 4, 5, with_truth=False).truth is None
+    assert FAMILY.examples(task, 4, 5, False).truth is None
 
 
 def test_yardsticks(task, model):
     tokens, references = FAMILY.yardsticks(task, 32, 1)
     assert list(references) == ["KL from truth", "KL from kernel", "KL from exact Bayes"]
     output = model(tokens)[:, -1]
-    assert FAMILY.discrepancy(references["KL from kernel"], output).abs().max() < 1e-4
+    outputs = task.outputs
+    away = outputs.divergence(references["KL from kernel"], outputs.trained(output))
+    assert away.abs().max() < 1e-4
 
 
 def test_localize_finds_each_variable_where_it_was_built(model):

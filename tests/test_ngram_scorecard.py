@@ -10,7 +10,10 @@ import torch
 import mtd_lens
 from mtd_lens.families.ngram import FAMILY, claims
 from mtd_lens.families.ngram.causal_model import fit_sharpness
-from mtd_lens.families.ngram.references import contenders, estimates, wrong_parents
+from mtd_lens.families.ngram.references import wrong_parents
+from mtd_lens.measures import Prediction, Probe
+from mtd_lens.questions.estimators import from_model, from_truth
+from mtd_lens.spaces import last_predictions
 
 HALVES = (slice(0, 64), slice(64, None))
 
@@ -131,7 +134,7 @@ def test_attention_to_lags_is_measured_from_chance(trial):
     """The mean miss of both heads, one of which is uniform over the k + 1 positions so far."""
     positions = range(2, 24)
     missed = sum((1 - 1 / (k + 1)) / 2 for k in positions) / len(positions)
-    found, _ = claims.measure_copying(trial)
+    found, _ = claims.Copying()(trial)
     assert (found.numerator - missed).abs().max() < 1e-12
     assert (found.denominator - 2 / 3).abs().max() < 1e-12
     assert found.selection == pytest.approx(1 - missed / (2 / 3), abs=1e-12)
@@ -139,7 +142,7 @@ def test_attention_to_lags_is_measured_from_chance(trial):
 
 def test_predictions_are_measured_from_the_unigram(trial):
     """KL(kernel ‖ model) and KL(kernel ‖ unigram), a sequence at a time, from loops over tokens."""
-    [found] = claims.measure_estimator(trial)
+    [found] = Prediction(claims.without_evidence)(trial)
     output = trial.model(trial.tokens).detach()[:, -1].softmax(-1)
     for n, tokens in enumerate(trial.tokens):
         kernel = ngram_oracles.kernel(tokens, 23, 2, 3, 4.0, {(1, 2): 1.0})
@@ -156,15 +159,14 @@ def test_predictions_are_measured_from_the_unigram(trial):
 def test_the_sharpness_of_the_table_is_fitted_on_the_fit_split_alone(trial):
     def fitted(fit, test):
         changed = replace(trial, fit_tokens=fit, tokens=test)
-        return next(e for e in estimates(changed) if e.name == "kernel").parameters["sharpness"]
+        return from_model(FAMILY, changed)["kernel"][1]["sharpness"]
 
     fit, test = trial.fit_tokens, trial.tokens
     assert fitted(fit, test) == fitted(fit, fit) != fitted(test, test)
 
 
 def test_the_sharpness_of_a_comparison_is_fitted_on_the_first_half_alone(task, trial):
-    rows = contenders(task, trial.model, 24, 64, seed=5)
-    found = next(row for row in rows if row.name == "kernel").parameters["sharpness"]
+    found = from_truth(FAMILY, task, trial.model, 24, 64, 5)["kernel"][1]["sharpness"]
     batch = task.sample(128, seed=5)
     truth = mtd_lens.ngram_truth(task, batch.tokens, batch.tables)[:, -1]
     first, second = (fit_sharpness(task, batch.tokens[h], truth[h]) for h in HALVES)
@@ -183,14 +185,20 @@ def test_rows_do_not_depend_on_how_a_model_is_read(task):
     fit, test = (tokens[h] for h in HALVES)
     tables, trials = [], []
     for model in forms:
-        causal = FAMILY.fit_causal_model(model, task, fit)
+        predictions = last_predictions(model, fit, task.outputs)
+        causal = FAMILY.algorithms[0].fit(task, fit, predictions)
         trials.append(mtd_lens.Trial(model, task, causal, fit, test, 0))
-        rows = [*contenders(task, model, 24, 64, seed=0), *estimates(trials[-1])]
-        tables.append(torch.stack([row.divergence for row in rows]))
+        rows = (from_truth(FAMILY, task, model, 24, 64, 0), from_model(FAMILY, trials[-1]))
+        tables.append(torch.stack([x for row in rows for x, _ in row.values()]))
         assert causal.sharpness == pytest.approx(trials[0].causal_model.sharpness, abs=1e-4)
     assert all(torch.allclose(tables[0], table, rtol=1e-3, atol=1e-5) for table in tables)
     unseen = mtd_lens.ngram_counts(task, tokens, ())[:, -1].min(-1).values == 0
     assert unseen.any()  # or else no probability would be raised
+
+
+def selection(task):
+    """The probe of the selected feature, as the claim has it."""
+    return next(c for c in claims.claims(task) if c.id == "selected_feature.probe").measure
 
 
 @pytest.fixture(scope="module")
@@ -212,14 +220,15 @@ def test_the_selector_drops_the_lags_that_are_no_parents(wide):
         for whole in [mtd_lens.construct_ngram(wide, 4.0)]
         for model in (whole, mtd_lens.ablate_ngram(whole, "copier"))
     ]
-    selected, _ = claims.measure_selection(trials[0])
+    selected, _ = selection(wide)(trials[0])
+    copies = Probe("copied_parents", claims.control_task, wide.window + 1)
     assert abs(selected.details["unselected_lags"]) < 0.02
     assert abs(selected.details["unselected_lags_in_feature"]) < 0.02
-    copied = claims.measure_probe(trials[0], "copied_parents", "hook_attn_out")[0]
+    copied = copies(trials[0])[0]
     assert (
         float(copied.numerator.mean() / copied.denominator.mean()) < 1e-6
     )  # until then it is there
-    lost = claims.measure_probe(trials[1], "copied_parents", "hook_attn_out")[0]
+    lost = copies(trials[1])[0]
     assert float(lost.numerator.mean() / lost.denominator.mean()) > 0.9
 
 
@@ -234,7 +243,7 @@ def test_the_probe_of_unselected_lags_can_succeed(wide):
     model.blocks[0].mlp.W_in.data[lag_4][:3, :3] = torch.eye(3)
     causal = mtd_lens.NGramCausalModel(wide, 4.0)
     trial = mtd_lens.Trial(model, wide, causal, tokens[:100], tokens[100:], 0)
-    found, _ = claims.measure_selection(trial)
+    found, _ = selection(wide)(trial)
     assert found.details["unselected_lags"] > 0.99
     assert found.details["unselected_lags_in_feature"] < 0.5
 

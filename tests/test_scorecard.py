@@ -10,6 +10,7 @@ from random_models import users_model
 
 import mtd_lens
 from mtd_lens import measures
+from mtd_lens.contracts import LAST
 from mtd_lens.questions.score import verdict_of
 from mtd_lens.results.scorecard import ClaimResult, Scorecard
 from probes.statistics.intervals import Interval
@@ -164,10 +165,7 @@ def test_a_doubled_model_is_scored_and_ablated(task):
 
 
 def test_further_claims_are_tested_after_the_familys_own(task):
-    def rows(trial):
-        lags = range(1, trial.task.order + 1)
-        return measures.measure_attention(trial, "responsibilities", lags, last_only=True)
-
+    rows = measures.Attention("responsibilities", range(1, task.order + 1), LAST)
     claim = mtd_lens.Claim("responsibilities.at_the_end", "The last query attends by γ.", rows)
     card = mtd_lens.score(mtd_lens.construct(task), n_sequences=64, claims=[claim])
     assert tuple(result.id for result in card) == (*CLAIMS, claim.id)

@@ -5,10 +5,8 @@ from collections.abc import Iterable
 from mtd_lens.contracts import Task
 from mtd_lens.errors import ArgumentError
 from mtd_lens.experiment import Experiment, check_sampling
-from mtd_lens.questions.estimators import distances
+from mtd_lens.questions.estimators import from_truth, means
 from mtd_lens.results.comparison import Comparison
-from mtd_lens.results.scorecard import EstimatorResult
-from mtd_lens.spaces import last_predictions
 from probes import checks
 from probes.subject import HookedModel, subject_of
 
@@ -51,38 +49,17 @@ def compare(
     check_sampling(n_sequences, seed)
     experiment = Experiment.of(model, task, seed, name=name)
     chosen, shown = _checked_lengths(experiment, lengths), None if progress else True
+    family, known = experiment.family, experiment.task
     rows = [
-        _at_length(experiment, length, n_sequences)
+        means(from_truth(family, known, model, length, n_sequences, seed), seed)
         for length in tqdm(chosen, desc="lengths", disable=shown, delay=2, leave=False)
     ]
     return Comparison(
         **experiment.head | {"n_sequences": n_sequences},
         lengths=chosen,
         rows=tuple(rows),
-        drawn=experiment.family.drawn,
+        drawn=family.drawn,
     )
-
-
-def _at_length(
-    experiment: Experiment, length: int, n_sequences: int
-) -> tuple[EstimatorResult, ...]:
-    """Every estimator and the model against the truth, on contexts of one length."""
-    task, family = experiment.task, experiment.family
-    if family.resized is not None:
-        task = family.resized(task, length)
-    batch = task.sample(2 * n_sequences, experiment.seed)
-    tokens = batch.tokens.to(experiment.device)
-    truth = family.truth(task, batch).to(experiment.device)
-    fit, test = slice(0, n_sequences), slice(n_sequences, None)
-    references = family.references(task, tokens[fit], truth[fit], tokens[test], True)
-    divergence = task.outputs.divergence
-    found = {
-        label: (divergence(truth[test], reference.prediction), reference.parameters)
-        for label, reference in references.items()
-    }
-    predicted = last_predictions(experiment.model, tokens[test], task.outputs)
-    found["model"] = (divergence(truth[test], predicted), {})
-    return distances(found, experiment.seed)
 
 
 def _checked_lengths(experiment: Experiment, lengths: Iterable[int] | None) -> tuple[int, ...]:

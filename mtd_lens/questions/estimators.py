@@ -1,20 +1,71 @@
-"""Mean divergences of estimators, with their intervals."""
+"""Reference estimators held against a model, or against the truth, and their mean divergences."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
 import probes
+from mtd_lens.contracts import Family
 from mtd_lens.results.scorecard import EstimatorResult
+from mtd_lens.spaces import last_predictions
+from mtd_lens.trial import Trial
+from probes.subject import HookedModel, subject_of
+
+Distances = Mapping[str, tuple[Tensor, Mapping[str, float]]]
+"""By name of an estimator, divergences ``[sequence]`` and what was fitted."""
 
 
-def distances(
-    found: Mapping[str, tuple[Tensor, Mapping[str, float]]], seed: int
-) -> tuple[EstimatorResult, ...]:
+def from_model(family: Family, trial: Trial) -> Distances:
+    """``D(estimator ‖ model)`` of every reference estimator, fitted to the model.
+
+    Args:
+        family: Of the task.
+        trial: The model under test.
+    """
+    fit_target, predicted = (trial.predictions(tokens) for tokens in trial.splits)
+    references = family.references(trial.task, trial.fit_tokens, fit_target, trial.tokens, False)
+    divergence = trial.task.outputs.divergence
+    return {
+        name: (divergence(reference.prediction, predicted), reference.parameters)
+        for name, reference in references.items()
+    }
+
+
+def from_truth(
+    family: Family, task: Any, model: HookedModel, length: int, n_sequences: int, seed: int
+) -> Distances:
+    """``D(truth ‖ prediction)`` of every reference estimator, fitted to the truth, and the model.
+
+    Args:
+        family: Of the task.
+        task: The task.
+        model: Its own row is called ``model``.
+        length: Tokens in the context.
+        n_sequences: For the fit, and as many for the divergences.
+        seed: Of the sequences.
+    """
+    if family.resized is not None:
+        task = family.resized(task, length)
+    device = subject_of(model).device
+    batch = task.sample(2 * n_sequences, seed)
+    tokens, truth = batch.tokens.to(device), family.truth(task, batch).to(device)
+    fit, test = slice(0, n_sequences), slice(n_sequences, None)
+    references = family.references(task, tokens[fit], truth[fit], tokens[test], True)
+    divergence = task.outputs.divergence
+    found: dict[str, tuple[Tensor, Mapping[str, float]]] = {
+        name: (divergence(truth[test], reference.prediction), reference.parameters)
+        for name, reference in references.items()
+    }
+    predicted = last_predictions(model, tokens[test], task.outputs)
+    return found | {"model": (divergence(truth[test], predicted), {})}
+
+
+def means(found: Distances, seed: int) -> tuple[EstimatorResult, ...]:
     """Mean divergences with their intervals, the least of them marked.
 
     Args:
-        found: By name, divergences ``[sequence]``, and what was fitted.
+        found: Of each estimator.
         seed: Of the resampling.
     """
     intervals = {

@@ -10,7 +10,7 @@ import probes
 from mtd_lens.contracts import Claim, Measurement, Task
 from mtd_lens.errors import ArgumentError
 from mtd_lens.experiment import NULL_SEED, Experiment
-from mtd_lens.questions.estimators import distances
+from mtd_lens.questions.estimators import from_model, means
 from mtd_lens.results.scorecard import ClaimResult, MatrixEntry, Scorecard
 from mtd_lens.trial import Trial
 from probes import checks
@@ -91,7 +91,7 @@ def score(
 
     with bar:  # what was read of a subject goes before the next one's turn
         of_model = measured(trial)
-        estimators = _estimators(experiment, trial)
+        estimators = means(from_model(experiment.family, trial), seed)
         del trial
         nulls = [
             _null_interval(claim, found, experiment) if found else None
@@ -246,20 +246,4 @@ def _entry(claim: Claim, measurement: Measurement, seed: int) -> MatrixEntry:
     assert measurement.layer is not None
     return MatrixEntry(
         **vars(found), claim=claim.id, layer=measurement.layer, site=measurement.site
-    )
-
-
-def _estimators(experiment: Experiment, trial: Trial) -> Any:
-    """Divergence of the model's predictions from each reference estimator's."""
-    fit_target, predicted = (trial.predictions(tokens) for tokens in trial.splits)
-    references = experiment.family.references(
-        experiment.task, experiment.fit_tokens, fit_target, experiment.tokens, False
-    )
-    divergence = experiment.task.outputs.divergence
-    return distances(
-        {
-            name: (divergence(reference.prediction, predicted), reference.parameters)
-            for name, reference in references.items()
-        },
-        experiment.seed,
     )
