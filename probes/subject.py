@@ -39,13 +39,34 @@ class HookedModel(Protocol):
         """
 
     def run_with_hooks(self, *args: Any, **kwargs: Any) -> Any:
-        """Outputs of a call in which further hooks act, given as ``fwd_hooks``."""
+        """A call in which further hooks act.
+
+        Args:
+            *args: As for a call.
+            **kwargs: As for a call, and ``fwd_hooks`` and ``bwd_hooks``.
+
+        Returns:
+            The outputs.
+        """
 
     def run_with_cache(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        """Outputs of a call, and its activations by the names of their hooks."""
+        """A call whose activations are kept.
+
+        Args:
+            *args: As for a call.
+            **kwargs: As for a call, and ``names_filter``: which activations.
+
+        Returns:
+            The outputs, and activations by the names of their hooks.
+        """
 
     def to(self, *args: Any, **kwargs: Any) -> "HookedModel":
-        """The model itself, moved to a device or to a dtype."""
+        """The model itself, moved to a device or to a dtype.
+
+        Args:
+            *args: The device or the dtype.
+            **kwargs: Further options of the model's class.
+        """
 
     def eval(self) -> "HookedModel":
         """The model itself, in evaluation mode."""

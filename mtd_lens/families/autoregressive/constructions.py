@@ -68,7 +68,7 @@ def construct_autoregressive(
 
     Args:
         task: Whose vectors and context length the weights are for.
-        step_sizes: η of each step, one number or a list; None fits a common one to the task.
+        step_sizes: η of each step, ``[step]`` or one number; None fits a common one to the task.
         n_steps: How many steps, 1 to 8, of a single size; by default as many as there are sizes.
         causal: Attention to earlier positions and the own one alone.
         dtype: Of the parameters.

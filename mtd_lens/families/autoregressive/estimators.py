@@ -148,7 +148,7 @@ def autoregressive_gradient_descent(
     Args:
         task: The task.
         tokens: ``[sequence, position, component]``.
-        step_sizes: One step size, or one for each step.
+        step_sizes: One step size, or ``[step]``: one for each step.
         prefix: Steps as causal layers take them: from the second on, residuals at earlier positions
             are those of shorter contexts.
 

@@ -61,7 +61,7 @@ def mirror_descent(
         tokens: ``[sequence, position]``.
         step_size: η > 0: a number or, to use a different one at each query, a tensor ``[query]``.
         n_steps: Number of steps of size ``step_size``.
-        step_sizes: In place of the two above, a step size (of either form) for each step.
+        step_sizes: In place of the two above, a number or tensor ``[query]`` for each step.
         prefix: Use position k's own weights at position k. Then a tensor ``[query]`` has an entry
             for every query position, with or without ``every_query``.
         every_query: Estimate from every prefix.
