@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 from scipy import optimize
 from torch import Tensor
@@ -100,7 +100,7 @@ def search(objective: Callable[[float], float], bounds: tuple[float, float], xat
 
 def check_fit(
     name: str,
-    targets: Any,
+    targets: Tensor,
     expected: tuple[int, ...],
     axes: str,
     bounds: tuple[float, float],

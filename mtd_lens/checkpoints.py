@@ -154,7 +154,7 @@ def checkpoints_in(run: Path) -> list[Path]:
     return sorted(folders, key=lambda path: int(path.name[len(STEP_PREFIX) :]))
 
 
-def checkpoint_folder(path: Any) -> Path:
+def checkpoint_folder(path: str | os.PathLike[str]) -> Path:
     """``path`` itself if it is a checkpoint, else the last checkpoint of the run that it is.
 
     Raises:

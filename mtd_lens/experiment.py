@@ -78,13 +78,11 @@ class Experiment:
             raise ModelError(
                 f"expected a model; got the text {model!r}. Use load_model({model!r})."
             )
-        if task is None:
-            task = task_of(model)
-        elif isinstance(task, str):
-            task = load_task(task)
-        family = family_of(task)
-        check_model(model, task)
-        return cls(model, task, family, family.algorithms[0], seed, name or name_of(model))
+        named = load_task(task) if isinstance(task, str) else task
+        tested: Task = task_of(model) if named is None else named
+        family = family_of(tested)
+        check_model(model, tested)
+        return cls(model, tested, family, family.algorithms[0], seed, name or name_of(model))
 
     def drawn(self, n_sequences: int) -> "Experiment":
         """The same with sequences: half for fits and choices, half for scores.

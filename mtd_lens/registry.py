@@ -10,6 +10,7 @@ returns a family, a task or a model; a model's entry is named ``TASK/VARIANT``.
 import copy
 import functools
 import importlib
+import os
 import pkgutil
 import warnings
 from collections.abc import Callable, Mapping
@@ -32,6 +33,7 @@ from mtd_lens.errors import (
 )
 from mtd_lens.hooked import ModelInfo, info_of, moved, with_info
 from mtd_lens.spaces import check_model
+from probes.subject import HookedModel
 
 DEFAULT_TASK = "mtd-q5-m3-t64"
 DEFAULT_MODEL = f"{DEFAULT_TASK}/constructed-absolute"
@@ -95,7 +97,7 @@ def register_family(family: Family) -> None:
     _families[family.name] = family
 
 
-def family_of(task: Any) -> Family:
+def family_of(task: Task) -> Family:
     """The family of a task.
 
     Raises:
@@ -125,7 +127,7 @@ def list_tasks() -> list[str]:
     return sorted(_task_loaders())
 
 
-def load_task(name: Any) -> Any:
+def load_task(name: str) -> Any:
     """The task of that name.
 
     Args:
@@ -149,7 +151,7 @@ def load_task(name: Any) -> Any:
     return _called(loaders[name], f"task {name!r}", Task)
 
 
-def register_task(name: Any, task: Any) -> None:
+def register_task(name: str, task: Task) -> None:
     """Make a task loadable by name, and with it the models that its family builds for any task.
 
     Args:
@@ -182,10 +184,10 @@ def list_models() -> list[str]:
 
 
 def load_model(
-    name: Any = DEFAULT_MODEL,
-    device: Any = None,
-    dtype: Any = None,
-) -> Any:
+    name: str = DEFAULT_MODEL,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> HookedModel:
     """The HookedTransformer of that name, in evaluation mode; ``task_of(model)`` is its task.
 
     Args:
@@ -244,7 +246,9 @@ def task_from_json(data: Mapping[str, Any], where: str) -> Any:
         raise CheckpointError(f"{where} describes no task: {error}") from error
 
 
-def load_checkpoint(path: Any, device: Any = None) -> Any:
+def load_checkpoint(
+    path: str | os.PathLike[str], device: str | torch.device | None = None
+) -> HookedModel:
     """The HookedTransformer of a checkpoint, in evaluation mode; nothing is unpickled.
 
     Args:
@@ -281,7 +285,7 @@ def load_checkpoint(path: Any, device: Any = None) -> Any:
     return moved(model, target)
 
 
-def register_model(name: Any, loader: Any) -> None:
+def register_model(name: str, loader: Callable[[], HookedModel]) -> None:
     """Make a model loadable by name.
 
     Args:
@@ -309,7 +313,7 @@ def register_model(name: Any, loader: Any) -> None:
     _models[name] = loader
 
 
-def _knowing(model: Any, name: str, task: Any) -> Any:
+def _knowing(model: HookedModel, name: str, task: Task | None) -> HookedModel:
     """``model``, knowing its name and task."""
     info = info_of(model)
     known = replace(info, name=name, task=task or info.task) if info else ModelInfo(task, name)
@@ -367,7 +371,7 @@ def _called(loader: Callable[[], Any], what: str, kind: type) -> Any:
     return found
 
 
-def _checked_device(device: Any) -> torch.device | None:
+def _checked_device(device: str | torch.device | None) -> torch.device | None:
     if device is None:
         return None
     try:

@@ -5,8 +5,9 @@ a variable of theirs in a control task, and, where it is predicted, how predicti
 model's output and compared.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -18,6 +19,9 @@ from mtd_lens.errors import ModelError, TokensError
 from mtd_lens.hooked import probabilities
 from mtd_lens.shapes import Tokens as TokenSequences
 from probes.subject import HookedModel, subject_of
+
+if TYPE_CHECKING:
+    import mtd_lens.contracts
 
 INTEGERS = frozenset({torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8})
 
@@ -50,7 +54,7 @@ class Space(Protocol):
         """What each token, or component, is called."""
 
     def check(
-        self, tokens: Any, shortest: tuple[str, int], max_length: int | None = None
+        self, tokens: Tensor, shortest: tuple[str, int], max_length: int | None = None
     ) -> Tensor:
         """``tokens`` in the dtype that algorithms take, after every check; or a TokensError."""
 
@@ -84,7 +88,7 @@ class Tokens:
         return tuple(map(str, range(self.size)))
 
     def check(
-        self, tokens: Any, shortest: tuple[str, int], max_length: int | None = None
+        self, tokens: Tensor, shortest: tuple[str, int], max_length: int | None = None
     ) -> TokenSequences:
         """``tokens`` as int64, after every check that concerns a single sequence's form.
 
@@ -177,7 +181,7 @@ class Vectors:
         return tuple(f"component {index}" for index in range(self.size))
 
     def check(
-        self, tokens: Any, shortest: tuple[str, int], max_length: int | None = None
+        self, tokens: Tensor, shortest: tuple[str, int], max_length: int | None = None
     ) -> Float[Tensor, "sequence position component"]:
         """``tokens`` as float64, after every check that concerns a single sequence's form.
 
@@ -246,7 +250,7 @@ class Vectors:
         return probes.squared_error(reference, prediction)
 
 
-def check_model(model: Any, task: Any) -> None:
+def check_model(model: object, task: "mtd_lens.contracts.Task") -> None:
     """Raise an error if a model cannot be run on a task.
 
     Args:
@@ -356,7 +360,7 @@ def check_outputs(output: Float[Tensor, "sequence *position outcome"]) -> Tensor
     return output
 
 
-def at_every_position(values: Any, first: int) -> dict[str, Tensor]:
+def at_every_position(values: Mapping[str, Tensor], first: int) -> dict[str, Tensor]:
     """Values at queries, by source, with NaN before the first of them.
 
     Args:

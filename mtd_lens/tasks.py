@@ -27,7 +27,7 @@ def draw(probabilities: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
     return (cumulative <= scaled).sum(-1)
 
 
-def check_name(name: Any) -> str | None:
+def check_name(name: str | None) -> str | None:
     """A task's name, or None.
 
     Raises:
@@ -54,7 +54,7 @@ class PlainData:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in data.items()}
 
     @classmethod
-    def from_json(cls: type[Plain], data: Any) -> Plain:
+    def from_json(cls: type[Plain], data: Mapping[str, Any]) -> Plain:
         """The task that ``to_json`` described.
 
         Args:
@@ -66,7 +66,7 @@ class PlainData:
         return cls(**plain_fields(cls, data))
 
 
-def plain_fields(kind: Any, data: Any) -> dict[str, Any]:
+def plain_fields(kind: Any, data: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a task in plain data, by name.
 
     Args:

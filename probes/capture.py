@@ -6,7 +6,7 @@ the caller stay, and neither the mode nor the weights change.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 from probes import checks
 from probes.errors import DataError, SiteError
 from probes.sites import Site, check_hooks
-from probes.subject import subject_of
+from probes.subject import HookedModel, subject_of
 
 BATCH_SIZE = 32
 
@@ -32,7 +32,7 @@ class Readable(Protocol):
 
 
 def read_activations(
-    model: Any, tokens: Any, sites: Mapping[str, Readable], batch_size: int = BATCH_SIZE
+    model: HookedModel, tokens: Tensor, sites: Mapping[str, Readable], batch_size: int = BATCH_SIZE
 ) -> dict[str, Tensor]:
     """Activations at ``sites`` for every sequence, under the same names.
 
@@ -56,7 +56,7 @@ def read_activations(
 
 
 def run_and_capture(
-    model: Any, tokens: Any, sites: Mapping[str, Readable], batch_size: int = BATCH_SIZE
+    model: HookedModel, tokens: Tensor, sites: Mapping[str, Readable], batch_size: int = BATCH_SIZE
 ) -> tuple[dict[str, Tensor], Tensor]:
     """What ``read_activations`` returns, and the outputs at the last position.
 
@@ -87,7 +87,7 @@ class NaturalRuns:
         batch_size: Sequences a forward pass.
     """
 
-    def __init__(self, model: Any, tokens: Tensor, batch_size: int = BATCH_SIZE) -> None:
+    def __init__(self, model: HookedModel, tokens: Tensor, batch_size: int = BATCH_SIZE) -> None:
         self.model, self.tokens, self.batch_size = model, tokens, batch_size
         self._found: dict[Readable, Tensor] = {}
 
@@ -125,8 +125,8 @@ def whole_of(site: Readable) -> Readable:
 
 
 def _run(
-    model: Any,
-    tokens: Any,
+    model: HookedModel,
+    tokens: Tensor,
     sites: Mapping[str, Readable],
     batch_size: int,
     stop: int | None,
@@ -137,7 +137,7 @@ def _run(
     found: dict[str, list[Tensor]] = {name: [] for name in sites}
 
     def reader(name: str, site: Readable) -> Hook:
-        def keep(activation: Tensor, hook: Any) -> None:
+        def keep(activation: Tensor, hook: object) -> None:
             found[name].append(site.read(activation).detach())
 
         return site.hook, keep
@@ -156,7 +156,7 @@ def _run(
     return {name: torch.cat(found.pop(name)) for name in sites}, torch.cat(outputs)
 
 
-def check_tokens(model: Any, tokens: Any) -> None:
+def check_tokens(model: HookedModel, tokens: Tensor) -> None:
     """Raise a DataError unless ``tokens`` are sequences that ``model`` can read."""
     subject = subject_of(model)
     kind = f"{tokens.dtype} {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else tokens
@@ -188,7 +188,7 @@ def check_tokens(model: Any, tokens: Any) -> None:
         )
 
 
-def check_source(tokens: Tensor, source: Any) -> None:
+def check_source(tokens: Tensor, source: Tensor) -> None:
     """Raise a DataError unless ``source`` names a row of ``tokens`` for each of them."""
     whole = isinstance(source, Tensor) and not source.is_floating_point()
     shaped = whole and source.shape == tokens.shape[:1]
@@ -199,7 +199,7 @@ def check_source(tokens: Tensor, source: Any) -> None:
         )
 
 
-def last_outputs(model: Any, tokens: Any, batch_size: int = BATCH_SIZE) -> Tensor:
+def last_outputs(model: HookedModel, tokens: Tensor, batch_size: int = BATCH_SIZE) -> Tensor:
     """The model's output at the last position.
 
     Args:

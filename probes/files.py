@@ -5,9 +5,12 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from probes.errors import OutputPathError, ProbesError
+
+if TYPE_CHECKING:
+    import matplotlib.figure
 
 StrPath = str | os.PathLike[str]
 
@@ -99,7 +102,7 @@ def check_figure_path(path: StrPath, error: type[ProbesError] = OutputPathError)
     return target
 
 
-def write_figure(figure: Any, path: StrPath) -> Path:
+def write_figure(figure: "matplotlib.figure.Figure", path: StrPath) -> Path:
     """Write a matplotlib figure as PNG or SVG, by the path's ending; see ``write_bytes``.
 
     Raises:

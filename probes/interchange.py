@@ -53,9 +53,9 @@ class Interchanged:
 
 
 def run_interchange(
-    model: Any,
-    tokens: Any,
-    source: Any,
+    model: HookedModel,
+    tokens: Tensor,
+    source: Tensor,
     sites: Mapping[str, Site | Sequence[Site]],
     batch_size: int = BATCH_SIZE,
     *,
@@ -214,7 +214,7 @@ def _writer(site: Site, value: Tensor) -> Callable[[Tensor, Any], Tensor]:
     return lambda activation, hook: site.write(activation, value)
 
 
-def check_editable(model: Any, tokens: Tensor, hook_suffixes: tuple[str, ...]) -> None:
+def check_editable(model: HookedModel, tokens: Tensor, hook_suffixes: tuple[str, ...]) -> None:
     """Raise a SiteError where edits at a kind of hook are silently ignored.
 
     For each suffix (``"hook_attn_out"``, ``"attn.hook_pattern"``), the activation is perturbed in
@@ -248,5 +248,5 @@ def check_editable(model: Any, tokens: Tensor, hook_suffixes: tuple[str, ...]) -
             )
 
 
-def _perturb(component: str, activation: Tensor, hook: Any) -> Tensor:
+def _perturb(component: str, activation: Tensor, hook: object) -> Tensor:
     return perturbed(component, activation)

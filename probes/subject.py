@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from probes.errors import DataError
 
@@ -30,7 +30,7 @@ class HookedModel(Protocol):
     def hook_dict(self) -> Mapping[str, Any]:
         """Hook points by their full names."""
 
-    def hooks(self, fwd_hooks: Any = ..., bwd_hooks: Any = ...) -> AbstractContextManager[Any]:
+    def hooks(self, fwd_hooks: Any = ..., bwd_hooks: Any = ...) -> AbstractContextManager[object]:
         """A context in which further hooks act.
 
         Args:
@@ -38,12 +38,45 @@ class HookedModel(Protocol):
             bwd_hooks: The same for gradients.
         """
 
+    def run_with_hooks(self, *args: Any, **kwargs: Any) -> Any:
+        """A call in which further hooks act.
+
+        Args:
+            *args: As for a call.
+            **kwargs: As for a call, and ``fwd_hooks`` and ``bwd_hooks``.
+
+        Returns:
+            The outputs.
+        """
+
+    def run_with_cache(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """A call whose activations are kept.
+
+        Args:
+            *args: As for a call.
+            **kwargs: As for a call, and ``names_filter``: which activations.
+
+        Returns:
+            The outputs, and activations by the names of their hooks.
+        """
+
+    def to(self, *args: Any, **kwargs: Any) -> "HookedModel":
+        """The model itself, moved to a device or to a dtype.
+
+        Args:
+            *args: The device or the dtype.
+            **kwargs: Further options of the model's class.
+        """
+
+    def eval(self) -> "HookedModel":
+        """The model itself, in evaluation mode."""
+
     def parameters(self) -> Iterator[nn.Parameter]:
         """The weights."""
 
     def __call__(
-        self, input: Any, *, start_at_layer: int | None = ..., stop_at_layer: int | None = ...
-    ) -> Any:
+        self, input: Tensor, *, start_at_layer: int | None = ..., stop_at_layer: int | None = ...
+    ) -> Tensor:
         """Outputs, ``[sequence, position, d_vocab_out]``."""
 
 

@@ -190,6 +190,7 @@ def test_weights_may_not_be_processed():
         model.center_writing_weights(model.state_dict())
 
 
+@pytest.mark.usefixtures("_no_type_checker")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -204,6 +204,7 @@ def test_the_step_size_is_fitted_in_closed_form(case):
     assert error(best) < min(error(0.9 * best), error(1.1 * best))
 
 
+@pytest.mark.usefixtures("_no_type_checker")
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -288,6 +289,7 @@ def test_public_estimators_are_the_matrices_predictions(case):
     assert torch.equal(squares, expected)
 
 
+@pytest.mark.usefixtures("_no_type_checker")
 @pytest.mark.parametrize(
     "sizes",
     [
@@ -332,6 +334,7 @@ def test_tokens_that_are_no_vectors_are_refused(estimator):
             estimator(task, tokens)
 
 
+@pytest.mark.usefixtures("_no_type_checker")
 @pytest.mark.parametrize(
     "call",
     [

@@ -112,6 +112,7 @@ def test_bad_tasks_are_refused(arguments, message):
         AutoregressiveTask(*arguments)
 
 
+@pytest.mark.usefixtures("_no_type_checker")
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -147,6 +148,7 @@ def test_bad_draws_are_refused():
         ORTHOGONAL.sample(2, seed=-1)
 
 
+@pytest.mark.usefixtures("_no_type_checker")
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [

@@ -142,6 +142,7 @@ def test_size_at_the_default_task():
     assert len(mtd_lens.dashboard(model).to_html()) <= 3_000_000
 
 
+@pytest.mark.usefixtures("_no_type_checker")
 def test_the_scorecard_is_shown(model, page, tmp_path):
     made, text = page
     assert "Not part of this page" in text

@@ -130,6 +130,7 @@ def test_prefix_steps_of_a_size_for_each_query():
     assert (found - expected).abs().max() < 1e-12
 
 
+@pytest.mark.usefixtures("_no_type_checker")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -190,6 +190,7 @@ def test_round_trip(tmp_path, patched):
     assert torch.equal(probes.Grid.from_json(halves.to_json()).values, halves.values)
 
 
+@pytest.mark.usefixtures("_no_type_checker")
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -183,6 +183,7 @@ def test_too_many_sequences_are_refused_before_anything_else():
         mtd_lens.inspect("no model", n_sequences=128)
 
 
+@pytest.mark.usefixtures("_no_type_checker")
 def test_distances_are_from_patterns_not_from_names(found):
     listed = r"patterns \(0: 'responsibilities', 1: 'uniform average', 2: 'mixture weights'\)"
     with pytest.raises(

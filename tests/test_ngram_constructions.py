@@ -184,6 +184,7 @@ def test_random_models_have_the_architecture_and_a_trained_scale():
         assert 0.25 < random(tokens).std() < 1.0
 
 
+@pytest.mark.usefixtures("_no_type_checker")
 def test_bad_arguments(task):
     with pytest.raises(ArgumentError, match="needs an NGramTask; got MTDTask"):
         mtd_lens.construct_ngram(mtd_lens.load_task("mtd-q3-m2-t32"))

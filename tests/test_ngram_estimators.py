@@ -99,6 +99,7 @@ def test_exact_bayes_is_the_best_predictor_of_all():
     assert all(bayes < loss(other) - 0.01 for other in others)
 
 
+@pytest.mark.usefixtures("_no_type_checker")
 def test_bad_arguments():
     task = mtd_lens.NGramTask(3, (1, 2), 2, 8)
     tokens = task.sample(2, seed=0).tokens
@@ -129,6 +130,7 @@ def test_bad_arguments():
         mtd_lens.ngram_truth(task, tokens[0], tables)
 
 
+@pytest.mark.usefixtures("_no_type_checker")
 @pytest.mark.parametrize("wrong", ["ngram-q3-s12-t32", mtd_lens.load_task("mtd-q3-m2-t32")])
 def test_tasks_of_another_kind(wrong):
     tokens = torch.zeros(2, 8, dtype=torch.long)

@@ -107,6 +107,7 @@ def test_presets():
     }
 
 
+@pytest.mark.usefixtures("_no_type_checker")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -224,6 +224,7 @@ def test_comparisons_that_cannot_share_a_figure(compared, change, message):
         mtd_lens.plot_comparisons([compared[0], replace(compared[1], **change)])
 
 
+@pytest.mark.usefixtures("_no_type_checker")
 @pytest.mark.parametrize(
     ("given", "message"),
     [([], "nothing to draw"), (["figure"], "results of compare; got a str"), (5, "got a int")],

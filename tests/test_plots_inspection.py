@@ -109,6 +109,7 @@ def test_of_many_outcomes_the_likeliest_are_drawn(found):
     assert names[-1] == "w39"
 
 
+@pytest.mark.usefixtures("_no_type_checker")
 @pytest.mark.parametrize("position", [LENGTH, -LENGTH - 1, 1.5, None, True])
 def test_positions_that_are_not_there(found, position):
     with pytest.raises(mtd_lens.ArgumentError, match="position must be an integer from -12 to 11"):
@@ -270,6 +271,7 @@ def test_endings_that_cannot_be_written(found, draw, files, error, message):
         draw(found, **files)
 
 
+@pytest.mark.usefixtures("_no_type_checker")
 @pytest.mark.parametrize("draw", FUNCTIONS, ids=lambda draw: draw.__name__)
 def test_what_is_no_inspection(found, draw):
     for given in (None, "x", found.analysis):
@@ -279,6 +281,7 @@ def test_what_is_no_inspection(found, draw):
         draw(replace(found, analysis=None, nearest_heads={}))
 
 
+@pytest.mark.usefixtures("_no_type_checker")
 @pytest.mark.parametrize("draw", FUNCTIONS[1:], ids=lambda draw: draw.__name__)
 @pytest.mark.parametrize("sequence", [2, -1, 0.5, "0", True])
 def test_sequences_that_are_not_there(found, draw, sequence):

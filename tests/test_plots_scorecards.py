@@ -127,6 +127,7 @@ def test_a_claim_that_was_tried_at_one_layer_only(card):
     assert {text.get_text(): text.get_position() for text in axes.texts}["0.70"] == (2, 0)
 
 
+@pytest.mark.usefixtures("_no_type_checker")
 @pytest.mark.parametrize("given", [None, "card", 3])
 def test_what_is_no_scorecard(given):
     with pytest.raises(mtd_lens.ArgumentError, match=r"mtd_lens\.score returned; got a"):
@@ -147,6 +148,7 @@ def test_data_of_a_localization(tmp_path):
     assert probes["control"].tolist() == pytest.approx([e.control for e in found.probes])
 
 
+@pytest.mark.usefixtures("_no_type_checker")
 def test_what_is_no_localization():
     with pytest.raises(mtd_lens.ArgumentError, match="what localize returned; got a str"):
         plots.plot_localization("map")

@@ -255,6 +255,7 @@ def test_settings_out_of_range():
             TrainingConfig(**setting)
 
 
+@pytest.mark.usefixtures("_no_type_checker")
 def test_what_is_refused_leaves_no_folder(task, tmp_path):
     with pytest.raises(ArgumentError, match="stop_after must be a multiple of log_every, 10"):
         train(task, TrainingConfig(**TINY), tmp_path / "run", stop_after=33)

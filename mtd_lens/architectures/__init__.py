@@ -1,7 +1,7 @@
 """Architectures that can be trained, by name; each computes what its HookedTransformer does."""
 
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,6 +15,9 @@ from mtd_lens.architectures.models import (
 from mtd_lens.architectures.vectors import VectorTransformer
 from mtd_lens.errors import ArgumentError
 from probes import checks
+
+if TYPE_CHECKING:
+    import mtd_lens.contracts
 
 __all__ = [
     "ARCHITECTURES",
@@ -41,7 +44,7 @@ VECTOR_ARCHITECTURES: dict[str, Any] = {
 """For tasks whose tokens are vectors; an augmented one's embedding reads the last two of them."""
 
 
-def size_for(task: Any, n_layers: int, d_model: int, n_heads: int) -> Size:
+def size_for(task: "mtd_lens.contracts.Task", n_layers: int, d_model: int, n_heads: int) -> Size:
     """The shape of a model for a task.
 
     Args:
@@ -58,7 +61,7 @@ def size_for(task: Any, n_layers: int, d_model: int, n_heads: int) -> Size:
     return Size(reads, task.seq_len, n_layers, d_model, n_heads, other)
 
 
-def build_trainable(name: Any, size: Size, seed: Any = 0) -> Trainable:
+def build_trainable(name: str, size: Size, seed: int = 0) -> Trainable:
     """A new model of a named architecture, with initial weights.
 
     Args:

@@ -122,7 +122,7 @@ def write_weights(model: HookedTransformer, weights: Mapping[str, Tensor]) -> No
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
-def check_dtype(dtype: Any) -> torch.dtype:
+def check_dtype(dtype: torch.dtype) -> torch.dtype:
     """``dtype``, if it is one that models can have.
 
     Raises:

@@ -72,9 +72,9 @@ class LinearAttention(Attention):
         key_input: Float[Tensor, "batch key_pos d_model"],
         value_input: Float[Tensor, "batch key_pos d_model"],
         past_kv_cache_entry: Any = None,
-        additive_attention_mask: Any = None,
-        attention_mask: Any = None,
-        position_bias: Any = None,
+        additive_attention_mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_bias: Tensor | None = None,
     ) -> Float[Tensor, "batch query_pos d_model"]:
         """Sum of the values, each times its query's and its key's inner product."""
         q, k, v = self.calculate_qkv_matrices(query_input, key_input, value_input)
@@ -118,7 +118,7 @@ class VectorPosEmbed(PosEmbed):
     """Absolute positions of a sequence of vectors."""
 
     def forward(
-        self, vectors: Tensor, past_kv_pos_offset: int = 0, attention_mask: Any = None
+        self, vectors: Tensor, past_kv_pos_offset: int = 0, attention_mask: Tensor | None = None
     ) -> Float[Tensor, "batch pos d_model"]:
         """One row of ``W_pos`` a position, whatever the vectors."""
         return super().forward(vectors[..., 0], past_kv_pos_offset, attention_mask)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtd_lens.errors import SiteError
 from probes.circuits import Head, block_of, causal_attention, double, mean_embeddings
@@ -111,11 +111,11 @@ def table_path(
         return scores / float(last.attn_scale)
 
 
-def _holds_tables(block: Any) -> bool:
+def _holds_tables(block: nn.Module) -> bool:
     return hasattr(block.attn, "RK") and hasattr(block.attn, "RV")
 
 
-def _with_tables(block: Any) -> Any:
+def _with_tables(block: nn.Module) -> Any:
     if not _holds_tables(block):
         raise SiteError(
             f"{type(block.attn).__name__} has no relative key and value tables (RK, RV); this "

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -119,7 +118,7 @@ def inspect(
     )
 
 
-def checked_number(n_sequences: Any) -> int:
+def checked_number(n_sequences: int) -> int:
     """How many sequences to look at.
 
     Raises:

@@ -8,7 +8,6 @@ variables appear? Sets of sites are chosen on the fit split and scored once on t
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 import torch
@@ -129,7 +128,7 @@ def localize(
     )
 
 
-def carriers_of(algorithm: Algorithm, task: Any) -> Sequence[Carrier]:
+def carriers_of(algorithm: Algorithm, task: Task) -> Sequence[Carrier]:
     """Where each variable of an algorithm may be sought.
 
     Raises:

@@ -139,7 +139,7 @@ def verdict_of(score: Interval, null: Interval, ceiling: Interval | None, thresh
     return "supported" if score.low > threshold else "inconclusive"
 
 
-def _all_claims(own: Sequence[Claim], further: Any) -> list[Claim]:
+def _all_claims(own: Sequence[Claim], further: Iterable[Claim]) -> list[Claim]:
     """The family's claims and then the caller's, each with an id of its own."""
     tested = list(own)
     for claim in further if isinstance(further, Iterable) else [None]:

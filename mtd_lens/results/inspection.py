@@ -91,7 +91,7 @@ class Inspection(DrawnResult):
             f"sequences of {length} tokens)"
         )
 
-    def distances(self, pattern: Any) -> Float[Tensor, "layer head query"]:
+    def distances(self, pattern: AnalyticPattern) -> Float[Tensor, "layer head query"]:
         """Total variation of every head from an analytic pattern, mean over the sequences.
 
         Half the sum of absolute differences over the keys. Since the magnitudes of both sum to 1 at

@@ -18,7 +18,7 @@ class UnreadableError(ValueError):
     """Says what was expected, what came, and where."""
 
 
-def to_plain(value: Any) -> Any:
+def to_plain(value: object) -> Any:
     """What JSON can hold of a value.
 
     Mappings stay, tuples become lists, tensors are packed. What has a ``to_dict`` says itself what
@@ -107,7 +107,7 @@ def read(kind: type, data: Mapping[str, Any], where: str = "") -> dict[str, Any]
     }
 
 
-def _one_of(kinds: tuple[Any, ...], data: Any, where: str) -> Any:
+def _one_of(kinds: tuple[Any, ...], data: object, where: str) -> Any:
     """The first kind that fits; if none does, the last one's error, which is not that of None."""
     ordered = sorted(kinds, key=lambda kind: kind is not type(None))
     for index, kind in enumerate(ordered):
@@ -130,6 +130,6 @@ def _items(origin: type, of: tuple[Any, ...], data: Any, where: str) -> list[Any
     ]
 
 
-def _check(fits: bool, expected: str, data: Any, where: str) -> None:
+def _check(fits: bool, expected: str, data: object, where: str) -> None:
     if not fits:
         raise UnreadableError(f"{where} must be {expected}; got {data!r:.60}")

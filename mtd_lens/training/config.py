@@ -1,6 +1,7 @@
 """Settings of a training run, named once: checks, files and the command's options read them."""
 
 import inspect
+import os
 import re
 import tomllib
 from collections.abc import Callable, Collection, Mapping
@@ -51,19 +52,19 @@ def _one_of(names: Collection[str]) -> Callable[[Any, str], object]:
     return lambda value, name: checks.choice(value, name, names, ArgumentError)
 
 
-def _architecture(value: Any, name: str) -> None:
+def _architecture(value: object, name: str) -> None:
     from mtd_lens.architectures import ARCHITECTURES, VECTOR_ARCHITECTURES
 
     checks.choice(value, name, (*ARCHITECTURES, *VECTOR_ARCHITECTURES), ArgumentError)
 
 
-def _layers(value: Any, name: str) -> None:
+def _layers(value: object, name: str) -> None:
     from mtd_lens.architectures import MAX_LAYERS
 
     checks.integer(value, name, 1, ArgumentError, MAX_LAYERS)
 
 
-def _device(value: Any, name: str) -> None:
+def _device(value: object, name: str) -> None:
     if not isinstance(value, str):
         raise ArgumentError(f"{name} must be a string such as 'cpu'; got {value!r}.")
 
@@ -208,7 +209,7 @@ def descriptions() -> dict[str, str]:
     return {name: " ".join(re.sub('``"?|"``', "", said).split()) for name, said in entries}
 
 
-def read_settings(path: Any) -> dict[str, Any]:
+def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Settings in a TOML file, ``name = value`` with the names of :class:`TrainingConfig`.
 
     Raises:

@@ -1,6 +1,7 @@
 """Train a transformer on any task; a run can be killed at any moment and resumed exactly."""
 
 import math
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -23,7 +24,7 @@ from mtd_lens.architectures import (
     build_trainable,
     size_for,
 )
-from mtd_lens.contracts import Examples
+from mtd_lens.contracts import Examples, Task
 from mtd_lens.errors import ArgumentError, CheckpointError, ModelError, TrainingError
 from mtd_lens.experiment import versions
 from mtd_lens.registry import family_of, load_checkpoint, load_task, task_from_json
@@ -63,12 +64,12 @@ class Run:
 
 
 def train(
-    task: Any,
+    task: Task | str,
     config: TrainingConfig,
-    out: Any,
+    out: str | os.PathLike[str],
     *,
     resume: bool = False,
-    stop_after: Any = None,
+    stop_after: int | None = None,
     progress: bool = False,
     tensorboard: bool = False,
 ) -> Run:
@@ -139,7 +140,11 @@ def train(
 
 
 def train_or_resume(
-    task: Any, settings: Mapping[str, Any], out: Any, resume: Any, **options: Any
+    task: Task | str | None,
+    settings: Mapping[str, Any],
+    out: str | os.PathLike[str] | None,
+    resume: str | os.PathLike[str] | None,
+    **options: Any,
 ) -> Run:
     """Start a run in ``out``, or go on with the one in the folder ``resume``.
 
@@ -153,14 +158,14 @@ def train_or_resume(
     Raises:
         TrainingError: Neither or both folders are given, or the run is another one.
     """
-    if (out is None) == (resume is None):
-        raise TrainingError(
-            "give either a new folder (--out DIR) or a run to resume (--resume DIR)."
-        )
-    if resume is None:
+    if out is not None and resume is None:
         if task is None:
             raise TrainingError("a new run needs a task. `mtd-lens tasks` lists them.")
         return train(task, TrainingConfig().changed(settings), out, **options)
+    if resume is None or out is not None:
+        raise TrainingError(
+            "give either a new folder (--out DIR) or a run to resume (--resume DIR)."
+        )
     there, config = run_folder.read_run(resume)
     if task is None:
         task = task_from_json(there["task"], str(resume))
@@ -171,7 +176,7 @@ class _Trainer:
     """A model, its optimiser, and where the data come from."""
 
     def __init__(
-        self, task: Any, config: TrainingConfig, processes: Processes, family: Any
+        self, task: Task, config: TrainingConfig, processes: Processes, family: Any
     ) -> None:
         self.task, self.config, self.family = task, config, family
         self.processes = processes

@@ -5,6 +5,7 @@ line; ``step-…`` are the checkpoints.
 """
 
 import json
+import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ from typing import Any
 
 from mtd_lens import checkpoints
 from mtd_lens.checkpoints import TEMPORARY
+from mtd_lens.contracts import Task
 from mtd_lens.errors import ArgumentError, CheckpointError, OutputPathError, TrainingError
 from mtd_lens.training.config import BOOKKEEPING, TrainingConfig
 from probes import files
@@ -26,12 +28,12 @@ except ImportError:  # pragma: no cover (not on POSIX)
 RUN, METRICS = "run.json", "metrics.jsonl"
 
 
-def describe_run(task: Any, config: TrainingConfig, n_processes: int) -> dict[str, Any]:
+def describe_run(task: Task, config: TrainingConfig, n_processes: int) -> dict[str, Any]:
     """What makes a run the run that it is, as plain data."""
     return {"task": task.to_json(), "config": config.to_json(), "processes": n_processes}
 
 
-def read_run(folder: Any) -> tuple[dict[str, Any], TrainingConfig]:
+def read_run(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], TrainingConfig]:
     """The description of the run in a folder, and its configuration.
 
     Raises:
@@ -132,7 +134,7 @@ def alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def checked_folder(path: Any) -> Path:
+def checked_folder(path: str | os.PathLike[str]) -> Path:
     """``path`` as the folder of a run.
 
     Raises:
@@ -213,7 +215,7 @@ def prune_checkpoints(folder: Path, keep: int) -> None:
                 warnings.warn(f"{old} could not be removed: {error.strerror}.", stacklevel=2)
 
 
-def export_checkpoint(path: Any, out: Any) -> Path:
+def export_checkpoint(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
     """Copy a checkpoint without what only training needs, with the metrics up to its step.
 
     Args:

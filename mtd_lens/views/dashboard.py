@@ -10,6 +10,7 @@ import importlib.resources
 import importlib.util
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mtd_lens.contracts import Task
 from mtd_lens.errors import ArgumentError
 from mtd_lens.questions import inspect as inspecting
 from mtd_lens.results import forms
 from mtd_lens.results.inspection import MAX_OUTCOMES, Inspection, likeliest
 from mtd_lens.results.scorecard import Scorecard
 from probes import files
+from probes.subject import HookedModel
 
 LEVELS = 32767
 """Attention from 0 to 1, and likewise from 0 to −1, is rounded to this many levels."""
@@ -65,7 +68,7 @@ class Dashboard:
             files.write_text(path, text)
         return text
 
-    def with_scorecard(self, scorecard: Any) -> "Dashboard":
+    def with_scorecard(self, scorecard: Scorecard) -> "Dashboard":
         """The same page with what ``score`` returned for the model.
 
         Args:
@@ -90,15 +93,15 @@ class Dashboard:
 
 
 def dashboard(
-    model: Any,
-    tokens: Any = None,
+    model: HookedModel,
+    tokens: Tensor | None = None,
     *,
-    task: Any = None,
-    n_sequences: Any = inspecting.N_SEQUENCES,
-    seed: Any = 0,
-    token_names: Any = None,
-    scorecard: Any = None,
-    name: Any = None,
+    task: Task | str | None = None,
+    n_sequences: int = inspecting.N_SEQUENCES,
+    seed: int = 0,
+    token_names: Sequence[str] | None = None,
+    scorecard: Scorecard | None = None,
+    name: str | None = None,
 ) -> Dashboard:
     """A page that shows a model's attention beside the algorithm's, sequence by sequence.
 
@@ -137,7 +140,7 @@ def dashboard(
     return Dashboard(found, _checked_card(scorecard, found))
 
 
-def _checked_card(scorecard: Any, inspection: Inspection) -> Scorecard | None:
+def _checked_card(scorecard: Scorecard | None, inspection: Inspection) -> Scorecard | None:
     if scorecard is None:
         return None
     if not isinstance(scorecard, Scorecard):

@@ -101,7 +101,7 @@ class HookedLoop:
                 own = values[start : start + len(batch)]
                 start += len(batch)
 
-                def put(activation: Tensor, hook: Any, own: Tensor = own) -> Tensor:
+                def put(activation: Tensor, hook: object, own: Tensor = own) -> Tensor:
                     activation = activation.clone()
                     write(self.component, activation, own, edit)  # noqa: B023
                     return activation
@@ -215,16 +215,16 @@ class Resumed(HookedLoop):
         read_elsewhere = self.component in ("resid_pre", "k", "v")
         return runner.last_only and layer == runner.n_layers - 1 and not read_elsewhere
 
-    def _order(self, edit: Edit) -> Any:
+    def _order(self, edit: Edit) -> tuple[bool, tuple[int, ...], int]:
         return len(edit.positions) > 1, edit.positions, -1 if edit.head is None else edit.head
 
-    def _window(self, edit: Edit) -> Any:
+    def _window(self, edit: Edit) -> tuple[int, ...] | None:
         """What edits must share to be stacked."""
         if len(edit.positions) > 1 or self.component in _WITHIN_ATTENTION:
             return edit.positions
         return None  # single positions of the stream: one pass serves neighbours too
 
-    def _stack_size(self, layer: int, window: Any) -> int:
+    def _stack_size(self, layer: int, window: tuple[int, ...] | None) -> int:
         runner = self._runners[0]
         rows = self.rows
         if window is None and runner.is_cheap(self._after(layer)):
@@ -292,7 +292,7 @@ class Resumed(HookedLoop):
         first = positions[0]
         alone = len(positions) == 1 and self.component in _OF_ONE_QUERY
 
-        def put(activation: Tensor, hook: Any) -> Tensor:
+        def put(activation: Tensor, hook: object) -> Tensor:
             stacked = activation.clone().unflatten(0, (len(edits), -1))
             for own, edit in zip(stacked, edits, strict=True):
                 write(self.component, own, values, edit, first)

@@ -6,13 +6,18 @@ matplotlib is imported when a figure is asked for.
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from probes.errors import DataError
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+    import matplotlib.cm
 
 COLOURS = "RdBu_r"
 """Diverging about white; blue and red stay apart for readers with any colour vision."""
@@ -139,7 +144,9 @@ def _wrapped(text: str, inches: float, size: str) -> str:
     return "\n".join(textwrap.fill(line, width) for line in text.splitlines())
 
 
-def _label(panel: Any, ticks: Sequence[Sequence[int | str]], inches: tuple[float, float]) -> None:
+def _label(
+    panel: "matplotlib.axes.Axes", ticks: Sequence[Sequence[int | str]], inches: tuple[float, float]
+) -> None:
     """Labels of rows and columns, as many as there is room for; long ones of columns upright."""
     rows, columns = ticks
     across = max(len(str(label)) for label in columns) * INCHES_A_CHARACTER["small"] + 0.08
@@ -175,7 +182,9 @@ def _ink(value: float, colours: Any) -> str:
     return INK_ON_PALE if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else INK_ON_DEEP
 
 
-def _write_numbers(panel: Any, cells: Any, colours: Any) -> None:
+def _write_numbers(
+    panel: "matplotlib.axes.Axes", cells: np.ndarray, colours: "matplotlib.cm.ScalarMappable"
+) -> None:
     digits = 2 if abs(cells).max() >= 0.1 else 3
     for (row, column), value in _each(cells):
         text = f"{value:.{digits}f}" if abs(value) < 1000 else f"{value:.2g}"
@@ -185,7 +194,12 @@ def _write_numbers(panel: Any, cells: Any, colours: Any) -> None:
 
 
 def _mark(
-    panel: Any, cells: Any, dots: Any, colours: Any, inches: tuple[float, float], corner: bool
+    panel: "matplotlib.axes.Axes",
+    cells: np.ndarray,
+    dots: np.ndarray,
+    colours: "matplotlib.cm.ScalarMappable",
+    inches: tuple[float, float],
+    corner: bool,
 ) -> None:
     """Dots in the middle of marked cells, or in a corner where numbers stand in the middle."""
     rows, columns = dots.nonzero()
@@ -196,7 +210,7 @@ def _mark(
     panel.scatter(columns + shift, rows - shift, s=size**2, c=inks, linewidths=0)
 
 
-def _each(cells: Any) -> Any:
+def _each(cells: np.ndarray) -> Iterator[tuple[tuple[int, int], float]]:
     for row in range(cells.shape[0]):
         for column in range(cells.shape[1]):
             yield (row, column), float(cells[row, column])

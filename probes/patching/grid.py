@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -32,6 +32,9 @@ from probes.statistics.intervals import (
     ratio_intervals,
 )
 from probes.statistics.significance import N_FLIPS, adjust_p_values, sign_flip_p_values
+
+if TYPE_CHECKING:
+    import matplotlib.figure
 
 LEVEL = 0.05
 N_SHOWN = 8
@@ -105,7 +108,7 @@ class Grid:
             ("source", (n_sequences,)),
         ):
             if name != "source" or self.source is not None:
-                tensor = _checked(name, getattr(self, name), wanted, axes)
+                tensor = labelled.checked_values(name, getattr(self, name), wanted, axes)
                 object.__setattr__(self, name, tensor)
         try:
             plain = json.loads(json.dumps(dict(self.details), allow_nan=False))
@@ -264,7 +267,7 @@ class Grid:
         columns = {name: tensor.flatten().numpy() for name, tensor in figures.items()}
         return pd.DataFrame(columns, index=sites).reset_index()
 
-    def to_json(self, path: Any = None) -> str:
+    def to_json(self, path: files.StrPath | None = None) -> str:
         """The grid as JSON text, also written to ``path`` if one is given.
 
         Raises:
@@ -276,7 +279,7 @@ class Grid:
         return files.json_text(plain | {"shape": list(self.shape)}, path, indent=None)
 
     @classmethod
-    def from_json(cls, source: Any) -> "Grid":
+    def from_json(cls, source: files.StrPath) -> "Grid":
         """The grid that ``to_json`` made.
 
         Args:
@@ -287,7 +290,7 @@ class Grid:
         """
         is_text = isinstance(source, str) and source.lstrip().startswith("{")
         try:
-            plain = json.loads(source if is_text else Path(source).read_text("utf-8"))
+            plain = json.loads(str(source) if is_text else Path(source).read_text("utf-8"))
             shape = plain.pop("shape")
             for name in ("values", "base", "source"):
                 if plain[name] is not None:
@@ -304,7 +307,9 @@ class Grid:
             raise DataError(f"the grid's values have shape {grid.shape}, not {shape} as it says.")
         return grid
 
-    def plot(self, path: Any = None, *, level: float = LEVEL, seed: int = 0) -> Any:
+    def plot(
+        self, path: files.StrPath | None = None, *, level: float = LEVEL, seed: int = 0
+    ) -> "matplotlib.figure.Figure":
         """Heat map of the effects; with 16 sequences or more, dots where they are significant.
 
         The last two axes are rows and columns, those before them panels. Where effects cannot be
@@ -376,24 +381,3 @@ class Grid:
             f"{escape(self._summary)} sites</caption>"
             f"<thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table>"
         )
-
-
-def _checked(
-    name: str, tensor: Any, wanted: tuple[int, ...], axes: Mapping[str, Sequence[Any]]
-) -> Tensor:
-    """A tensor of the wanted shape and of finite values, in float64 on the CPU."""
-    got = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
-    if got != wanted or wanted[-1] < 1:
-        meant = ", ".join([*axes, "sequence"] if name == "values" else ["sequence"])
-        raise DataError(
-            f"{name} must be a tensor [{meant}] of shape {wanted}, with at least one sequence as "
-            f"base has them; got {got}."
-        )
-    plain = tensor.detach().to("cpu", torch.float64)
-    if not plain.isfinite().all():
-        index = [int(i) for i in (~plain.isfinite()).nonzero()[0]]
-        raise DataError(
-            f"{name} must be finite; entry {index} is {float(plain[tuple(index)])}. Check the "
-            "metric on that sequence."
-        )
-    return plain

@@ -16,7 +16,7 @@ Axes = Mapping[str, Sequence[Label]]
 """Names of axes in order, each with its labels."""
 
 
-def checked(axes: Any, reserved: Sequence[str] = ()) -> dict[str, tuple[Label, ...]]:
+def checked(axes: Axes, reserved: Sequence[str] = ()) -> dict[str, tuple[Label, ...]]:
     """The axes with their labels as plain integers and text.
 
     Raises:
@@ -79,3 +79,28 @@ def strongest(
     order = flat.abs().argsort(descending=True, stable=True)[:n].tolist()
     sites = list(itertools.product(*axes.values()))
     return [(dict(zip(axes, sites[i], strict=True)), float(flat[i])) for i in order]
+
+
+def checked_values(
+    name: str, tensor: Tensor, wanted: tuple[int, ...], axes: Mapping[str, Sequence[Any]]
+) -> Tensor:
+    """A tensor of the wanted shape and of finite values, in float64 on the CPU.
+
+    Raises:
+        DataError: Another shape, or values that are not finite.
+    """
+    got = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
+    if got != wanted or wanted[-1] < 1:
+        meant = ", ".join([*axes, "sequence"] if name == "values" else ["sequence"])
+        raise DataError(
+            f"{name} must be a tensor [{meant}] of shape {wanted}, with at least one sequence as "
+            f"base has them; got {got}."
+        )
+    plain = tensor.detach().to("cpu", torch.float64)
+    if not plain.isfinite().all():
+        index = [int(i) for i in (~plain.isfinite()).nonzero()[0]]
+        raise DataError(
+            f"{name} must be finite; entry {index} is {float(plain[tuple(index)])}. Check the "
+            "metric on that sequence."
+        )
+    return plain

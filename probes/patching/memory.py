@@ -120,7 +120,7 @@ def _class(kind: type) -> Hashable:
     )
 
 
-def _frozen(value: Any) -> Hashable:
+def _frozen(value: object) -> Hashable:
     """A value by its contents where it is plain, else by which object it is."""
     if type(value) in _PLAIN or isinstance(value, float):  # floats of NumPy's too
         return type(value), value
@@ -142,7 +142,7 @@ class _Same:
 
     __slots__ = ("_hash", "_thing")
 
-    def __init__(self, thing: Any) -> None:
+    def __init__(self, thing: object) -> None:
         self._thing, self._hash = ref(thing), id(thing)
 
     def __eq__(self, other: object) -> bool:

@@ -117,7 +117,9 @@ def patch_paths(
     )
 
 
-def _receiver(model: HookedModel, receiver: Any, receiver_input: str) -> tuple[int, int | None]:
+def _receiver(
+    model: HookedModel, receiver: tuple[int, int] | str, receiver_input: str
+) -> tuple[int, int | None]:
     """The number of layers below the receiver, and its head."""
     subject = subject_of(model)
     if receiver == "logits":
@@ -132,7 +134,7 @@ def _receiver(model: HookedModel, receiver: Any, receiver_input: str) -> tuple[i
     return layer, checks.integer(receiver[1], "the receiver's head", 0, SiteError, n_heads - 1)
 
 
-def _named(receiver: Any) -> str:
+def _named(receiver: tuple[int, int] | str) -> str:
     return "logits" if receiver == "logits" else f"L{receiver[0]}H{receiver[1]}"
 
 

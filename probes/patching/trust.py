@@ -120,7 +120,7 @@ class _Trial:
             self._edited += edited
 
     def _edit(self, layer: int, some: Sequence[tuple[int, Edit]]) -> Any:
-        def edit(activation: Tensor, hook: Any) -> Tensor:
+        def edit(activation: Tensor, hook: object) -> Tensor:
             natural, *parts = activation.clone().split(len(self.tokens))
             self._natural_values.setdefault(layer, natural.clone())
             self._values[layer] = perturbed(self.component, natural)
@@ -210,7 +210,7 @@ def _rows(model: HookedModel, tokens: Tensor, resumed: bool, max_memory: float |
     return int(max(1, min(most, (budget - kept * len(tokens)) // passing)))
 
 
-def free_memory(device: Any) -> int:
+def free_memory(device: torch.device | str) -> int:
     """Half of the memory that is free on a device, in bytes."""
     device = torch.device(device)
     if device.type == "cuda":

@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -142,9 +141,8 @@ def ratio_intervals(
     low, high = _limits((above, below), _score, seed, confidence)
     score = _score(above.mean(-1), below.mean(-1))
     undefined = below.mean(-1) <= NEGLIGIBLE
-    found = (np.where(undefined, np.nan, values) for values in (score, low, high))
-    score, low, high = (torch.from_numpy(values) for values in found)
-    return score, low, high
+    found = [np.where(undefined, np.nan, values) for values in (score, low, high)]
+    return torch.from_numpy(found[0]), torch.from_numpy(found[1]), torch.from_numpy(found[2])
 
 
 def mean_intervals(
@@ -169,7 +167,7 @@ def mean_intervals(
     return mean, low, high
 
 
-def _checked(values: Tensor) -> Any:
+def _checked(values: Tensor) -> np.ndarray:
     """Values as a NumPy array, if there are enough sequences and all are finite."""
     n_sequences = values.shape[-1] if values.ndim else 0
     if n_sequences < MIN_SEQUENCES:
@@ -186,13 +184,16 @@ def _checked(values: Tensor) -> Any:
     return array
 
 
-def _score(above: Any, below: Any) -> Any:
+def _score(above: np.ndarray | float, below: np.ndarray | float) -> np.ndarray | float:
     return 1 - above / np.maximum(below, NEGLIGIBLE)
 
 
 def _limits(
-    samples: tuple[Any, ...], statistic: Callable[..., Any], seed: int, confidence: float
-) -> Any:
+    samples: tuple[np.ndarray, ...],
+    statistic: Callable[..., np.ndarray | float],
+    seed: int,
+    confidence: float,
+) -> np.ndarray:
     """Percentile limits ``[2, *site]`` of a statistic of means, from resamples of the sequences."""
     confidence = checks.number(confidence, "confidence", 0, 1, DataError)
     *sites, n_sequences = samples[0].shape
@@ -210,7 +211,7 @@ def _limits(
     return limits.reshape(2, *sites)
 
 
-def _weights(n_sequences: int, seed: int) -> Any:
+def _weights(n_sequences: int, seed: int) -> np.ndarray:
     """``[resample, sequence]``: how often each sequence is drawn, as a share of all draws."""
     rng = np.random.default_rng(seed)
     weights = np.empty((N_RESAMPLES, n_sequences))

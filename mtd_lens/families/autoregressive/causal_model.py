@@ -24,7 +24,7 @@ from mtd_lens.algorithms import (
 )
 from mtd_lens.errors import ArgumentError, TokensError
 from mtd_lens.families.autoregressive import estimators
-from mtd_lens.families.autoregressive.task import check_task, check_tokens
+from mtd_lens.families.autoregressive.task import AutoregressiveTask, check_task, check_tokens
 from probes import checks
 
 MAX_STEP_SIZE = 1e6
@@ -109,7 +109,7 @@ class AutoregressiveCausalModel(Intervenable):
         return dict(zip(self.variables, (augmented, products, prediction), strict=True))
 
 
-def check_step_size(step_size: Any) -> float:
+def check_step_size(step_size: float | int) -> float:
     """``step_size`` as a float.
 
     Raises:
@@ -122,9 +122,9 @@ def check_step_size(step_size: Any) -> float:
 
 
 def fit_step_size(
-    task: Any,
+    task: AutoregressiveTask,
     tokens: Tensor,
-    targets: Any,
+    targets: Tensor,
     bounds: tuple[float, float] = (0.0, MAX_STEP_SIZE),
 ) -> float:
     """The step size whose prediction at the last query is nearest to ``targets``.
@@ -158,7 +158,9 @@ def fit_step_size(
     return min(max(best, bounds[0]), bounds[1])
 
 
-def fit_one_step(task: Any, tokens: Tensor, predictions: Tensor) -> AutoregressiveCausalModel:
+def fit_one_step(
+    task: AutoregressiveTask, tokens: Tensor, predictions: Tensor
+) -> AutoregressiveCausalModel:
     """One step of gradient descent with the step size that a model's predictions follow.
 
     Args:
@@ -172,7 +174,7 @@ def fit_one_step(task: Any, tokens: Tensor, predictions: Tensor) -> Autoregressi
     return AutoregressiveCausalModel(task, found, step_size_at_bound=at_bound)
 
 
-def best_step_size(task: Any) -> float:
+def best_step_size(task: AutoregressiveTask) -> float:
     """The step size that predicts best on the task itself, fitted to the true next vectors.
 
     Uses 2048 sequences with a fixed seed, so equal tasks get equal values.

@@ -12,7 +12,7 @@ from mtd_lens.architectures.layout import Architecture, Layout
 from mtd_lens.architectures.writing import eye, for_block, zeros
 from mtd_lens.errors import ArgumentError, ModelError
 from mtd_lens.families.autoregressive.causal_model import best_step_size, check_step_size
-from mtd_lens.families.autoregressive.estimators import checked_step_sizes
+from mtd_lens.families.autoregressive.estimators import StepSizes, checked_step_sizes
 from mtd_lens.families.autoregressive.references import best_common_step_size
 from mtd_lens.families.autoregressive.task import AutoregressiveTask, check_task
 from mtd_lens.hooked import ModelInfo, info_of
@@ -51,7 +51,7 @@ class Plan:
 
 def construct_autoregressive(
     task: AutoregressiveTask,
-    step_sizes: Any = None,
+    step_sizes: StepSizes | None = None,
     *,
     n_steps: int | None = None,
     causal: bool = True,
@@ -68,7 +68,7 @@ def construct_autoregressive(
 
     Args:
         task: Whose vectors and context length the weights are for.
-        step_sizes: η of each step, one number or a list; None fits a common one to the task.
+        step_sizes: η of each step, ``[step]`` or one number; None fits a common one to the task.
         n_steps: How many steps, 1 to 8, of a single size; by default as many as there are sizes.
         causal: Attention to earlier positions and the own one alone.
         dtype: Of the parameters.
@@ -195,7 +195,7 @@ def step(plan: Plan, layout: Layout, layer: int) -> dict[str, Tensor]:
     return for_block(layer, "attn", W_Q=W_Q, W_K=W_K, W_V=W_V, W_O=W_O)
 
 
-def _build(plan: Plan, dtype: Any, name: str | None = None) -> HookedModel:
+def _build(plan: Plan, dtype: torch.dtype, name: str | None = None) -> HookedModel:
     task, layout, n_steps = plan.task, lay_out(plan), len(plan.step_sizes)
     weights = embed(plan, layout) | augment(plan, layout)
     for layer in range(1, n_steps + 1):

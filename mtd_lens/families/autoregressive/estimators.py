@@ -7,7 +7,6 @@ At query t the evidence is the pairs ``(s_{j-1}, s_j)``, j = 1 … t, and the lo
 import math
 import numbers
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,13 +15,21 @@ from torch import Tensor
 from torch.nn import functional
 
 from mtd_lens.errors import ArgumentError, TaskError
-from mtd_lens.families.autoregressive.task import Vectors, check_task, check_tokens
+from mtd_lens.families.autoregressive.task import (
+    AutoregressiveTask,
+    Vectors,
+    check_task,
+    check_tokens,
+)
 
 RANK_TOLERANCE = 1e-10
 """Directions of the evidence below this share of its largest singular value count as not there."""
 
 Estimates = Float[Tensor, "sequence query component component"]
 PredictedVectors = Float[Tensor, "sequence query component"]
+
+StepSizes = float | int | np.floating | Sequence[float | int] | np.ndarray | Tensor
+"""One step size, or one for each step."""
 
 
 def moments(tokens: Vectors, *, last_only: bool = False) -> tuple[Estimates, Estimates]:
@@ -131,7 +138,7 @@ def predict_next(tokens: Vectors, estimates: Estimates) -> PredictedVectors:
 
 
 def autoregressive_gradient_descent(
-    task: Any, tokens: Tensor, step_sizes: Any, *, prefix: bool = False
+    task: AutoregressiveTask, tokens: Tensor, step_sizes: StepSizes, *, prefix: bool = False
 ) -> PredictedVectors:
     """What gradient descent from 0 on the squared error predicts at every query.
 
@@ -141,7 +148,7 @@ def autoregressive_gradient_descent(
     Args:
         task: The task.
         tokens: ``[sequence, position, component]``.
-        step_sizes: One step size, or one for each step.
+        step_sizes: One step size, or ``[step]``: one for each step.
         prefix: Steps as causal layers take them: from the second on, residuals at earlier positions
             are those of shorter contexts.
 
@@ -159,7 +166,7 @@ def autoregressive_gradient_descent(
     return predict_next(vectors, gradient_descent(vectors, sizes))
 
 
-def autoregressive_least_squares(task: Any, tokens: Tensor) -> PredictedVectors:
+def autoregressive_least_squares(task: AutoregressiveTask, tokens: Tensor) -> PredictedVectors:
     """What the least-squares estimate of least norm predicts at every query.
 
     Args:
@@ -177,7 +184,7 @@ def autoregressive_least_squares(task: Any, tokens: Tensor) -> PredictedVectors:
     return predict_next(vectors, least_squares(vectors))
 
 
-def trigonometric_rule(task: Any, tokens: Tensor) -> PredictedVectors:
+def trigonometric_rule(task: AutoregressiveTask, tokens: Tensor) -> PredictedVectors:
     """The two-term rule of rotations, ``s_{t+1} = 2 cos θ s_t - s_{t-1}``, pair by pair.
 
     ``2 cos θ`` of a pair is fitted by least squares to the same rule over the context. It is the
@@ -210,7 +217,7 @@ def trigonometric_rule(task: Any, tokens: Tensor) -> PredictedVectors:
     return (twice_cosine[..., None] * pairs[:, 1:] - pairs[:, :-1]).flatten(2)
 
 
-def checked_step_sizes(step_sizes: Any) -> list[float]:
+def checked_step_sizes(step_sizes: StepSizes) -> list[float]:
     """Step sizes as a list; a single number is one step. They may come from numpy or torch.
 
     Raises:
@@ -225,7 +232,7 @@ def checked_step_sizes(step_sizes: Any) -> list[float]:
     return [float(value) for value in listed]
 
 
-def _is_finite(value: Any) -> bool:
+def _is_finite(value: object) -> bool:
     """Whether it is a real number, no bool, that a float can hold."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         return False

@@ -111,7 +111,7 @@ class AutoregressiveTask(PlainData):
 
     outputs = inputs
 
-    def sample(self, n: Any, seed: Any = 0) -> AutoregressiveBatch:
+    def sample(self, n: int, seed: int = 0) -> AutoregressiveBatch:
         """Draw ``n`` sequences, vectorised over sequences; the same seed draws the same ones.
 
         Args:
@@ -160,7 +160,7 @@ def _rotations(angles: np.ndarray) -> np.ndarray:
     return matrices
 
 
-def check_task(task: Any) -> AutoregressiveTask:
+def check_task(task: object) -> AutoregressiveTask:
     """``task``, if it is one of this family.
 
     Raises:
@@ -174,7 +174,9 @@ def check_task(task: Any) -> AutoregressiveTask:
     return task
 
 
-def check_tokens(task: Any, tokens: Any, max_length: int | None = None) -> Vectors:
+def check_tokens(
+    task: AutoregressiveTask, tokens: Tensor, max_length: int | None = None
+) -> Vectors:
     """``tokens`` as float64, after every check that concerns a single sequence's form.
 
     Args:

@@ -1,7 +1,6 @@
 """The algorithm beside a model on single sequences, at every position."""
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -108,7 +107,11 @@ def patterns(causal_model: MTDCausalModel, tokens: Tokens) -> tuple[AnalyticPatt
 
 
 def implied_weights(
-    task: MTDTask, tokens: Tensor, predictions: Any, *, max_divergence: Any = MAX_DIVERGENCE
+    task: MTDTask,
+    tokens: Tensor,
+    predictions: Tensor,
+    *,
+    max_divergence: float | int = MAX_DIVERGENCE,
 ) -> WeightsPerQuery:
     """The mixture weights whose prediction is nearest to a model's, query by query.
 
@@ -159,7 +162,7 @@ def implied_weights(
 
 
 def _two_steps(
-    model: Any, task: MTDTask, fit_tokens: Tensor, likelihoods: Tensor
+    model: HookedModel, task: MTDTask, fit_tokens: Tensor, likelihoods: Tensor
 ) -> WeightsPerQuery:
     target = last_predictions(model, fit_tokens, task.outputs)
     step_size = tied_step_size(task, fit_tokens, target, n_steps=2)

@@ -8,7 +8,6 @@ of transition rows, at every query position ``order … T-1``.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -109,7 +108,7 @@ class MTDCausalModel(Intervenable):
         return dict(zip(self.variables, values, strict=True))
 
 
-def check_beta(beta: Any) -> float:
+def check_beta(beta: float | int) -> float:
     """``beta`` as a float.
 
     Raises:
@@ -167,7 +166,7 @@ def fit_one_step(task: MTDTask, tokens: Tensor, predictions: Tensor) -> MTDCausa
     return MTDCausalModel(task, beta, beta_at_bound=is_at_bound(beta, bounds, AT_BOUND))
 
 
-def best_beta(task: Any) -> float:
+def best_beta(task: MTDTask) -> float:
     """The β that predicts best on the task itself, fitted to the true predictive distribution.
 
     Uses 2048 sequences with a fixed seed, so equal tasks get equal values.

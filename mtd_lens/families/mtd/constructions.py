@@ -126,7 +126,7 @@ def random_construction(task: MTDTask, dtype: torch.dtype, form: str) -> HookedM
     return hooked.randomized(construct(task, 1.0, form, dtype=dtype), NULL_SEED, name)
 
 
-def _build(plan: Plan, form: str, dtype: Any, name: str | None = None) -> HookedModel:
+def _build(plan: Plan, form: str, dtype: torch.dtype, name: str | None = None) -> HookedModel:
     architecture, weights = FORMS[form](plan)
     info = ModelInfo(
         task=plan.task,

@@ -24,6 +24,9 @@ from mtd_lens.families.mtd.task import MTDTask
 from mtd_lens.shapes import Likelihoods, PerSequence, Weights, WeightsPerQuery
 from probes import checks
 
+StepSize = float | int | Tensor
+"""One for all queries, or ``[query]``: one for each."""
+
 _MIXTURE_FLOOR = 1e-150
 """Keeps gradients finite where a huge step has driven a weight to exactly 0."""
 
@@ -31,10 +34,10 @@ _MIXTURE_FLOOR = 1e-150
 def mirror_descent(
     task: MTDTask,
     tokens: Tensor,
-    step_size: Any = None,
-    n_steps: Any = 1,
+    step_size: StepSize | None = None,
+    n_steps: int = 1,
     *,
-    step_sizes: Any = None,
+    step_sizes: Iterable[StepSize] | None = None,
     prefix: bool = False,
     every_query: bool = False,
 ) -> Float[Tensor, "sequence *query lag"]:
@@ -58,7 +61,7 @@ def mirror_descent(
         tokens: ``[sequence, position]``.
         step_size: η > 0: a number or, to use a different one at each query, a tensor ``[query]``.
         n_steps: Number of steps of size ``step_size``.
-        step_sizes: In place of the two above, a step size (of either form) for each step.
+        step_sizes: In place of the two above, a number or tensor ``[query]`` for each step.
         prefix: Use position k's own weights at position k. Then a tensor ``[query]`` has an entry
             for every query position, with or without ``every_query``.
         every_query: Estimate from every prefix.
@@ -165,7 +168,7 @@ def prefix_steps(
 
 
 def expectation_maximization(
-    task: MTDTask, tokens: Tensor, n_steps: Any = 1, *, every_query: bool = False
+    task: MTDTask, tokens: Tensor, n_steps: int = 1, *, every_query: bool = False
 ) -> Float[Tensor, "sequence *query lag"]:
     """EM from the uniform point: ``λ_g ← mean_k γ_k(g; λ)``.
 
@@ -206,7 +209,7 @@ def em_path(likelihoods: Likelihoods, n_steps: int) -> list[Weights]:
 
 
 def maximum_likelihood(
-    task: MTDTask, tokens: Tensor, *, gap: Any = 1e-12
+    task: MTDTask, tokens: Tensor, *, gap: float | int = 1e-12
 ) -> Float[Tensor, "sequence lag"]:
     """The maximum likelihood estimate of λ, by an interior-point Newton method.
 
@@ -300,7 +303,9 @@ def _newton_step(
     return proposal, decrement
 
 
-def _listed_steps(step_size: Any, n_steps: Any, step_sizes: Any) -> list[tuple[Any, str]]:
+def _listed_steps(
+    step_size: StepSize | None, n_steps: int, step_sizes: Iterable[StepSize] | None
+) -> list[tuple[StepSize, str]]:
     """A step size for each step, with what to call it in errors."""
     if (step_size is None) == (step_sizes is None):
         came = "neither" if step_size is None else "both"
@@ -309,10 +314,10 @@ def _listed_steps(step_size: Any, n_steps: Any, step_sizes: Any) -> list[tuple[A
             f"entry a step; got {came}."
         )
     n_steps = checks.integer(n_steps, "n_steps", 1, ArgumentError)
-    if step_sizes is None:
+    if step_size is not None:
         return [(step_size, "step_size")] * n_steps
     try:
-        listed = [] if isinstance(step_sizes, str) else list(step_sizes)
+        listed = [] if step_sizes is None or isinstance(step_sizes, str) else list(step_sizes)
     except TypeError:  # a number, or a tensor without axes
         listed = []
     if not listed or n_steps not in (1, len(listed)):
@@ -323,7 +328,7 @@ def _listed_steps(step_size: Any, n_steps: Any, step_sizes: Any) -> list[tuple[A
     return [(step, f"step_sizes[{index}]") for index, step in enumerate(listed)]
 
 
-def _checked_step(value: Any, what: str, n_queries: int, like: Tensor) -> Tensor:
+def _checked_step(value: StepSize, what: str, n_queries: int, like: Tensor) -> Tensor:
     """A step size as a scalar, or as ``[query, 1]``."""
     try:
         step = torch.as_tensor(value, dtype=torch.float64, device=like.device)

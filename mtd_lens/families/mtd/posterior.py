@@ -8,7 +8,6 @@ reports its Monte Carlo standard error.
 
 import math
 from functools import partial
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -38,11 +37,11 @@ _RENORMALISE_EVERY = 16
 def posterior_mean(
     task: MTDTask,
     tokens: Tensor,
-    method: Any = "auto",
+    method: str = "auto",
     *,
-    n_nodes: Any = None,
-    standard_error: Any = 1e-3,
-    seed: Any = 0,
+    n_nodes: int | None = None,
+    standard_error: float | int = 1e-3,
+    seed: int = 0,
 ) -> Weights:
     """The posterior mean ``E[λ | tokens]`` under ``λ ~ Dirichlet(concentration)``: exact Bayes.
 
@@ -80,11 +79,11 @@ def posterior_mean(
 def posterior_with_error(
     task: MTDTask,
     tokens: Tensor,
-    method: Any = "auto",
+    method: str = "auto",
     *,
-    n_nodes: Any = None,
-    standard_error: Any = 1e-3,
-    seed: Any = 0,
+    n_nodes: int | None = None,
+    standard_error: float | int = 1e-3,
+    seed: int = 0,
 ) -> tuple[Weights, Weights]:
     """As ``posterior_mean``, together with its Monte Carlo standard error: 0 for quadrature."""
     checks.choice(method, "posterior method", METHODS, ArgumentError)
@@ -144,11 +143,11 @@ def gibbs_posterior(
     task: MTDTask,
     tokens: Tensor,
     *,
-    standard_error: Any = 1e-3,
-    n_chains: Any = 16,
-    n_burn_in: Any = 100,
-    max_steps: Any = 100_000,
-    seed: Any = 0,
+    standard_error: float | int = 1e-3,
+    n_chains: int = 16,
+    n_burn_in: int = 100,
+    max_steps: int = 100_000,
+    seed: int = 0,
 ) -> tuple[Weights, Weights]:
     """Posterior mean by Gibbs sampling (lags given λ, then λ given lags) in parallel chains.
 

@@ -17,9 +17,8 @@ stand in for each other: their divergence says more than their values.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -217,7 +216,7 @@ def _fit_free(split: _FitSplit, steps: Steps, tied: _Fit) -> _Fit:
     scale = max(float(split.loss_of_steps(steps, tied.step_sizes)), probes.statistics.NEGLIGIBLE)
 
     @torch.enable_grad()  # callers who only look at models often have gradients switched off
-    def objective(multiples: Any) -> tuple[float, Any]:
+    def objective(multiples: np.ndarray) -> tuple[float, np.ndarray]:
         point = torch.from_numpy(multiples * unit).requires_grad_()
         loss = split.loss_of_steps(steps, point) / scale
         (gradient,) = torch.autograd.grad(loss, point)
@@ -240,7 +239,7 @@ def _fit_free(split: _FitSplit, steps: Steps, tied: _Fit) -> _Fit:
     return _Fit(_vector(best * unit), False, split.log_bounds)
 
 
-def _vector(values: Any) -> Float[Tensor, " step"]:
+def _vector(values: Sequence[float] | np.ndarray) -> Float[Tensor, " step"]:
     return torch.tensor(np.asarray(values), dtype=torch.float64)
 
 

@@ -1,6 +1,6 @@
 """Mixture of Transition Distributions (Raftery 1985): the task and its sampler."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,10 @@ from probes import checks
 
 ROW_SUM_TOLERANCE = 1e-6
 """Rows of a transition may miss a sum of 1 by this much; they are then divided by their sum."""
+
+
+TransitionLike = Sequence[Sequence[float | int]] | np.ndarray | Tensor
+"""What a transition is made from, ``[n_tokens, n_tokens]``."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +73,10 @@ class MTDTask:
 
     def __init__(
         self,
-        transition: Any,
-        order: Any,
-        seq_len: Any,
-        concentration: Any = 1.0,
+        transition: TransitionLike,
+        order: int,
+        seq_len: int,
+        concentration: float | int = 1.0,
         *,
         name: str | None = None,
     ) -> None:
@@ -100,7 +104,7 @@ class MTDTask:
         )
         object.__setattr__(self, "_name", check_name(name))
 
-    def __setattr__(self, attribute: str, value: Any) -> None:
+    def __setattr__(self, attribute: str, value: object) -> None:
         raise AttributeError(f"MTDTask is immutable; make a new one to change {attribute!r}.")
 
     @property
@@ -140,7 +144,7 @@ class MTDTask:
         """Registry name, if it has one."""
         return self._name
 
-    def sample(self, n: Any, seed: Any = 0) -> MTDBatch:
+    def sample(self, n: int, seed: int = 0) -> MTDBatch:
         """Draw ``n`` sequences, vectorised over sequences; the same seed draws the same ones.
 
         Args:
@@ -180,7 +184,7 @@ class MTDTask:
         }
 
     @classmethod
-    def from_json(cls, data: Any) -> "MTDTask":
+    def from_json(cls, data: Mapping[str, Any]) -> "MTDTask":
         """The task that ``to_json`` described.
 
         Args:
@@ -225,7 +229,7 @@ def _from_json(data: Mapping[str, Any]) -> MTDTask:
     return MTDTask.from_json(data)
 
 
-def _checked_transition(transition: Any) -> Transition:
+def _checked_transition(transition: object) -> Transition:
     """A float64 copy with rows that sum to 1 exactly."""
     try:
         given = torch.as_tensor(transition)
@@ -266,7 +270,7 @@ def _checked_transition(transition: Any) -> Transition:
     return torch.where(exact[:, None], matrix, matrix / sums[:, None])
 
 
-def check_tokens(task: MTDTask, tokens: Any, max_length: int | None = None) -> Tokens:
+def check_tokens(task: MTDTask, tokens: Tensor, max_length: int | None = None) -> Tokens:
     """``tokens`` as int64, after every check that concerns a single sequence's form.
 
     Args:
@@ -280,7 +284,7 @@ def check_tokens(task: MTDTask, tokens: Any, max_length: int | None = None) -> T
     return task.inputs.check(tokens, ("order + 1", task.order + 1), max_length)
 
 
-def check_task(task: Any) -> MTDTask:
+def check_task(task: object) -> MTDTask:
     """``task``, if it is one of this family.
 
     Raises:

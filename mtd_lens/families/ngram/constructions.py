@@ -127,7 +127,7 @@ def random_ngram(task: NGramTask, dtype: torch.dtype, form: str) -> HookedModel:
     return hooked.randomized(construct_ngram(task, 1.0, form, dtype=dtype), NULL_SEED, name)
 
 
-def _build(plan: Plan, form: str, dtype: Any, name: str | None = None) -> HookedModel:
+def _build(plan: Plan, form: str, dtype: torch.dtype, name: str | None = None) -> HookedModel:
     architecture, weights = FORMS[form](plan)
     info = ModelInfo(
         task=plan.task,

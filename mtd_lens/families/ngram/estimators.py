@@ -11,7 +11,6 @@ Common errors: :class:`~mtd_lens.errors.ArgumentError` for a task of another fam
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -19,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from mtd_lens.errors import ArgumentError
-from mtd_lens.families.ngram.task import check_tokens, listed
+from mtd_lens.families.ngram.task import NGramTask, Parents, check_tokens, listed
 from mtd_lens.shapes import PredictionsPerQuery
 from probes import checks
 
@@ -28,7 +27,7 @@ MAX_SHARPNESS = 100.0
 
 
 def ngram_counts(
-    task: Any, tokens: Tensor, parents: Any = None
+    task: NGramTask, tokens: Tensor, parents: Parents | None = None
 ) -> Float[Tensor, "sequence query token"]:
     """Counts ``n(b | a)`` of each token b after the parents a of the token to be predicted.
 
@@ -56,7 +55,9 @@ def ngram_counts(
     return matches(task, tokens, parents) @ children(task, tokens)
 
 
-def ngram_maximum_likelihood(task: Any, tokens: Tensor, parents: Any = None) -> PredictionsPerQuery:
+def ngram_maximum_likelihood(
+    task: NGramTask, tokens: Tensor, parents: Parents | None = None
+) -> PredictionsPerQuery:
     """The maximum likelihood estimate ``n(b | a) / n(a)``; uniform where the parents are new.
 
     The estimator that a generalized induction head approaches as its match grows sharp (Chen et al.
@@ -78,7 +79,9 @@ def ngram_maximum_likelihood(task: Any, tokens: Tensor, parents: Any = None) -> 
     return likeliest(ngram_counts(task, tokens, parents))
 
 
-def ngram_bayes(task: Any, tokens: Tensor, parents: Any = None) -> PredictionsPerQuery:
+def ngram_bayes(
+    task: NGramTask, tokens: Tensor, parents: Parents | None = None
+) -> PredictionsPerQuery:
     """The exact posterior mean of the row in use, ``(n(b | a) + α) / (n(a) + q α)``.
 
     The Dirichlet prior of the task (Chen et al. 2024, arXiv 2409.10559, Section 2) is conjugate to
@@ -100,10 +103,10 @@ def ngram_bayes(task: Any, tokens: Tensor, parents: Any = None) -> PredictionsPe
 
 
 def ngram_kernel(
-    task: Any,
+    task: NGramTask,
     tokens: Tensor,
-    sharpness: Any,
-    subsets: Any = None,
+    sharpness: float | int,
+    subsets: Mapping[tuple[int, ...], float | int] | None = None,
 ) -> PredictionsPerQuery:
     """The prediction of a generalized induction head: tokens weighted by how their parents match.
 
@@ -147,7 +150,7 @@ def ngram_kernel(
     return attend(a * similarity) @ children(task, tokens)
 
 
-def ngram_truth(task: Any, tokens: Tensor, tables: Any) -> PredictionsPerQuery:
+def ngram_truth(task: NGramTask, tokens: Tensor, tables: Tensor) -> PredictionsPerQuery:
     """The row of the sequence's own table that the token after each query is drawn from.
 
     Args:
@@ -206,7 +209,7 @@ def of_counts(
     return weighted / weighted.sum(-1, keepdim=True)
 
 
-def check_sharpness(sharpness: Any) -> float:
+def check_sharpness(sharpness: float | int) -> float:
     """``sharpness`` as a float.
 
     Raises:
@@ -219,14 +222,16 @@ def check_sharpness(sharpness: Any) -> float:
 
 
 def matches(
-    task: Any, tokens: Tensor, parents: Any = None
+    task: NGramTask, tokens: Tensor, parents: Parents | None = None
 ) -> Float[Tensor, "sequence query evidence"]:
     """1 where an evidence position up to the query has the parents of the token to be predicted."""
     rows = _rows(task, tokens, parents)
     return (rows[:, 1:, None] == rows[:, None, :-1]).to(torch.float64).tril()
 
 
-def last_counts(task: Any, tokens: Tensor, parents: Any = None) -> Float[Tensor, "sequence token"]:
+def last_counts(
+    task: NGramTask, tokens: Tensor, parents: Parents | None = None
+) -> Float[Tensor, "sequence token"]:
     """``ngram_counts`` at the last query alone."""
     rows = _rows(task, tokens, parents)
     same = (rows[:, -1:] == rows[:, :-1]).to(torch.float64)
@@ -242,12 +247,12 @@ def attend(
     return scores.masked_fill(later, -torch.inf).softmax(-1)
 
 
-def children(task: Any, tokens: Tensor) -> Float[Tensor, "sequence evidence token"]:
+def children(task: NGramTask, tokens: Tensor) -> Float[Tensor, "sequence evidence token"]:
     """The token at each evidence position, one-hot."""
     return one_hot(check_tokens(task, tokens)[:, task.window :], task.n_tokens).to(torch.float64)
 
 
-def _rows(task: Any, tokens: Tensor, parents: Any) -> Tensor:
+def _rows(task: NGramTask, tokens: Tensor, parents: Parents | None) -> Tensor:
     """Which tuple the parents form before each position from the window on; one for no parents."""
     tokens = check_tokens(task, tokens)
     lags = task.parents if parents is None else tuple(listed(parents))

@@ -2,8 +2,8 @@
 
 import itertools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ log-probabilities can express. The kernel and maximum likelihood give 0 to token
 
 ROW_BITS = 62
 """Rows are numbered in int64."""
+
+Parents = Iterable[int] | np.ndarray
+"""Lags, in any order."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +85,12 @@ class NGramTask(PlainData):
 
     def __init__(
         self,
-        n_tokens: Any,
-        parents: Any,
-        window: Any,
-        seq_len: Any,
-        concentration: Any = 0.1,
-        name: Any = None,
+        n_tokens: int,
+        parents: Parents,
+        window: int,
+        seq_len: int,
+        concentration: float | int = 0.1,
+        name: str | None = None,
     ) -> None:
         n_tokens = checks.integer(n_tokens, "n_tokens", 2, TaskError)
         seq_len = checks.integer(seq_len, "seq_len", 2, TaskError, MAX_LENGTH)
@@ -147,7 +150,7 @@ class NGramTask(PlainData):
             row = row * self.n_tokens + tokens[:, self.window - lag : length + 1 - lag]
         return row
 
-    def sample(self, n: Any, seed: Any = 0) -> NGramBatch:
+    def sample(self, n: int, seed: int = 0) -> NGramBatch:
         """Draw ``n`` sequences, vectorised over sequences; the same seed draws the same ones.
 
         Args:
@@ -181,7 +184,7 @@ class NGramTask(PlainData):
         )
 
 
-def listed(parents: Any) -> list[Any]:
+def listed(parents: Parents) -> list[int]:
     """Parents as a list, empty if there are none.
 
     Raises:
@@ -196,7 +199,7 @@ def listed(parents: Any) -> list[Any]:
     return lags
 
 
-def _checked_parents(parents: Any, window: int) -> tuple[int, ...]:
+def _checked_parents(parents: Parents, window: int) -> tuple[int, ...]:
     """Parents in rising order."""
     lags = listed(parents)
     if not lags:
@@ -231,7 +234,7 @@ def _check_row_numbers(n_tokens: int, n_parents: int) -> None:
         )
 
 
-def check_task(task: Any) -> None:
+def check_task(task: object) -> None:
     """Raise an error if ``task`` is no n-gram task.
 
     Raises:
@@ -244,7 +247,7 @@ def check_task(task: Any) -> None:
         )
 
 
-def check_tokens(task: Any, tokens: Any, max_length: int | None = None) -> Tokens:
+def check_tokens(task: NGramTask, tokens: Tensor, max_length: int | None = None) -> Tokens:
     """``tokens`` as int64, after every check that concerns a single sequence's form.
 
     Args:

@@ -3,11 +3,14 @@
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from mtd_lens.errors import ArgumentError
 from mtd_lens.views.plots import style
 from mtd_lens.views.plots.outputs import written
+
+if TYPE_CHECKING:
+    import matplotlib.figure
 
 NAME_WIDTH = 16
 """Characters, after which a model's name goes on in the next line."""
@@ -18,7 +21,7 @@ def plot_attention(
     path: str | os.PathLike[str] | None = None,
     *,
     data: str | os.PathLike[str] | None = None,
-) -> Any:
+) -> "matplotlib.figure.Figure":
     """Mean attention at the last query, a row for each model, a column for each layer.
 
     Args:
@@ -45,7 +48,7 @@ def plot_attention(
     return written(path, data, lambda: _draw(patterns), lambda: table)
 
 
-def _draw(patterns: Mapping[str, Sequence[Sequence[float]]]) -> Any:
+def _draw(patterns: Mapping[str, Sequence[Sequence[float]]]) -> "matplotlib.figure.Figure":
     n_layers = max(map(len, patterns.values()))
     inches = (2.1 * n_layers + 1.2, 1.35 * len(patterns) + 0.6)
     figure, panels = style.new_figure(inches, len(patterns), n_layers, sharey="row")

@@ -2,9 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mtd_lens.results.forms import figure as number
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+    import matplotlib.cm
+    import matplotlib.figure
 
 LOWEST_SCORE = -1.0
 """Scores below this are drawn at it: how much worse than the reference says little."""
@@ -39,12 +44,12 @@ def clipped(score: float) -> str:
     return f"< {LOWEST_SCORE:g}" if score < LOWEST_SCORE else number(score, 2)
 
 
-def score_scale() -> Any:
+def score_scale() -> "matplotlib.cm.ScalarMappable":
     """Colours of scores, a ``matplotlib.cm.ScalarMappable``."""
     return scale_of(LOWEST_SCORE, 1.0, SCORE_COLOURS)
 
 
-def scale_of(low: float, high: float, colours: str) -> Any:
+def scale_of(low: float, high: float, colours: str) -> "matplotlib.cm.ScalarMappable":
     """Colours of values from ``low`` to ``high``, a ``matplotlib.cm.ScalarMappable``."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
@@ -53,7 +58,7 @@ def scale_of(low: float, high: float, colours: str) -> Any:
 
 
 def draw_cells(
-    axes: Any,
+    axes: "matplotlib.axes.Axes",
     cells: Mapping[tuple[str, int], Cell],
     columns: Sequence[str],
     rows: Mapping[int, str],
@@ -85,7 +90,13 @@ def draw_cells(
     axes.spines[:].set_visible(False)
 
 
-def add_colour_bar(figure: Any, scale: Any, panels: Any, label: str, **place: Any) -> None:
+def add_colour_bar(
+    figure: "matplotlib.figure.Figure",
+    scale: "matplotlib.cm.ScalarMappable",
+    panels: Any,
+    label: str,
+    **place: Any,
+) -> None:
     """A colour bar beside the panels."""
     bar = figure.colorbar(scale, ax=panels, **place)
     bar.set_label(label, fontsize="small")

@@ -3,12 +3,16 @@
 import math
 import os
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mtd_lens.errors import ArgumentError, UnknownNameError, nearest
 from mtd_lens.results.comparison import Comparison
 from mtd_lens.views.plots import style
 from mtd_lens.views.plots.outputs import written
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+    import matplotlib.figure
 
 INCHES = (7.6, 4.4)
 MODEL_ROW = "model"
@@ -22,12 +26,12 @@ LABELLED_DIGITS = {0.8: range(1, 10), 2.5: (1, 2, 5), math.inf: (1,)}
 
 
 def plot_comparisons(
-    comparisons: Any,
+    comparisons: Iterable[Comparison] | Comparison,
     path: str | os.PathLike[str] | None = None,
     *,
-    estimators: Any = None,
+    estimators: Sequence[str] | None = None,
     data: str | os.PathLike[str] | None = None,
-) -> Any:
+) -> "matplotlib.figure.Figure":
     """Divergence from the truth against context length: models in colour, estimators in grey.
 
     Bands are the models' 95% bootstrap intervals. The estimators' are of much the same width, since
@@ -56,7 +60,7 @@ def plot_comparisons(
     return written(path, data, lambda: _draw(compared, names), lambda: _table(compared, names))
 
 
-def _draw(compared: Sequence[Comparison], names: Sequence[str]) -> Any:
+def _draw(compared: Sequence[Comparison], names: Sequence[str]) -> "matplotlib.figure.Figure":
     from matplotlib.ticker import (
         FixedLocator,
         LogLocator,
@@ -118,12 +122,18 @@ def _row(comparison: Comparison, name: str) -> tuple[list[int], list[Any]]:
     return lengths, [found[length] for length in lengths]
 
 
-def _line(axes: Any, comparison: Comparison, name: str, label: str, look: dict[str, Any]) -> None:
+def _line(
+    axes: "matplotlib.axes.Axes",
+    comparison: Comparison,
+    name: str,
+    label: str,
+    look: dict[str, Any],
+) -> None:
     lengths, entries = _row(comparison, name)
     axes.plot(lengths, [entry.divergence for entry in entries], label=label, **look)
 
 
-def _band(axes: Any, comparison: Comparison, colour: str) -> None:
+def _band(axes: "matplotlib.axes.Axes", comparison: Comparison, colour: str) -> None:
     lengths, entries = _row(comparison, MODEL_ROW)
     lows, highs = [entry.low for entry in entries], [entry.high for entry in entries]
     if len(lengths) > 1:
@@ -154,7 +164,7 @@ def _last_height(handle_and_label: tuple[Any, str]) -> float:
     return float(handle_and_label[0].get_ydata()[-1])
 
 
-def _checked(comparisons: Any) -> list[Comparison]:
+def _checked(comparisons: Iterable[Comparison] | Comparison) -> list[Comparison]:
     listed = list(comparisons) if isinstance(comparisons, Iterable) else [comparisons]
     if not listed:
         raise ArgumentError("there is nothing to draw: give at least one result of compare.")
@@ -180,12 +190,12 @@ def _checked(comparisons: Any) -> list[Comparison]:
     return listed
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _checked_estimators(comparison: Comparison, wanted: Any) -> list[str]:
+def _checked_estimators(comparison: Comparison, wanted: Sequence[str] | None) -> list[str]:
     known = [entry.name for entry in comparison.rows[0] if entry.name != MODEL_ROW]
     if wanted is None:
         return [name for name in known if name in comparison.drawn] or known

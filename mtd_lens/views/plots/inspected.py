@@ -19,7 +19,7 @@ ROUNDING = 1e-3
 """By which shares may be negative, and their sum another than 1."""
 
 
-def checked_analysis(inspection: Any) -> Analysis:
+def checked_analysis(inspection: Inspection) -> Analysis:
     """What an inspection found of its sequences.
 
     Raises:
@@ -39,7 +39,7 @@ def checked_analysis(inspection: Any) -> Analysis:
     return inspection.analysis
 
 
-def checked_sequence(inspection: Inspection, sequence: Any) -> int:
+def checked_sequence(inspection: Inspection, sequence: int) -> int:
     """The number of one of an inspection's sequences.
 
     Raises:

@@ -2,8 +2,9 @@
 
 import math
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from mtd_lens.results.inspection import Inspection
 from mtd_lens.views.plots import style
 from mtd_lens.views.plots.inspected import (
     MODEL,
@@ -16,6 +17,9 @@ from mtd_lens.views.plots.inspected import (
 )
 from mtd_lens.views.plots.outputs import written
 
+if TYPE_CHECKING:
+    import matplotlib.figure
+
 MAX_IN_A_ROW = 3
 INCHES = (2.9, 2.2)
 """Of a panel."""
@@ -25,12 +29,12 @@ MARGIN = 0.03
 
 
 def plot_latents(
-    inspection: Any,
-    sequence: Any = 0,
+    inspection: Inspection,
+    sequence: int = 0,
     path: str | os.PathLike[str] | None = None,
     *,
     data: str | os.PathLike[str] | None = None,
-) -> Any:
+) -> "matplotlib.figure.Figure":
     """The inferred latent over the query positions of one sequence, a panel for each component.
 
     For an MTD task: the mixture weights that the model's predictions imply, beside those of the
@@ -85,7 +89,7 @@ def _draw(
     sources: dict[str, dict[str, Any]],
     latent: str,
     title: str,
-) -> Any:
+) -> "matplotlib.figure.Figure":
     n_columns = min(len(components), MAX_IN_A_ROW)
     n_rows = math.ceil(len(components) / n_columns)
     inches = (INCHES[0] * n_columns + 0.5, INCHES[1] * n_rows + 0.9)

@@ -3,7 +3,7 @@
 import os
 import textwrap
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mtd_lens.errors import ArgumentError
 from mtd_lens.results.forms import figure as number, interval
@@ -19,6 +19,9 @@ from mtd_lens.views.plots.cells import (
     score_scale,
 )
 from mtd_lens.views.plots.outputs import written
+
+if TYPE_CHECKING:
+    import matplotlib.figure
 
 CELL = (0.74, 0.42)
 """Width and height of a cell, in inches."""
@@ -39,11 +42,11 @@ PROBE_COLOURS = "Greens"
 
 
 def plot_localization(
-    found: Any,
+    found: Localization,
     path: str | os.PathLike[str] | None = None,
     *,
     data: str | os.PathLike[str] | None = None,
-) -> Any:
+) -> "matplotlib.figure.Figure":
     """Where each variable lives: a row of panels for each, interchange beside probes.
 
     Args:
@@ -66,7 +69,7 @@ def plot_localization(
     return written(path, data, lambda: _draw(found), found.to_dataframe)
 
 
-def _draw(found: Localization) -> Any:
+def _draw(found: Localization) -> "matplotlib.figure.Figure":
     maps = [(_interchange(found, f.variable), _probes(found, f.variable)) for f in found.findings]
     widths = [max([MIN_COLUMNS, *(len(_columns(pair[i])) for pair in maps)]) for i in (0, 1)]
     n_layers = max((entry.place.layer for entry in found.probes), default=0) + 1
@@ -162,7 +165,9 @@ def _grouped(places: Iterable[Place]) -> list[str]:
     ]
 
 
-def _explain(figure: Any, found: Localization, size: tuple[float, float]) -> None:
+def _explain(
+    figure: "matplotlib.figure.Figure", found: Localization, size: tuple[float, float]
+) -> None:
     """The title above all panels, and below them what the marks mean."""
     joint = any(found.has_joint_layers(finding.variable) for finding in found.findings)
     figure.text(

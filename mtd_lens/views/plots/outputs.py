@@ -32,7 +32,10 @@ ID_CHARACTERS = 10
 
 
 def written(
-    path: Any, data: Any, draw: Callable[[], "matplotlib.figure.Figure"], table: Callable[[], Any]
+    path: str | os.PathLike[str] | None,
+    data: str | os.PathLike[str] | None,
+    draw: Callable[[], "matplotlib.figure.Figure"],
+    table: Callable[[], Any],
 ) -> "matplotlib.figure.Figure":
     """A figure in this package's style, written where it is wanted; paths are checked first.
 
@@ -63,7 +66,7 @@ def written(
     return figure
 
 
-def check_figure_path(path: Any) -> Path:
+def check_figure_path(path: str | os.PathLike[str]) -> Path:
     """The path with links resolved, after checking that a figure can be written there.
 
     Args:
@@ -76,7 +79,7 @@ def check_figure_path(path: Any) -> Path:
     return files.check_figure_path(path, ArgumentError)
 
 
-def _check_data_path(path: Any) -> Path:
+def _check_data_path(path: str | os.PathLike[str]) -> Path:
     target = files.check_output_path(path)
     if target.suffix.lower() != ".csv":
         name = os.fspath(path)
@@ -86,7 +89,7 @@ def _check_data_path(path: Any) -> Path:
     return target
 
 
-def svg_text(figure: Any) -> str:
+def svg_text(figure: "matplotlib.figure.Figure") -> str:
     """A figure as an SVG element for a web page.
 
     Text stays text, the background is transparent, and neutral ink has the colour of the text

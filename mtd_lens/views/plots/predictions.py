@@ -1,10 +1,10 @@
 """The predicted distribution after one position."""
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mtd_lens.errors import ArgumentError
-from mtd_lens.results.inspection import likeliest
+from mtd_lens.results.inspection import Inspection, likeliest
 from mtd_lens.views.plots import style
 from mtd_lens.views.plots.inspected import (
     checked_analysis,
@@ -15,6 +15,9 @@ from mtd_lens.views.plots.inspected import (
 )
 from mtd_lens.views.plots.outputs import written
 from probes import checks
+
+if TYPE_CHECKING:
+    import matplotlib.figure
 
 GROUP = 0.72
 """Width of an outcome's group, as a share of the space that it has."""
@@ -32,13 +35,13 @@ LAST_TOKENS = 6
 
 
 def plot_predictions(
-    inspection: Any,
-    sequence: Any = 0,
-    position: Any = -1,
+    inspection: Inspection,
+    sequence: int = 0,
+    position: int = -1,
     path: str | os.PathLike[str] | None = None,
     *,
     data: str | os.PathLike[str] | None = None,
-) -> Any:
+) -> "matplotlib.figure.Figure":
     """The distribution of what follows one position, by every source.
 
     Args:
@@ -91,7 +94,7 @@ def plot_predictions(
     ]
     what = f"prediction after position {position} of sequence {sequence}"
 
-    def draw() -> Any:
+    def draw() -> "matplotlib.figure.Figure":
         figure = _draw(names, shown, looks(inspection, shown), unit)
         figure.axes[0].set_xlabel("next vector" if vectors else "next token")
         style.add_title(figure, headline(inspection, what, after))
@@ -102,7 +105,7 @@ def plot_predictions(
 
 def _draw(
     names: list[str], shown: dict[str, list[float]], sources: dict[str, dict[str, Any]], unit: str
-) -> Any:
+) -> "matplotlib.figure.Figure":
     longest = min(max(map(len, names)), MAX_CHARACTERS)
     width = max(OUTCOME_INCHES, INCHES_A_CHARACTER * longest + 0.1)
     figure, [[axes]] = style.new_figure((max(6.0, width * len(names) + 1.4), 3.4))

@@ -3,7 +3,7 @@
 import math
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +15,10 @@ from mtd_lens.views.plots import style
 from mtd_lens.views.plots.inspected import MODEL, are_shares, checked_analysis, headline
 from mtd_lens.views.plots.outputs import written
 from probes.statistics.intervals import NEGLIGIBLE
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+    import matplotlib.figure
 
 MAX_IN_A_ROW = 4
 PANEL_INCHES = (2.8, 3.7)
@@ -70,11 +74,11 @@ class Panel:
 
 
 def plot_scatter(
-    inspection: Any,
+    inspection: Inspection,
     path: str | os.PathLike[str] | None = None,
     *,
     data: str | os.PathLike[str] | None = None,
-) -> Any:
+) -> "matplotlib.figure.Figure":
     """A model against the algorithm: a panel for each analytic pattern, and one for the latent.
 
     A point of a pattern's panel is the attention of one query to one key, where the algorithm
@@ -167,7 +171,7 @@ def _inferred(algorithm: str, analysis: Analysis) -> list[Panel]:
     return [panel]
 
 
-def _draw(panels: list[Panel], title: str) -> Any:
+def _draw(panels: list[Panel], title: str) -> "matplotlib.figure.Figure":
     from matplotlib.ticker import MaxNLocator
 
     n_columns = min(len(panels), MAX_IN_A_ROW)
@@ -207,11 +211,12 @@ def _limits(panel: Panel) -> tuple[float, float]:
     return low - margin if low < 0 else 0.0, high + margin
 
 
-def _draw_points(axes: Any, panel: Panel) -> None:
+def _draw_points(axes: "matplotlib.axes.Axes", panel: Panel) -> None:
     """Coloured by group, unless there are more groups than colours."""
     crowd = FEW / len(panel.analytic)
     opacity = min(max(BOLDEST * crowd, FAINTEST), BOLDEST)
-    look = {"s": 10 if crowd >= 1 else 5, "alpha": opacity, "linewidths": 0, "zorder": 3}
+    look: dict[str, Any] = {"s": 10 if crowd >= 1 else 5, "alpha": opacity}
+    look |= {"linewidths": 0, "zorder": 3}
     groups = _groups(panel)
     if not groups:
         colour = style.MODEL_COLOURS[0]
@@ -221,7 +226,7 @@ def _draw_points(axes: Any, panel: Panel) -> None:
         at = panel.groups == name
         values = panel.analytic[at], panel.model[at]
         axes.scatter(*values, color=colour, label=str(name), rasterized=True, **look)
-    legend = axes.legend(
+    legend: Any = axes.legend(
         title=panel.grouped_by or None, loc="upper center", bbox_to_anchor=(0.5, -0.2),
         ncols=math.ceil(len(groups) / _legend_rows(groups)), frameon=False,
         fontsize="small", title_fontsize="small", handletextpad=0.1,

@@ -1,7 +1,7 @@
 """A scorecard at a glance: the score of every claim at every layer, and the verdicts."""
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mtd_lens.errors import ArgumentError
 from mtd_lens.results.forms import figure as number, interval, parameters
@@ -17,6 +17,10 @@ from mtd_lens.views.plots.cells import (
     score_scale,
 )
 from mtd_lens.views.plots.outputs import written
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+    import matplotlib.figure
 
 CELL = (0.62, 0.34)
 """Width and height of a cell, in inches."""
@@ -35,11 +39,11 @@ VERDICT_COLOURS = {"supported": style.MODEL_COLOURS[2], "refuted": style.MODEL_C
 
 
 def plot_scorecard(
-    card: Any,
+    card: Scorecard,
     path: str | os.PathLike[str] | None = None,
     *,
     data: str | os.PathLike[str] | None = None,
-) -> Any:
+) -> "matplotlib.figure.Figure":
     """Score of every claim at every layer, with the verdicts; claims of one variable together.
 
     The outlined layer is the one that was chosen for the claim, on other sequences; the score
@@ -88,7 +92,7 @@ def _table(card: Scorecard) -> list[dict[str, Any]]:
     return rows
 
 
-def _draw(card: Scorecard, table: list[dict[str, Any]]) -> Any:
+def _draw(card: Scorecard, table: list[dict[str, Any]]) -> "matplotlib.figure.Figure":
     heights = _heights(card)
     layers = [row["layer"] for row in table if row["layer"] != OUTPUT]
     columns = [f"layer {layer}" for layer in range(max(layers, default=-1) + 1)] + [OUTPUT]
@@ -140,18 +144,18 @@ def _heights(card: Scorecard) -> dict[str, int]:
     return heights
 
 
-def _judge(axes: Any, claim: ClaimResult, height: int, left: float) -> None:
+def _judge(axes: "matplotlib.axes.Axes", claim: ClaimResult, height: int, left: float) -> None:
     """The verdict on a claim, beside its row."""
     words = claim.verdict.replace("_", " ")
     if claim.score is not None:
         words += f", {number(claim.score, 2)} {interval(claim, 2)}"
     colour = VERDICT_COLOURS.get(claim.verdict, (style.INK, 0.3))
-    disc = {"marker": "o", "markersize": 6, "markeredgewidth": 0, "clip_on": False}
+    disc: dict[str, Any] = {"marker": "o", "markersize": 6, "markeredgewidth": 0, "clip_on": False}
     axes.plot(left + 0.1, height, color=colour, **disc)
     axes.text(left + 0.3, height, words, va="center", fontsize="small")
 
 
-def _name_variables(axes: Any, heights: dict[str, int]) -> None:
+def _name_variables(axes: "matplotlib.axes.Axes", heights: dict[str, int]) -> None:
     """Names of variables above their claims."""
     tops: dict[str, int] = {}
     for claim, height in heights.items():

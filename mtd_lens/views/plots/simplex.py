@@ -2,13 +2,14 @@
 
 import math
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mtd_lens.errors import ArgumentError
+from mtd_lens.results.inspection import Inspection
 from mtd_lens.views.plots import style
 from mtd_lens.views.plots.inspected import (
     MODEL,
@@ -23,6 +24,10 @@ from mtd_lens.views.plots.inspected import (
 )
 from mtd_lens.views.plots.outputs import written
 
+if TYPE_CHECKING:
+    import matplotlib.axes
+    import matplotlib.figure
+
 CORNERS = ((0.0, 0.0), (1.0, 0.0), (0.5, math.sqrt(3) / 2))
 """In the plane, of the first, the second and the third component."""
 
@@ -31,12 +36,12 @@ INCHES = (5.8, 5.5)
 
 
 def plot_simplex(
-    inspection: Any,
-    sequence: Any = 0,
+    inspection: Inspection,
+    sequence: int = 0,
     path: str | os.PathLike[str] | None = None,
     *,
     data: str | os.PathLike[str] | None = None,
-) -> Any:
+) -> "matplotlib.figure.Figure":
     """The path of every source's estimate of the latent, of three components, over one sequence.
 
     An estimate is a point of the triangle: its components are the weights of the corners. A circle
@@ -98,7 +103,7 @@ def _draw(
     points: dict[str, Tensor],
     sources: dict[str, dict[str, Any]],
     title: str,
-) -> Any:
+) -> "matplotlib.figure.Figure":
     figure, [[axes]] = style.new_figure(INCHES)
     _draw_triangle(axes, components)
     handles: dict[str, Any] = {}
@@ -118,13 +123,16 @@ def _draw(
     return figure
 
 
-def _mark_ends(axes: Any, path: Tensor, colour: Any, height: int) -> None:
-    ends = {"marker": "o", "markersize": 6, "markeredgecolor": colour, "zorder": height}
+def _mark_ends(
+    axes: "matplotlib.axes.Axes", path: Tensor, colour: style.Colour, height: int
+) -> None:
+    ends: dict[str, Any] = {"marker": "o", "markersize": 6}
+    ends |= {"markeredgecolor": colour, "zorder": height}
     axes.plot(*path[0].tolist(), markerfacecolor="none", **ends)
     axes.plot(*path[-1].tolist(), markerfacecolor=colour, **ends)
 
 
-def _draw_triangle(axes: Any, components: tuple[str, ...]) -> None:
+def _draw_triangle(axes: "matplotlib.axes.Axes", components: tuple[str, ...]) -> None:
     """Sides, lines of equal components, and the names of corners."""
     axes.set_aspect("equal")
     axes.set_axis_off()
@@ -140,7 +148,13 @@ def _draw_triangle(axes: Any, components: tuple[str, ...]) -> None:
 
 
 def _write(
-    axes: Any, weights: Tensor, direction: Tensor, text: str, far: float, size: str, colour: Any
+    axes: "matplotlib.axes.Axes",
+    weights: Tensor,
+    direction: Tensor,
+    text: str,
+    far: float,
+    size: str,
+    colour: style.Colour,
 ) -> None:
     """Text beside a point, so far off in a direction."""
     away = in_plane(direction)

@@ -8,7 +8,14 @@ import math
 import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import matplotlib.axes
+    import matplotlib.figure
+
+Colour = str | tuple[str, float]
+"""A name or a code, and how opaque it is."""
 
 INK = "#161616"
 """Of texts, axes and the truth; nothing else is of this colour."""
@@ -68,21 +75,21 @@ def new_figure(
     return figure, panels
 
 
-def plain(axes: Any, grid: str = "y") -> None:
+def plain(axes: "matplotlib.axes.Axes", grid: Literal["x", "y", "both"] = "y") -> None:
     """Axes with nothing above or to the right, and a faint grid."""
     axes.grid(axis=grid, color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def add_title(figure: Any, text: str) -> None:
+def add_title(figure: "matplotlib.figure.Figure", text: str) -> None:
     """A title that begins at the left, its lines broken where the figure ends."""
     width = int(figure.get_figwidth() / INCHES_A_CHARACTER)
     lines = "\n".join(textwrap.fill(line, width) for line in text.splitlines())
     figure.suptitle(lines, x=0.01, ha="left", fontsize=TITLE_SIZE)
 
 
-def add_legend_below(figure: Any, handles: Mapping[str, Any]) -> None:
+def add_legend_below(figure: "matplotlib.figure.Figure", handles: Mapping[str, Any]) -> None:
     """A legend below all panels, in as few rows as fit."""
     length = sum(len(name) * INCHES_A_CHARACTER + INCHES_A_HANDLE for name in handles)
     n_rows = math.ceil(length / figure.get_figwidth())

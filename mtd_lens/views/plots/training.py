@@ -2,12 +2,15 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mtd_lens.errors import ArgumentError
 from mtd_lens.views.plots import style
 from mtd_lens.views.plots.cells import LOWEST_SCORE
 from mtd_lens.views.plots.outputs import written
+
+if TYPE_CHECKING:
+    import matplotlib.figure
 
 
 def plot_training(
@@ -17,7 +20,7 @@ def plot_training(
     *,
     title: str = "",
     data: str | os.PathLike[str] | None = None,
-) -> Any:
+) -> "matplotlib.figure.Figure":
     """Scores of claims over the steps of a training run, with their 95% intervals.
 
     Args:
@@ -54,7 +57,7 @@ def _draw(
     claims: Mapping[str, Sequence[Mapping[str, Any]]],
     drawn: Mapping[str, Sequence[Mapping[str, Any]]],
     title: str,
-) -> Any:
+) -> "matplotlib.figure.Figure":
     variables = list(dict.fromkeys(claim.partition(".")[0] for claim in claims))
     tests = list(dict.fromkeys(claim.partition(".")[2] for claim in claims))
     inches = (2.6 * len(variables) + 1.2, 3.0)
