@@ -32,7 +32,6 @@ from .errors import (
 )
 from .experiment import (
     Experiment as Experiment,
-    Trial as Trial,
     model_predictions as model_predictions,
 )
 from .families.autoregressive.causal_model import (
@@ -125,6 +124,7 @@ from .results.weights import WeightReading as WeightReading
 from .training.config import TrainingConfig as TrainingConfig
 from .training.loop import Run as Run, train as train
 from .training.run_folder import export_checkpoint as export_checkpoint
+from .trial import Trial as Trial
 from .views.dashboard import Dashboard as Dashboard, dashboard as dashboard
 from .views.plots import (
     plot_attention as plot_attention,

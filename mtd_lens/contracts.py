@@ -18,7 +18,7 @@ from probes.circuits import WeightFinding
 from probes.subject import HookedModel
 
 if TYPE_CHECKING:
-    from mtd_lens.experiment import Trial
+    from mtd_lens.trial import Trial
 
 
 @runtime_checkable
@@ -81,7 +81,8 @@ class CausalModel(Protocol):
         - ``**values``: Tensors by variable, ``[sequence, query, …]``.
     """
 
-    variables: tuple[str, ...]
+    @property
+    def variables(self) -> tuple[str, ...]: ...  # noqa: D102
 
     @property
     def parameters(self) -> Mapping[str, float]:

@@ -1,7 +1,7 @@
 """Alignments of a task's variables, beside their controls."""
 
 import json
-from types import SimpleNamespace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -111,9 +111,13 @@ def test_a_variable_that_does_not_vary_cannot_be_aligned():
         mtd_lens.align(model, "mean_responsibility", 1)
 
 
-def test_a_family_must_say_where_variables_may_be_sought(model, task, monkeypatch):
-    monkeypatch.setattr("mtd_lens.registry.family_of", lambda task: SimpleNamespace(name="plain"))
-    with pytest.raises(mtd_lens.ModelError, match="LocalizableFamily"):
+def test_an_algorithm_must_say_where_variables_may_be_sought(model, task, monkeypatch):
+    family = mtd_lens.registry.family_of(task)
+    silent = replace(family.algorithms[0], carriers=None)
+    monkeypatch.setattr(
+        "mtd_lens.experiment.family_of", lambda task: replace(family, algorithms=(silent,))
+    )
+    with pytest.raises(mtd_lens.ModelError, match=r"'one step' does not say.*Give it carriers"):
         mtd_lens.align(model, "mean_responsibility", 1)
 
 

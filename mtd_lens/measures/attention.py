@@ -9,8 +9,8 @@ from torch import Tensor
 
 import probes
 from mtd_lens.contracts import EVERY, Measurement
-from mtd_lens.experiment import Trial
 from mtd_lens.measures.words import heads_in_words, where
+from mtd_lens.trial import Trial
 from probes.statistics import NEGLIGIBLE
 
 PATTERN = "attn.hook_pattern"

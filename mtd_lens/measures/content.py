@@ -10,7 +10,7 @@ from torch import Tensor
 
 import probes
 from mtd_lens.contracts import Measurement
-from mtd_lens.experiment import Trial
+from mtd_lens.trial import Trial
 from probes.statistics import NEGLIGIBLE
 from probes.subject import subject_of
 

@@ -7,9 +7,9 @@ from torch import Tensor
 
 import probes
 from mtd_lens.contracts import EVERY, Measurement
-from mtd_lens.experiment import Trial
 from mtd_lens.measures.pairs import first, pairs_of
 from mtd_lens.measures.words import hook_of, where
+from mtd_lens.trial import Trial
 from probes.interchange import stream_into
 from probes.statistics import NEGLIGIBLE
 from probes.subject import Subject

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mtd_lens.contracts import CausalModel
-from mtd_lens.experiment import Trial
+from mtd_lens.trial import Trial
 
 N_CANDIDATES = 8
 """Sources tried for each base; the one whose counterfactual differs most is used."""

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import probes
-from mtd_lens.contracts import EVERY, CausalModel, Measurement
-from mtd_lens.experiment import Trial
+from mtd_lens.contracts import EVERY, Measurement
 from mtd_lens.measures.words import hook_of, where
+from mtd_lens.trial import Trial
 from probes.statistics import NEGLIGIBLE
 from probes.subject import Subject
 
@@ -30,7 +31,7 @@ class Probe:
     """
 
     variable: str
-    control: Callable[[CausalModel, Tensor, str, int], Tensor]
+    control: Callable[[Any, Tensor, str, int], Tensor]
     window: int
     queries: slice = field(default_factory=lambda: EVERY)
     hooks: Sequence[str | Callable[[Subject], str]] = ATTENTION_AND_STREAM

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from mtd_lens.experiment import Trial
+from mtd_lens.trial import Trial
 from probes.subject import Subject, subject_of
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 import probes
 from mtd_lens.contracts import Algorithm, Carrier, Task
 from mtd_lens.errors import ArgumentError, ModelError
-from mtd_lens.experiment import Experiment, Trial
+from mtd_lens.experiment import Experiment
 from mtd_lens.measures.interchange import N_SELECTION_PAIRS
 from mtd_lens.measures.pairs import Pairs, first, pairs_of, prediction_with
 from mtd_lens.measures.probe import probe_errors, share_read
@@ -30,6 +30,7 @@ from mtd_lens.results.localization import (
     ProbeScore,
     SiteScore,
 )
+from mtd_lens.trial import Trial
 from probes import checks
 from probes.sites import hook_name, hook_suffix
 from probes.statistics import NEGLIGIBLE
@@ -316,11 +317,7 @@ def _probe(
 
     fitted = [probe_errors(captured[place].split(sizes), target, decoy) for place in places]
     of_target, of_decoy = (
-        [probes.Interval(*map(float, found)) for found in zip(*scores, strict=True)]
-        for scores in (
-            probes.ratio_intervals(*map(torch.stack, zip(*errors, strict=True)), trial.seed)
-            for errors in ([of[index][1] for of in fitted] for index in (0, 1))
-        )
+        _intervals([of[index][1] for of in fitted], trial.seed) for index in (0, 1)
     )
     raw = probes.raw_features(tokens, positions, queries[0] + 1, trial.task.inputs.size)
     [(_, errors)] = probe_errors(raw.split(sizes), target)
@@ -336,6 +333,13 @@ def _probe(
         for place, found, control in zip(places, of_target, of_decoy, strict=True)
     ]
     return read, positions, share_read(errors)
+
+
+def _intervals(errors: Sequence[tuple[Tensor, Tensor]], seed: int) -> list[probes.Interval]:
+    """R² of every place, from its errors and deviations."""
+    residual, deviation = (torch.stack(parts) for parts in zip(*errors, strict=True))
+    scores = probes.ratio_intervals(residual, deviation, seed)
+    return [probes.Interval(*map(float, found)) for found in zip(*scores, strict=True)]
 
 
 def _silence(heads: Sequence[Tensor]) -> None:

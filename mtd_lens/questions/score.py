@@ -9,9 +9,10 @@ import numpy as np
 import probes
 from mtd_lens.contracts import Claim, Measurement, Task
 from mtd_lens.errors import ArgumentError
-from mtd_lens.experiment import NULL_SEED, Experiment, Trial
+from mtd_lens.experiment import NULL_SEED, Experiment
 from mtd_lens.questions.estimators import distances
 from mtd_lens.results.scorecard import ClaimResult, MatrixEntry, Scorecard
+from mtd_lens.trial import Trial
 from probes import checks
 from probes.statistics import Interval
 from probes.subject import HookedModel
@@ -196,7 +197,7 @@ def _decide(
     """A claim's result. ``of_ceiling`` is None where the algorithm has no construction."""
     missing = of_ceiling is not None and not of_ceiling
     if null is None or not of_model or missing:
-        nothing = dict.fromkeys(
+        nothing: dict[str, Any] = dict.fromkeys(
             ("layer", "site", "score", "low", "high", "null", "null_high", "ceiling")
         )
         return ClaimResult(

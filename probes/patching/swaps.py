@@ -89,6 +89,9 @@ class SwappedRuns:
                 past = KeyValues(keys, values, start)
                 attn_out = own_attention(block, queries, stream, past, None)
             else:
+                assert fused is not None
+                assert keys is not None
+                assert values is not None
                 attend = fused.attend_last if start > first else fused.attend
                 attn_out = block.hook_attn_out(attend(block.ln1(stream), keys, values))
             middle = queries + attn_out

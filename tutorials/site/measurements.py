@@ -15,7 +15,7 @@ import torch
 import mtd_lens
 from mtd_lens.measures.held_out import SEED
 from mtd_lens.registry import shipped_checkpoints
-from mtd_lens.results import forms
+from probes import files
 from probes.subject import HookedModel
 
 Figures = dict[str, Any]
@@ -54,7 +54,7 @@ def write(path: Path, figures: Mapping[str, Any] | list[Any]) -> None:
         lines = [_line(value) for value in figures]
         opening, closing = "[]"
     path.parent.mkdir(exist_ok=True)
-    forms.write_text(path, "\n".join([opening, ",\n".join(lines), closing, ""]))
+    files.write_text(path, "\n".join([opening, ",\n".join(lines), closing, ""]))
 
 
 def _line(value: Any) -> str:

@@ -11,7 +11,7 @@ Writes pages and figures into ``tutorials/results/`` and, beside each checkpoint
 import argparse
 from collections.abc import Sequence
 
-from mtd_lens.results import forms
+from probes import files
 from tutorials.site.autoregressive import AUTOREGRESSIVE
 from tutorials.site.mtd import MTD
 from tutorials.site.ngram import NGRAM
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         models = results.read()
         results.draw(models)
         for path, text in results.pages(models).items():
-            forms.write_text(path, text)
+            files.write_text(path, text)
         print(f"wrote {results.page}", flush=True)
 
 

@@ -94,8 +94,8 @@ def construct_autoregressive(
     if n_steps is not None:
         n_steps = checks.integer(n_steps, "n_steps", 1, ArgumentError, MAX_STEPS)
     if step_sizes is None:
-        one = n_steps in (None, 1)
-        step_sizes = best_step_size(task) if one else best_common_step_size(task, n_steps)
+        several = n_steps is not None and n_steps > 1
+        step_sizes = best_common_step_size(task, n_steps or 1) if several else best_step_size(task)
     sizes = tuple(check_step_size(size) for size in checked_step_sizes(step_sizes))
     checks.integer(len(sizes), "the number of step_sizes", 1, ArgumentError, MAX_STEPS)
     if len(sizes) == 1:

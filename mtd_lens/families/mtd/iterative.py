@@ -141,7 +141,7 @@ class _ScalarSteps(torch.autograd.Function):
         return weights.T.contiguous()
 
     @staticmethod
-    def backward(ctx: Any, grad: Weights) -> tuple[None, Float[Tensor, " step"]]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Weights) -> tuple[None, Float[Tensor, " step"]]:
         (slopes,) = ctx.saved_tensors
         return None, torch.einsum("kgn,ng->k", slopes, grad)
 

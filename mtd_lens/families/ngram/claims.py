@@ -9,7 +9,6 @@ from torch import Tensor
 
 import probes
 from mtd_lens.contracts import EVERY, LAST, Carrier, Claim, Measurement
-from mtd_lens.experiment import Trial
 from mtd_lens.families.ngram import estimators
 from mtd_lens.families.ngram.causal_model import NGramCausalModel
 from mtd_lens.families.ngram.task import NGramTask
@@ -18,6 +17,7 @@ from mtd_lens.measures.attention import PATTERN
 from mtd_lens.measures.probe import probe_errors, read_halves, share_read
 from mtd_lens.measures.words import hook_of, last_write
 from mtd_lens.shapes import Predictions, Tokens
+from mtd_lens.trial import Trial
 
 WRITTEN = (last_write, "hook_resid_post")
 """Where the selected feature is probed."""

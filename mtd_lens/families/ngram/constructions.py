@@ -6,7 +6,7 @@ from typing import Any, cast
 import torch
 
 from mtd_lens import hooked
-from mtd_lens.architectures.layout import ReadOut
+from mtd_lens.architectures.layout import Form, ReadOut
 from mtd_lens.errors import ArgumentError, ModelError
 from mtd_lens.families.ngram.absolute import construct_absolute
 from mtd_lens.families.ngram.causal_model import best_sharpness
@@ -73,7 +73,7 @@ def construct_ngram(
     checks.choice(form, "form", FORMS, ArgumentError)
     checks.choice(read_out, "read_out", READ_OUTS, ArgumentError)
     check_task(task)
-    size = n_parameters(Plan(task, 0.0), form)
+    size = n_parameters(Plan(task, 0.0), cast(Form, form))
     if size > MAX_PARAMETERS:
         raise ArgumentError(
             f"the {form} construction on {task!r} would have {size} parameters; that is too large "

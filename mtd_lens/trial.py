@@ -1,0 +1,129 @@
+"""One model under test in an experiment: what claims look at, each part computed once."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from mtd_lens.contracts import CausalModel, Claim
+from mtd_lens.spaces import check_outputs
+from probes.capture import NaturalRuns, Readable
+from probes.subject import HookedModel, subject_of
+
+
+class Memo:
+    """What has been computed of objects that do not change, each once.
+
+    A key names the objects by identity, which is kept: replaced tokens have results of their own.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[Any, ...], tuple[Any, Any]] = {}
+
+    def __call__(self, what: str, *objects: Any, compute: Callable[[], Any]) -> Any:
+        """What ``compute`` returned the first time that it was asked for of these objects."""
+        key = (what, *(o if isinstance(o, str | int) else id(o) for o in objects))
+        if key not in self._found:
+            self._found[key] = objects, compute()
+        return self._found[key][1]
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """One model under test with everything a claim may look at.
+
+    Attributes:
+        model: A hooked model.
+        task: The task it is tested on.
+        causal_model: The algorithm, its parameters fitted to the model that the scorecard is for.
+        fit_tokens: ``[sequence, position]``: for fitting and for every choice (layer, head).
+        tokens: ``[sequence, position]``: for scores alone.
+        seed: Of pairs, controls and resampling.
+        memo: What does not depend on the model, shared with other trials of the same experiment.
+    """
+
+    model: HookedModel
+    task: Any
+    causal_model: CausalModel
+    fit_tokens: Tensor
+    tokens: Tensor
+    seed: int
+    memo: Memo = field(default_factory=Memo, repr=False, compare=False)
+
+    @property
+    def splits(self) -> tuple[Tensor, Tensor]:
+        """Sequences for fits and choices, and those for scores, ``[sequence, position]`` each."""
+        return self.fit_tokens, self.tokens
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Query positions of the algorithm."""
+        return self.causal_model.query_positions(self.tokens.shape[1])
+
+    @property
+    def n_layers(self) -> int:
+        """Of the model."""
+        return subject_of(self.model).n_layers
+
+    def run(self, tokens: Tensor) -> Mapping[str, Tensor]:
+        """The algorithm's variables, ``[sequence, query, …]``.
+
+        Args:
+            tokens: ``[sequence, position]``, one of the splits.
+        """
+        causal = self.causal_model
+        return self.memo("run", causal, tokens, compute=lambda: causal.run(tokens))
+
+    def predictions(self, tokens: Tensor) -> Float[Tensor, "sequence outcome"]:
+        """``[sequence, outcome]``: what the model predicts after the last position.
+
+        Args:
+            tokens: ``[sequence, position]``, one of the splits.
+        """
+
+        def compute() -> Tensor:
+            outputs = check_outputs(self.natural(tokens).outputs)
+            return self.task.outputs.prediction(self.model, outputs)
+
+        return self.memo("predictions", self.model, tokens, compute=compute)
+
+    @cached_property
+    def _natural(self) -> dict[int, NaturalRuns]:
+        return {}
+
+    def natural(self, tokens: Tensor) -> NaturalRuns:
+        """The model's runs on one of the splits: what is read of them is read once.
+
+        Args:
+            tokens: ``[sequence, position]``, one of the splits.
+        """
+        if id(tokens) not in self._natural:
+            self._natural[id(tokens)] = NaturalRuns(self.model, tokens)
+        return self._natural[id(tokens)]
+
+    def read(self, tokens: Tensor, sites: Sequence[Readable]) -> list[Tensor]:
+        """The activations at sites, ``[sequence, …]`` each.
+
+        Args:
+            tokens: ``[sequence, position]``, one of the splits.
+            sites: Where.
+        """
+        return self.natural(tokens).read(sites)
+
+    def read_for(self, claims: Iterable[Claim]) -> None:
+        """Read in one pass all that the tests of claims will ask for.
+
+        Args:
+            claims: Those to come.
+        """
+        sites = [
+            site
+            for claim in claims
+            if hasattr(claim.measure, "reads")
+            for site in claim.measure.reads(self)
+        ]
+        for tokens in self.splits:
+            self.natural(tokens).read(sites)
