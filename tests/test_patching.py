@@ -349,6 +349,7 @@ def test_memory_is_bounded(gpt, pair):
     assert torch.allclose(tight.values, roomy.values)
 
 
+@pytest.mark.usefixtures("_no_type_checker")
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [

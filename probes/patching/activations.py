@@ -51,7 +51,7 @@ def patch_activations(
     Args:
         model: A hooked model; it is left as it was found.
         clean: ``[sequence, position]``.
-        corrupted: As many sequences, of the same length.
+        corrupted: ``[sequence, position]``: as many sequences, of the same length.
         component: Which activation, for example ``"resid_pre"`` or ``"z"``.
         metric: From logits, ``[sequence, token]``, to one value a sequence.
         direction: ``"denoising"`` or ``"noising"``.
@@ -115,7 +115,8 @@ def ablate(
         metric: From logits, ``[sequence, token]``, to one value a sequence.
         kind: ``"zero"``; ``"mean"``: the mean over the reference sequences, at each position;
             ``"resample"``: the activation of another reference sequence, drawn at random.
-        reference: Sequences of the same length for means and resampling; ``tokens`` by default.
+        reference: ``[sequence, position]``: sequences of the same length for means and resampling;
+            ``tokens`` by default.
         seed: Of the resampling.
         by: The grid's axes beside the layer.
         layers: Which layers.

@@ -1,4 +1,7 @@
-"""Stock attention by torch's fused kernel, and for one query without projecting keys and values."""
+"""Stock attention and normalisation by torch's fused kernels.
+
+The attention of a single query is taken without projecting keys and values.
+"""
 
 import math
 from typing import Any
@@ -11,6 +14,7 @@ from torch.nn import functional
 from probes.subject import HookedModel, Subject, subject_of
 
 _STOCK_ATTENTION = frozenset({"Attention", "GroupedQueryAttention"})
+_STOCK_NORMS = frozenset({"LayerNorm", "LayerNormPre"})
 
 
 class FusedAttention:
@@ -95,6 +99,14 @@ class FusedAttention:
             query, key, value, attn_mask=mask, is_causal=causal, scale=self.scale
         )
         return z.transpose(1, 2)
+
+
+def normalized(norm: Any, x: Tensor) -> Tensor:
+    """What a normalisation layer makes of ``x``: by torch's kernel, where it is a stock one."""
+    if type(norm).__name__ not in _STOCK_NORMS:
+        return norm(x)
+    weight, bias = getattr(norm, "w", None), getattr(norm, "b", None)
+    return functional.layer_norm(x, x.shape[-1:], weight, bias, norm.eps)
 
 
 def fused_attention(model: HookedModel) -> list[FusedAttention | None]:

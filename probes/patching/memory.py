@@ -1,15 +1,16 @@
 """Verdicts on a model that hold as long as the model is what it was.
 
 A trial before a grid is a pure function of the model, of the few tokens it runs on and of the edits
-it tries. Its verdict is remembered under all of these: of the model, every parameter and buffer by
-its contents, every module with its class, the attributes of class and module, the configuration
-and the mode. Contents are read anew at each call, so that no edit goes unseen, however it was
-made, be it through ``.data`` or under ``no_grad``.
+it tries. Its verdict is remembered under all of these, the tokens among them; of the model, every
+parameter and buffer by a checksum of its contents (and dtype, shape and device), every module with
+its class and mode, the attributes of classes and modules, and the configuration. Contents are read
+anew at each call, so that no edit goes unseen, be it made through ``.data`` or under ``no_grad``.
+Attributes that are no plain data are told by which object they are.
 
 A model whose behaviour cannot be told in this way is tried each time: one with hooks of any kind,
-with a method replaced on a module rather than on its class, with attributes that cannot be
-identified, or away from the CPU, where reading all weights may cost more than the trial. What
-modules call outside themselves, global functions and the state of closures, is not seen.
+with a method replaced on a module rather than on its class, with attributes that cannot be referred
+to weakly, or away from the CPU, where reading all weights may cost more than the trial. What
+modules call outside themselves, as global functions, and what closures hold, is not seen.
 """
 
 import zlib
@@ -66,47 +67,43 @@ def state_of(model: object) -> Hashable | None:
     """All that a model's runs depend on; None if that cannot be told."""
     if not isinstance(model, nn.Module) or any(map(len, _global_hooks())):
         return None
+    shared: dict[int, Any] = {}
     try:
-        modules = tuple((name, _module(module)) for name, module in model.named_modules())
-        classes = {type(module) for module in model.modules()}
-        return modules, frozenset(map(_class, classes)), _configurations(model), _process()
+        modules = _module(model, shared)
+        told = (_class(x) if isinstance(x, type) else _frozen(vars(x)) for x in shared.values())
+        return modules, tuple(told), _process()
     except (_UnknownError, TypeError):
         return None
 
 
 def fingerprint(tensor: Tensor) -> Hashable:
     """A tensor's contents, shape and kind."""
-    contents = tensor.detach().cpu().contiguous().view(-1)
-    if contents.dtype in (torch.bfloat16, torch.bool):
-        contents = contents.view(torch.uint8)
-    return (
-        tensor.dtype,
-        tensor.device,
-        tuple(tensor.shape),
-        tensor.stride(),
-        zlib.crc32(contents.numpy().data),
-    )
+    flat = tensor.detach().cpu().contiguous().view(-1)
+    contents: Any = flat.view(torch.uint8).numpy()
+    kind = (tensor.dtype, tensor.device, tuple(tensor.shape), tensor.stride())
+    return *kind, zlib.crc32(contents)
 
 
-def _module(module: nn.Module) -> Hashable:
-    own = vars(module)
+def _module(module: nn.Module | None, shared: dict[int, Any]) -> Hashable:
+    """A module with those in it; their classes and configurations go to ``shared``, by identity."""
+    if module is None:
+        return None
+    own, kind = vars(module), type(module)
     attributes = [(name, value) for name, value in own.items() if name not in _OF_EVERY_MODULE]
-    replaced = any(callable(value) and hasattr(type(module), name) for name, value in attributes)
     tensors = [*own["_parameters"].items(), *own["_buffers"].items()]
+    replaced = any(callable(value) and hasattr(kind, name) for name, value in attributes)
     away = any(tensor is not None and tensor.device.type != "cpu" for _, tensor in tensors)
     if replaced or away or any(own.get(name) for name in _HOOKS):
         raise _UnknownError
+    shared[id(kind)] = kind
+    if "cfg" in own:
+        shared[id(own["cfg"])] = own["cfg"]
     return (
-        _Same(type(module)),
+        _Same(kind),
         tuple((name, _frozen(tensor)) for name, tensor in tensors),
-        tuple((n, _Same(value) if n == "cfg" else _frozen(value)) for n, value in attributes),
+        tuple((name, _frozen(value)) for name, value in attributes),
+        tuple((name, _module(inner, shared)) for name, inner in own["_modules"].items()),
     )
-
-
-def _configurations(model: nn.Module) -> Hashable:
-    """What the configurations of a model and its modules say: most have one in common."""
-    found = {id(own): own for own in (vars(x).get("cfg") for x in model.modules())}
-    return tuple(_frozen(vars(own)) for own in found.values() if own is not None)
 
 
 def _class(kind: type) -> Hashable:

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from probes.patching.fused import FusedAttention, stacked
+from probes.patching.fused import FusedAttention, normalized, stacked
 from probes.subject import HookedModel, subject_of
 
 Stream = Float[Tensor, "batch position d_model"]
@@ -107,7 +107,7 @@ class PartialRunner:
         """Keys and values as the block's attention takes them, heads' outputs, their sum."""
         block, fused, stream = self.model.blocks[layer], self._fused[layer], self.streams[layer]
         if fused is not None:
-            query, key, value = fused.project(block.ln1(stream))
+            query, key, value = fused.project(normalized(block.ln1, stream))
             z = fused.mix(query, key, value, first=0)
             return key.contiguous(), value.contiguous(), z, fused.combine(z.flatten(-2))
         recorder, kept = KeyValues(), []
@@ -126,7 +126,7 @@ class PartialRunner:
         block = self.model.blocks[layer]
         if not self.subject.has_mlp:
             return middle
-        return middle + block.mlp(block.ln2(middle.contiguous()))  # MLPs reshape by view
+        return middle + block.mlp(normalized(block.ln2, middle.contiguous()))  # reshapes by view
 
     def attend(self, layer: int, first: int, n_queries: int | None, copies: int) -> Tensor:
         """A block's own attention on the natural stream, run anew so that its hooks act.
@@ -210,8 +210,10 @@ class PartialRunner:
         assert fused is not None
         keys, values = self._keys[layer], self._values[layer]
         stream = self.streams[layer][:, last]  # [batch, d_model]
-        query = fused.project(block.ln1(stream[:, None]))[0][:, :, 0]  # [batch, head, d_head]
-        projected = fused.project(block.ln1(points.flatten(0, 1)[:, None]))
+        query = fused.project(normalized(block.ln1, stream[:, None]))[0][
+            :, :, 0
+        ]  # [batch, head, d_head]
+        projected = fused.project(normalized(block.ln1, points.flatten(0, 1)[:, None]))
         own, key, value = (x[:, :, 0].unflatten(0, points.shape[:2]) for x in projected)
         index = torch.tensor(positions, device=points.device)
         is_last = (index == last)[:, None, None]
@@ -240,12 +242,14 @@ class PartialRunner:
             attn_out = own_attention(block, queries, stream, prefix, mask)
         else:
             attend = fused.attend_last if last_query else fused.attend
-            attn_out = attend(block.ln1(stream), keys[:, :, :first], values[:, :, :first])
+            attn_out = attend(
+                normalized(block.ln1, stream), keys[:, :, :first], values[:, :, :first]
+            )
         return self.after_mlp(layer, queries + attn_out)
 
     def _read_out(self, stream: Tensor) -> Tensor:
         if self.subject.normalization is not None:
-            stream = self.model.ln_final(stream)
+            stream = normalized(self.model.ln_final, stream)
         return self.model.unembed(stream)
 
     def _hooked(self, layer: int, kept: list[Tensor]) -> Tensor:

@@ -54,7 +54,7 @@ def patch_paths(
     Args:
         model: A hooked model; it is left as it was found.
         clean: ``[sequence, position]``.
-        corrupted: As many sequences, of the same length.
+        corrupted: ``[sequence, position]``: as many sequences, of the same length.
         receiver: ``(layer, head)``, or ``"logits"``.
         metric: From logits, ``[sequence, token]``, to one value a sequence.
         receiver_input: ``"q"``, ``"k"`` or ``"v"``: through which of the receiver's inputs (for
