@@ -3,8 +3,8 @@
 A family is a folder of ``mtd_lens.families`` whose ``FAMILY`` is a record of it, or is registered.
 A model's name is ``TASK/VARIANT``. Variants of a family exist for all of its tasks; further models
 are registered one by one. Other packages offer theirs through the entry-point groups
-``mtd_lens.families``, ``mtd_lens.tasks`` and ``mtd_lens.models``: each entry is a callable that
-returns a family, a task or a model; a model's entry is named ``TASK/VARIANT``.
+``mtd_lens.families``, ``mtd_lens.tasks`` and ``mtd_lens.models``: an entry is a family's record, or
+a callable that returns a family, a task or a model; a model's entry is named ``TASK/VARIANT``.
 """
 
 import copy
@@ -70,10 +70,14 @@ def shipped_checkpoints() -> dict[str, Path]:
 
 def list_families() -> dict[str, Family]:
     """Every task family, by name: those of the package, registered ones, and other packages'."""
-    offered = {
-        name: _called(loader, f"family {name!r}", Family)
-        for name, loader in _entry_points("mtd_lens.families").items()
-    }
+    offered = {}
+    for name, loader in _entry_points("mtd_lens.families").items():
+        try:
+            family = _called(loader, f"family {name!r}", Family)
+        except ProbesError as error:
+            warnings.warn(f"family {name!r} is left out: {error}", stacklevel=2)
+            continue
+        offered[family.name] = family
     return offered | _families | _families_in(tuple(families.__path__))
 
 
@@ -345,7 +349,8 @@ def _entry_points(group: str) -> dict[str, Callable[[], Any]]:
 
 
 def _load_entry(entry: metadata.EntryPoint) -> Any:
-    return entry.load()()
+    found = entry.load()
+    return found if isinstance(found, Family) else found()
 
 
 def _called(loader: Callable[[], Any], what: str, kind: type) -> Any:

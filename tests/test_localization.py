@@ -1,6 +1,7 @@
 """Where variables are found: in constructions, nulls, broken models and a user's own."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from test_probes import make
 
 import mtd_lens
 import probes
+from mtd_lens import registry
 from mtd_lens.questions.localize import smallest_set
 from mtd_lens.results.localization import Localization, Place
 
@@ -264,6 +266,7 @@ def test_what_does_not_vary_is_not_applicable(task, verdicts, tmp_path):
     found.plot(tmp_path / "f.png")
 
 
+@pytest.mark.usefixtures("_no_type_checker")
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
@@ -282,10 +285,10 @@ def test_bad_input(changes, error, message):
         mtd_lens.localize(**given)
 
 
-def test_a_family_that_says_nothing_of_sites(monkeypatch):
-    class Plain:
-        name = "plain"
-
-    monkeypatch.setattr("mtd_lens.registry.family_of", lambda task: Plain())
-    with pytest.raises(mtd_lens.ModelError, match="'plain' does not say where"):
+def test_an_algorithm_that_says_nothing_of_sites(monkeypatch):
+    family = registry.family_of(TASKS["m2"])
+    silent = replace(family.algorithms[0], carriers=None)
+    plain = replace(family, algorithms=(silent,))
+    monkeypatch.setattr("mtd_lens.experiment.family_of", lambda task: plain)
+    with pytest.raises(mtd_lens.ModelError, match="'one step' does not say where"):
         mtd_lens.localize(mtd_lens.construct(TASKS["m2"], 3.0))

@@ -186,7 +186,7 @@ def test_random_models_have_the_architecture_and_a_trained_scale():
 
 @pytest.mark.usefixtures("_no_type_checker")
 def test_bad_arguments(task):
-    with pytest.raises(ArgumentError, match="needs an NGramTask; got MTDTask"):
+    with pytest.raises(ArgumentError, match="expected an NGramTask; got MTDTask"):
         mtd_lens.construct_ngram(mtd_lens.load_task("mtd-q3-m2-t32"))
     with pytest.raises(ArgumentError, match="unknown form 'rotary'"):
         mtd_lens.construct_ngram(task, form="rotary")

@@ -88,7 +88,14 @@ def test_entry_points_of_other_packages(monkeypatch):
             metadata.EntryPoint("offered/theirs", "test_registry:entry_model", "mtd_lens.models")
         ],
     }
+    offered["mtd_lens.families"] = [
+        metadata.EntryPoint("toy", "toys.copying:FAMILY", "mtd_lens.families"),
+        metadata.EntryPoint("wrong", "test_registry:entry_number", "mtd_lens.families"),
+    ]
     monkeypatch.setattr(metadata, "entry_points", lambda group: offered[group])
+    with pytest.warns(UserWarning, match="family 'wrong' is left out: .*returned int"):
+        assert "toy-q4-t9" in mtd_lens.list_tasks()
+    offered["mtd_lens.families"].pop()
     assert "offered" in mtd_lens.list_tasks()
     assert mtd_lens.load_task("offered").name == "offered"
     model = mtd_lens.load_model("offered/theirs")

@@ -175,6 +175,7 @@ def test_further_claims_are_tested_after_the_familys_own(task):
     assert {entry.layer for entry in card.matrix if entry.claim == claim.id} == {0, 1, 2}
 
 
+@pytest.mark.usefixtures("_no_type_checker")
 def test_further_claims_are_claims_with_ids_of_their_own(task):
     model, taken = mtd_lens.construct(task), mtd_lens.Claim(CLAIMS[0], "", lambda trial: [])
     with pytest.raises(mtd_lens.ArgumentError, match=r"named 'responsibilities\.interchange' al"):
@@ -187,6 +188,7 @@ def test_further_claims_are_claims_with_ids_of_their_own(task):
 UNCHOSEN = mtd_lens.Measurement(0, "", float("nan"), torch.ones(3), torch.ones(3))
 
 
+@pytest.mark.usefixtures("_no_type_checker")
 @pytest.mark.parametrize("found", [None, [3], [UNCHOSEN]])
 def test_what_a_further_claims_test_returns_is_checked(task, found):
     claim = mtd_lens.Claim("mine.test", "", lambda trial: found)

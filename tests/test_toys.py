@@ -118,6 +118,7 @@ def test_the_commands_know_them(capsys, monkeypatch):
     assert "copied.interchange" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("_no_type_checker")
 def test_families_are_registered_once_and_whole():
     with pytest.raises(mtd_lens.ArgumentError, match="'toy' already"):
         mtd_lens.register_family(copying.FAMILY)
