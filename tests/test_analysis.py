@@ -110,6 +110,7 @@ def test_mass_counts_as_repeated_evidence(task, tokens):
     assert torch.allclose(found, iterative.likeliest_weights(repeated, once), atol=1e-8)
 
 
+@pytest.mark.usefixtures("_no_type_checker")
 def test_bad_predictions_are_refused(task, tokens):
     good = torch.full((12, 11, 4), 0.25)
     with pytest.raises(mtd_lens.ArgumentError, match="Leave out the first order = 3 positions"):
@@ -136,7 +137,7 @@ def test_the_construction_is_what_it_computes(task):
     model = mtd_lens.construct(task, beta=6.0, dtype=torch.float64)
     batch = task.sample(8, seed=3)
     causal = mtd_lens.MTDCausalModel(task, 6.0)
-    found = analysis.analyse(model, causal, batch.tokens, batch.tokens, batch.weights)
+    found = analysis.analyse(model, causal, batch.tokens, batch.tokens, batch)
     assert set(found.latents) == {"model", "one step", "2 steps", "exact Bayes", "truth"}
     for values in found.latents.values():
         assert values.shape == (8, 14, 3)

@@ -10,12 +10,6 @@ import mtd_lens
 import probes
 from mtd_lens import ArgumentError, AutoregressiveTask, TrainingConfig, cli
 from mtd_lens.architectures import VECTOR_ARCHITECTURES, Size, build_trainable
-from mtd_lens.contracts import (
-    Family,
-    InspectableFamily,
-    LocalizableFamily,
-    TrainableFamily,
-)
 from mtd_lens.families.autoregressive.presets import PRESETS
 from mtd_lens.hooked import ModelInfo, assemble
 from mtd_lens.registry import family_of
@@ -51,8 +45,9 @@ def check_construction(card):
 
 def test_the_family_has_everything_that_users_have_for_others():
     family = family_of(PRESETS["ar-d3-t16"])
-    for protocol in (Family, InspectableFamily, LocalizableFamily, TrainableFamily):
-        assert isinstance(family, protocol)
+    (algorithm,) = family.algorithms
+    assert all((family.references, family.examples, family.yardsticks, family.analyse))
+    assert all((algorithm.construct, algorithm.carriers, algorithm.control, algorithm.patterns))
 
 
 def test_the_construction_supports_every_claim_in_its_own_layer():

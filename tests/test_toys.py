@@ -63,7 +63,11 @@ def test_constructions_are_supported_and_random_models_are_not(model, supported,
 def test_without_a_construction_a_claim_has_no_ceiling_and_says_so():
     card = mtd_lens.score(mtd_lens.load_model("belief-t16/random"), n_sequences=128)
     assert [claim.ceiling for claim in card] == [None] * 3
-    assert {claim.verdict for claim in card} <= {"refuted", "inconclusive"}
+    assert {claim.id: claim.verdict for claim in card} == {
+        "belief.interchange": "refuted",
+        "belief.probe": "not_diagnostic",  # two tokens say nearly all, and any code of them does
+        "prediction.estimator": "refuted",
+    }
     assert "–" in str(card).split("belief.probe")[1].split("\n")[0]
 
 
@@ -79,8 +83,6 @@ def test_models_are_compared_and_inspected(model, algorithm):
     model = mtd_lens.load_model(model)
     rows = {row.name: row.divergence for row in mtd_lens.compare(model, n_sequences=64).rows[-1]}
     assert {algorithm, "model"} < set(rows)
-    if "constructed" in mtd_lens.score(model, n_sequences=64).model:
-        assert rows["model"] == pytest.approx(rows[algorithm], abs=1e-5)
     found = mtd_lens.inspect(model, n_sequences=2)
     assert found.attention.isfinite().all()
     assert found.analysis is None or algorithm in found.analysis.predictions
@@ -97,8 +99,8 @@ def test_what_a_family_lacks_is_refused_with_the_reason():
 
 def test_a_model_is_trained_on_numbers_that_stand_between_vectors(tmp_path):
     config = mtd_lens.TrainingConfig(
-        architecture="linear", n_layers=2, d_model=32, n_heads=2, steps=400, loss="squared-error",
-        warmup_steps=50, learning_rate=3e-3, evaluate_every=400, checkpoint_every=400,
+        architecture="linear", n_layers=2, d_model=32, n_heads=2, steps=2000, loss="squared-error",
+        warmup_steps=50, learning_rate=1e-2, evaluate_every=2000, checkpoint_every=2000,
     )  # fmt: skip
     run = mtd_lens.train("regression-d3-k8", config, tmp_path / "run")
     assert run.metrics[-1]["error from truth"] < 0.6 * 3  # of predicting 0, E y² = dim = 3
