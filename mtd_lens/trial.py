@@ -91,8 +91,8 @@ class Trial:
         return self.memo("predictions", self.model, tokens, compute=compute)
 
     @cached_property
-    def _natural(self) -> dict[int, NaturalRuns]:
-        return {}
+    def _natural(self) -> Memo:
+        return Memo()  # of this model alone, so that it goes with the trial
 
     def natural(self, tokens: Tensor) -> NaturalRuns:
         """The model's runs on one of the splits: what is read of them is read once.
@@ -100,9 +100,7 @@ class Trial:
         Args:
             tokens: ``[sequence, position]``, one of the splits.
         """
-        if id(tokens) not in self._natural:
-            self._natural[id(tokens)] = NaturalRuns(self.model, tokens)
-        return self._natural[id(tokens)]
+        return self._natural("runs", tokens, compute=lambda: NaturalRuns(self.model, tokens))
 
     def read(self, tokens: Tensor, sites: Sequence[Readable]) -> list[Tensor]:
         """The activations at sites, ``[sequence, …]`` each.

@@ -65,7 +65,7 @@ def test_without_a_construction_a_claim_has_no_ceiling_and_says_so():
     assert [claim.ceiling for claim in card] == [None] * 3
     assert {claim.id: claim.verdict for claim in card} == {
         "belief.interchange": "refuted",
-        "belief.probe": "not_diagnostic",  # two tokens say nearly all, and any code of them does
+        "belief.probe": "not_diagnostic",  # two tokens and other random weights do as well
         "prediction.estimator": "refuted",
     }
     assert "–" in str(card).split("belief.probe")[1].split("\n")[0]

@@ -18,6 +18,7 @@ from mtd_lens.measures.pairs import draw_pairs, prediction_with
 from mtd_lens.questions.localize import carriers_of
 from mtd_lens.results.alignment import AlignmentReport
 from mtd_lens.spaces import Space, check_outputs
+from mtd_lens.trial import Memo
 from probes import checks
 from probes.alignment import STEPS, Alignment
 from probes.capture import NaturalRuns
@@ -141,11 +142,11 @@ class _Search:
     fitting: _Half
     held_out: _Half
     seed: int
-    runs: dict[tuple[int, int], NaturalRuns] = field(default_factory=dict)
+    memo: Memo = field(default_factory=Memo)
 
     def natural(self, model: HookedModel, tokens: Tensor) -> NaturalRuns:
         """A model's unedited runs on one half, the same every time."""
-        return self.runs.setdefault((id(model), id(tokens)), NaturalRuns(model, tokens))
+        return self.memo("runs", model, tokens, compute=lambda: NaturalRuns(model, tokens))
 
     def fit(
         self,
