@@ -145,7 +145,7 @@ class Result:
 
     def _title(self) -> str:
         fitted = forms.parameters(self.parameters)
-        return f"{self.model}   {fitted}   {self.n_sequences} sequences"
+        return "   ".join(filter(None, [self.model, fitted, f"{self.n_sequences} sequences"]))
 
     def _tables(self) -> list[forms.Table]:
         """What text and HTML show, unless it is empty."""

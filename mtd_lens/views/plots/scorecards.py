@@ -123,11 +123,14 @@ def _draw(card: Scorecard, table: list[dict[str, Any]]) -> "matplotlib.figure.Fi
         figure, scale, axes, "score (1: as the algorithm,\n0: no better than the reference)",
         shrink=0.8, aspect=25, pad=0.02,
     )  # fmt: skip
+    notes = [
+        f"{card.n_sequences} sequences, seed {card.seed}",
+        parameters(card.parameters),
+        f"outlined: layer chosen for the claim; cells are clipped at {LOWEST_SCORE:g}",
+    ]
     style.add_title(
         figure,
-        f"Claims about {card.short_name} on {card.task_name}\n"
-        f"{card.n_sequences} sequences, seed {card.seed}; {parameters(card.parameters)}; outlined: "
-        f"layer chosen for the claim; cells are clipped at {LOWEST_SCORE:g}",
+        f"Claims about {card.short_name} on {card.task_name}\n" + "; ".join(filter(None, notes)),
     )
     return figure
 
