@@ -99,6 +99,7 @@ def test_what_a_family_lacks_is_refused_with_the_reason():
         mtd_lens.read_weights(model)
 
 
+@pytest.mark.slow
 def test_a_model_is_trained_on_numbers_that_stand_between_vectors(tmp_path):
     config = mtd_lens.TrainingConfig(
         architecture="linear", n_layers=2, d_model=32, n_heads=2, steps=2000, loss="squared-error",
