@@ -108,12 +108,7 @@ class Experiment:
     def causal_model(self) -> CausalModel:
         """The algorithm with the parameters that the model's predictions follow."""
         tokens, outputs = self.fit_tokens, self.task.outputs
-        predicted = self.memo(
-            "predictions",
-            self.model,
-            tokens,
-            compute=lambda: last_predictions(self.model, tokens, outputs),
-        )
+        predicted = last_predictions(self.model, tokens, outputs)
         return self.algorithm.fit(self.task, tokens, predicted)
 
     def trial(self, model: HookedModel | None = None) -> Trial:
@@ -132,16 +127,17 @@ class Experiment:
             self.memo,
         )
 
-    def null(self, seed: int | None = None) -> HookedModel:
+    def null(self, seed: int | None = None, over: HookedModel | None = None) -> HookedModel:
         """A model of the same architecture with random weights.
 
         Args:
             seed: Of the weights; by default one that is far from the experiment's own.
+            over: A null that is done with, whose weights may be drawn anew in place of a copy's.
         """
         seed = NULL_SEED + self.seed if seed is None else seed
         if self.family.null is not None:
             return self.family.null(self.model, self.task, seed)
-        return hooked.randomized(self.model, seed, name="null")
+        return hooked.randomized(self.model, seed, "null", over)
 
     def ceiling(self) -> HookedModel | None:
         """A model that computes the algorithm exactly, on the same device, if one is known."""

@@ -175,6 +175,19 @@ def test_further_claims_are_tested_after_the_familys_own(task):
     assert {entry.layer for entry in card.matrix if entry.claim == claim.id} == {0, 1, 2}
 
 
+def test_a_further_probe_has_a_control_of_its_own(task):
+    def leaky(causal_model, tokens, variable, seed):
+        return causal_model.run(tokens)[variable]  # no control at all: it is what is looked for
+
+    probe = measures.Probe("mean_responsibility", leaky, window=4, queries=LAST)
+    claim = mtd_lens.Claim("mean_responsibility.leaky_probe", "The control is no control.", probe)
+    card = mtd_lens.score(mtd_lens.construct(task), n_sequences=64, claims=[claim])
+    own, further = card["mean_responsibility.probe"], card[claim.id]
+    assert further.details["control"] == pytest.approx(own.score, abs=1e-9)
+    assert further.details["selectivity"] == pytest.approx(0, abs=1e-9)
+    assert own.details["control"] < 0.5
+
+
 @pytest.mark.usefixtures("_no_type_checker")
 def test_further_claims_are_claims_with_ids_of_their_own(task):
     model, taken = mtd_lens.construct(task), mtd_lens.Claim(CLAIMS[0], "", lambda trial: [])
