@@ -52,4 +52,4 @@ $(DOCS_READY): $(READY)
 	touch $@
 
 clean:
-	rm -rf .venv build dist *.egg-info report.json report.html
+	rm -rf .venv build dist report.json report.html
