@@ -78,33 +78,40 @@ class SwappedRuns:
         components = {site.component for site, _ in writes}
         own = fused is None or bool(components & _WITHIN_ATTENTION)
         n_queries = stream.shape[1] - (start - first)
+
+        def written(component: str, value: Tensor) -> Tensor:
+            for site, swapped in writes:
+                value = site.write(value, swapped) if site.component == component else value
+            return value
+
+        def passed(component: str, value: Tensor) -> Tensor:
+            return written(component, getattr(block, f"hook_{component}")(value))
+
         if _written_whole("resid_post", writes, n_queries):
-            after = torch.zeros_like(stream[:, start - first :])
-            for site, value in writes:
-                after = site.write(after, value) if site.component == "resid_post" else after
-            return after
+            return written("resid_post", torch.zeros_like(stream[:, start - first :]))
         whole = _written_whole("attn_out", writes, n_queries)
         keys, values = (None, None) if whole else self._prefix(layer, first, own)
-        hooks = [(site.hook, _writer(site, value)) for site, value in writes]
-        with self._model.hooks(fwd_hooks=hooks) if writes else nullcontext():
-            stream = block.hook_resid_pre(stream)
-            queries = stream if start == first else stream[:, start - first :]
-            if whole:
-                attn_out = block.hook_attn_out(torch.zeros_like(queries))
-            elif own:
+        stream = passed("resid_pre", stream)
+        queries = stream if start == first else stream[:, start - first :]
+        if whole:
+            attn_out = passed("attn_out", torch.zeros_like(queries))
+        elif own:
+            hooks = [(s.hook, _writer(s, v)) for s, v in writes if s.component in _WITHIN_ATTENTION]
+            with self._model.hooks(fwd_hooks=hooks) if hooks else nullcontext():
                 past = KeyValues(keys, values, start)
                 attn_out = own_attention(block, queries, stream, past, None)
-            else:
-                assert fused is not None
-                assert keys is not None
-                assert values is not None
-                attend = fused.attend_last if start > first else fused.attend
-                attn_out = block.hook_attn_out(attend(block.ln1(stream), keys, values))
-            middle = queries + attn_out
-            if self._subject.has_mlp:
-                middle = block.hook_resid_mid(middle)
-                middle = middle + block.hook_mlp_out(block.mlp(block.ln2(middle.contiguous())))
-            return block.hook_resid_post(middle)
+            attn_out = written("attn_out", attn_out)
+        else:
+            assert fused is not None
+            assert keys is not None
+            assert values is not None
+            attend = fused.attend_last if start > first else fused.attend
+            attn_out = passed("attn_out", attend(block.ln1(stream), keys, values))
+        middle = queries + attn_out
+        if self._subject.has_mlp:
+            middle = passed("resid_mid", middle)
+            middle = middle + passed("mlp_out", block.mlp(block.ln2(middle.contiguous())))
+        return passed("resid_post", middle)
 
     def _prefix(self, layer: int, first: int, own: bool) -> tuple[Tensor, Tensor]:
         """Natural keys and values before ``first``, as the module or fused attention takes them."""
