@@ -7,6 +7,7 @@ output is replaced at all positions that follow is not run either.
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -78,19 +79,11 @@ class SwappedRuns:
         components = {site.component for site, _ in writes}
         own = fused is None or bool(components & _WITHIN_ATTENTION)
         n_queries = stream.shape[1] - (start - first)
-
-        def written(component: str, value: Tensor) -> Tensor:
-            for site, swapped in writes:
-                value = site.write(value, swapped) if site.component == component else value
-            return value
-
-        def passed(component: str, value: Tensor) -> Tensor:
-            return written(component, getattr(block, f"hook_{component}")(value))
-
         if _written_whole("resid_post", writes, n_queries):
-            return written("resid_post", torch.zeros_like(stream[:, start - first :]))
+            return _written("resid_post", torch.zeros_like(stream[:, start - first :]), writes)
         whole = _written_whole("attn_out", writes, n_queries)
         keys, values = (None, None) if whole else self._prefix(layer, first, own)
+        passed = partial(_passed, block, writes)
         stream = passed("resid_pre", stream)
         queries = stream if start == first else stream[:, start - first :]
         if whole:
@@ -100,7 +93,7 @@ class SwappedRuns:
             with self._model.hooks(fwd_hooks=hooks) if hooks else nullcontext():
                 past = KeyValues(keys, values, start)
                 attn_out = own_attention(block, queries, stream, past, None)
-            attn_out = written("attn_out", attn_out)
+            attn_out = _written("attn_out", attn_out, writes)
         else:
             assert fused is not None
             assert keys is not None
@@ -127,6 +120,17 @@ class SwappedRuns:
                     _, *found = fused.project(inward)
             self._prefixes[key] = found[0], found[1]
         return self._prefixes[key]
+
+
+def _passed(block: Any, writes: Sequence[Write], component: str, value: Tensor) -> Tensor:
+    """What a hook of a block's own passes on, with values written."""
+    return _written(component, getattr(block, f"hook_{component}")(value), writes)
+
+
+def _written(component: str, value: Tensor, writes: Sequence[Write]) -> Tensor:
+    for site, swapped in writes:
+        value = site.write(value, swapped) if site.component == component else value
+    return value
 
 
 def _written_whole(component: str, writes: Sequence[Write], n_queries: int) -> bool:
