@@ -216,15 +216,16 @@ def train(
     """Train a model from scratch; a run that was stopped goes on with --resume."""
     from mtd_lens.training.config import read_settings
     from mtd_lens.training.loop import train_or_resume
+    from mtd_lens.training.signals import Stopped
 
     given = ({} if config is None else read_settings(config)) | _given(**settings)
     try:
         run = train_or_resume(
             task, given, out, resume, stop_after=stop_after, progress=True, tensorboard=tensorboard
         )
-    except KeyboardInterrupt:
-        print(f"stopped; go on with: mtd-lens train --resume {out or resume}", file=sys.stderr)
-        raise typer.Exit(130) from None
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        raise typer.Exit(stopped.exit_status) from None
     for row in run.metrics[-1:]:
         print("   ".join(f"{name} {value:.5g}" for name, value in row.items()))
     _say_written(run.folder)

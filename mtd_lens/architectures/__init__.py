@@ -7,6 +7,7 @@ import torch
 
 from mtd_lens.architectures.models import (
     MAX_LAYERS,
+    MAX_WIDTH,
     DisentangledTransformer,
     Size,
     StockTransformer,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ARCHITECTURES",
     "MAX_LAYERS",
+    "MAX_WIDTH",
     "VECTOR_ARCHITECTURES",
     "Size",
     "Trainable",
@@ -61,7 +63,9 @@ def size_for(task: "mtd_lens.contracts.Task", n_layers: int, d_model: int, n_hea
     return Size(reads, task.seq_len, n_layers, d_model, n_heads, other)
 
 
-def build_trainable(name: str, size: Size, seed: int = 0) -> Trainable:
+def build_trainable(
+    name: str, size: Size, seed: int = 0, device: str | torch.device = "cpu"
+) -> Trainable:
     """A new model of a named architecture, with initial weights.
 
     Args:
@@ -69,6 +73,7 @@ def build_trainable(name: str, size: Size, seed: int = 0) -> Trainable:
             ``"linear-augmented"``, ``"softmax"`` or ``"softmax-augmented"``.
         size: Its shape.
         seed: Of the initial weights; the process's random state is left alone.
+        device: ``"meta"`` for shapes alone, without memory for the weights.
 
     Raises:
         ArgumentError: An unknown name.
@@ -76,4 +81,5 @@ def build_trainable(name: str, size: Size, seed: int = 0) -> Trainable:
     known = ARCHITECTURES | VECTOR_ARCHITECTURES
     checks.choice(name, "architecture", known, ArgumentError)
     generator = torch.Generator().manual_seed(checks.seed(seed, ArgumentError))
-    return known[name](size, generator)
+    with torch.device(device):
+        return known[name](size, generator)

@@ -21,6 +21,7 @@ from mtd_lens.errors import ArgumentError, ModelError
 from probes import checks
 
 MAX_LAYERS = 6
+MAX_WIDTH = 2**20
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Size:
 
     def __post_init__(self) -> None:
         for name in ("n_tokens", "n_ctx", "d_model", "n_heads"):
-            checks.integer(getattr(self, name), name, 1, ArgumentError)
+            checks.integer(getattr(self, name), name, 1, ArgumentError, MAX_WIDTH)
         checks.integer(self.n_layers, "n_layers", 1, ArgumentError, MAX_LAYERS)
         if self.d_model % self.n_heads:
             raise ArgumentError(
@@ -73,7 +74,7 @@ class Trainable(nn.Module):
         return next(self.parameters()).dtype
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Take trained weights and their dtype.
+        """Take trained weights and their dtype; a model on ``"meta"`` takes their device too.
 
         Raises:
             ModelError: They are not those of this architecture and size.
@@ -82,9 +83,6 @@ class Trainable(nn.Module):
         wrong = sorted(set(own) ^ set(weights))
         if wrong:
             raise ModelError(f"the architecture and the weights do not both have {wrong[0]}.")
-        dtypes = {value.dtype for value in weights.values()}
-        if len(dtypes) > 1 or not next(iter(dtypes)).is_floating_point:
-            raise ModelError("the weights must have one floating-point dtype.")
         for name, value in sorted(weights.items()):
             if not value.isfinite().all():
                 raise ModelError(f"{name} holds values that are not finite.")
@@ -93,7 +91,9 @@ class Trainable(nn.Module):
                     f"{name} has shape {tuple(value.shape)}; the architecture's has "
                     f"{tuple(own[name].shape)}."
                 )
-        self.to(next(iter(weights.values())).dtype).load_state_dict(dict(weights))
+        without_values = next(self.parameters()).is_meta
+        dtype = next(iter(weights.values())).dtype
+        self.to(dtype).load_state_dict(dict(weights), assign=without_values)
 
     def _register(self, weights: Mapping[str, Tensor]) -> None:
         """Hold ``blocks.0.attn.W_K`` and the like as parameters of nested modules."""
