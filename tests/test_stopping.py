@@ -100,14 +100,15 @@ def test_a_second_signal_stops_at_once(task, tmp_path, signals_at, second):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.parametrize(
+    "moment", [(training, "build_trainable"), (training._Trainer, "_yardsticks")]
+)
 @pytest.mark.parametrize("there", [False, True])
-def test_before_the_first_step_nothing_is_left(task, tmp_path, monkeypatch, there):
+def test_before_the_first_step_nothing_is_left(task, tmp_path, monkeypatch, there, moment):
     folder = tmp_path / "run"
     if there:
         folder.mkdir()
-    monkeypatch.setattr(
-        training._Trainer, "_yardsticks", lambda self: signal.raise_signal(signal.SIGINT)
-    )
+    monkeypatch.setattr(*moment, lambda *a, **named: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt, match="there is nothing to resume from"):
         train(task, TrainingConfig(**SETTINGS), folder)
     assert list(tmp_path.iterdir()) == [folder] * there
@@ -136,11 +137,29 @@ def test_in_another_thread_it_trains_as_well(task, whole, tmp_path):
 def test_a_run_without_a_checkpoint_says_so_when_it_is_resumed(task, tmp_path, capsys):
     run = train(task, TrainingConfig(**SETTINGS), tmp_path / "run", stop_after=20)
     train(task, TrainingConfig(**SETTINGS), run.folder, resume=True, stop_after=20, progress=True)
-    assert "saved up to step 20 of 40" in capsys.readouterr().err
+    assert "saved up to step 20 of 40; it goes on from step 20" in capsys.readouterr().err
     for folder in checkpoints_in(run.folder):
         folder.rename(tmp_path / folder.name)
     train(task, TrainingConfig(**SETTINGS), run.folder, resume=True, stop_after=10, progress=True)
-    assert "holds no checkpoint: there is nothing to resume from" in capsys.readouterr().err
+    said = "holds no checkpoint: there is nothing to resume from; it goes on from step 0"
+    assert said in capsys.readouterr().err
+
+
+def test_a_signal_that_comes_before_training_begins(monkeypatch, capsys):
+    from mtd_lens.cli import app
+
+    def stopped(*_, **named):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "train_or_resume", stopped)
+    assert app(["train", "mtd-q3-m2-t32", "--out", "x"], standalone_mode=False) == 130
+    assert "stopped before its first step" in capsys.readouterr().err
+
+
+def test_a_script_that_is_terminated_exits_with_143():
+    code = "from mtd_lens.training.signals import Terminated; raise Terminated('said')"
+    done = subprocess.run([sys.executable, "-c", code], check=False)
+    assert done.returncode == 143
 
 
 # The command, in a process of its own.

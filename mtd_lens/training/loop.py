@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from mtd_lens.training import run_folder
 from mtd_lens.training.config import VECTOR_LOSS, TrainingConfig
 from mtd_lens.training.objective import loss_of, schedule
 from mtd_lens.training.processes import Processes, own_modes, processes_on
-from mtd_lens.training.signals import KINDS, Signals, Stopped, caught
+from mtd_lens.training.signals import KINDS, Signals, caught
 from mtd_lens.training.state import expected_state, load_state, state_of
 from probes import checks, files
 from probes.memory import check_memory, within_memory
@@ -133,7 +134,8 @@ def train(
         stack.enter_context(within_memory(LESS))
         processes = stack.enter_context(processes_on(config.device))
         stack.enter_context(own_modes(processes.device, config.threads))
-        signals = stack.enter_context(caught(several=processes.count > 1))
+        where = partial(run_folder.how_to_go_on, folder, config.steps)
+        signals = stack.enter_context(caught(where, several=processes.count > 1))
         trainer, main = _Trainer(task, config, processes, family), processes.is_main
         made, resumed = False, resume and (folder / run_folder.RUN).exists()
         if resumed:
@@ -149,17 +151,13 @@ def train(
         if main:
             run_folder.tidy_run(folder, step)
             if resumed and progress:
-                print(run_folder.standing(folder, config.steps), file=sys.stderr)
+                there = run_folder.standing(folder, config.steps)
+                print(f"{there}; it goes on from step {step}", file=sys.stderr)
         processes.wait()
-        try:
-            trainer.run(folder, step, last, signals, progress=progress, tensorboard=tensorboard)
-        except Stopped as stopped:
-            stopped.args = (f"training was stopped: {run_folder.standing(folder, config.steps)}",)
-            raise
+        trainer.run(folder, step, last, signals, progress=progress, tensorboard=tensorboard)
         processes.wait()
-        return Run(
-            folder, max(step, last), run_folder.read_metrics(folder), load_checkpoint(folder)
-        )
+        rows = run_folder.read_metrics(folder)
+        return Run(folder, max(step, last), rows, load_checkpoint(folder))
 
 
 def train_or_resume(

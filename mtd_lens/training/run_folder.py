@@ -95,15 +95,20 @@ def removed_if_empty(folder: Path, made: bool) -> Iterator[None]:
 
 
 def standing(folder: Path, steps: int) -> str:
-    """Where a run stands, in words, and the command that goes on with it."""
+    """Where a run stands, in words."""
     found = checkpoints.checkpoints_in(folder)
     if not found:
-        return f"{folder} holds no checkpoint: there is nothing to resume from."
+        return f"{folder} holds no checkpoint: there is nothing to resume from"
     step = int(found[-1].name.removeprefix(checkpoints.STEP_PREFIX))
-    return (
-        f"{folder} is saved up to step {step} of {steps}. Go on with: "
-        f"mtd-lens train --resume {shlex.quote(str(folder))}"
-    )
+    return f"{folder} is saved up to step {step} of {steps}"
+
+
+def how_to_go_on(folder: Path, steps: int) -> str:
+    """Where a run stands, and the command that goes on with it if there is one."""
+    there = standing(folder, steps)
+    if not checkpoints.checkpoints_in(folder):
+        return f"{there}."
+    return f"{there}. Go on with: mtd-lens train --resume {shlex.quote(str(folder))}"
 
 
 def check_same_run(folder: Path, description: Mapping[str, Any]) -> None:

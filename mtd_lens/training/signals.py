@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -61,13 +61,14 @@ class Signals:
 
 
 @contextmanager
-def caught(*, several: bool) -> Iterator[Signals]:
+def caught(where: Callable[[], str], *, several: bool) -> Iterator[Signals]:
     """Handle both signals here, where nothing but Python's own handlers would.
 
     Handlers of the caller's own stay, and so does a signal that is ignored; handlers can be set in
     the main thread alone.
 
     Args:
+        where: Says where the training stands, once it is stopped.
         several: Several processes train together.
     """
     signals, here = Signals(several=several), threading.current_thread()
@@ -77,6 +78,9 @@ def caught(*, several: bool) -> Iterator[Signals]:
         for number in taken:
             signal.signal(number, signals.handle)
         yield signals
+    except Stopped as stopped:
+        stopped.args = (f"training was stopped: {where()}",)
+        raise
     finally:
         for number in taken:
             signal.signal(number, USUAL[number])
