@@ -234,7 +234,7 @@ def read_trained(
     config = manifest["config"]
     try:
         size = size_for(task, config["n_layers"], config["d_model"], config["n_heads"])
-        trained = build_trainable(config["architecture"], size, device="meta")
+        trained = build_trainable(config["architecture"], size, seed=None)
         shapes = dict(trained.named_parameters())
         trained.load(read_tensors(folder, manifest, MODEL, shapes, any_dtype=True))
     except (ArgumentError, ModelError, KeyError) as error:

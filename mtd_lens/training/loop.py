@@ -203,7 +203,7 @@ class _Trainer:
         self.processes, self.losses = processes, list[float]()
         self.description = run_folder.describe_run(task, config, processes.count)
         size = size_for(task, config.n_layers, config.d_model, config.n_heads)
-        shapes = build_trainable(config.architecture, size, device="meta")
+        shapes = build_trainable(config.architecture, size, seed=None)
         check_memory(_least_memory(shapes, config), "this training", LESS, processes.device)
         self.model: Trainable = build_trainable(config.architecture, size, config.seed)
         self.model.to(processes.device, getattr(torch, config.dtype))
