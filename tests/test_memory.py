@@ -84,6 +84,28 @@ def test_another_error_of_torch_is_not_called_one_of_memory(task, tmp_path, monk
     assert not (tmp_path / "run").exists()
 
 
+QUESTIONS = {
+    "score": mtd_lens.score,
+    "compare": mtd_lens.compare,
+    "localize": mtd_lens.localize,
+    "align": lambda model: mtd_lens.align(model, "mixture_weights", 2),
+    "inspect": mtd_lens.inspect,
+    "dashboard": mtd_lens.dashboard,
+}
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_memory_that_runs_out_while_a_model_is_tested_is_said(monkeypatch, question):
+    model = mtd_lens.load_model("mtd-q3-m2-t32/random-relative")
+
+    def exhausted(*_, **named):
+        raise EXHAUSTED[2]
+
+    monkeypatch.setattr(type(model), "forward", exhausted)
+    with pytest.raises(mtd_lens.MemoryLimitError, match=r"memory ran out .*lower n_sequences"):
+        QUESTIONS[question](model)
+
+
 def test_what_is_free_is_not_refused():
     free = free_memory("cpu")
     check_memory(free // 2, "half", "Less.")
