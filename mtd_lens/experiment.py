@@ -23,9 +23,15 @@ from mtd_lens.registry import family_of, load_task
 from mtd_lens.spaces import check_model, last_predictions
 from mtd_lens.trial import Memo, Trial
 from probes import checks
+from probes.memory import check_memory
 from probes.subject import HookedModel, subject_of
 
 MIN_SEQUENCES = 64
+
+FEWER_SEQUENCES = "Use fewer: lower n_sequences (--sequences)."
+
+BYTES_A_POSITION = 24
+"""To draw it: two integers and a uniform number, or a vector."""
 
 NULL_SEED = 1_000_003
 """Seed of the null's weights, far from the seeds that the registry's random models use."""
@@ -92,8 +98,10 @@ class Experiment:
 
         Raises:
             ArgumentError: Too few sequences.
+            MemoryLimitError: More than there is memory for.
         """
         check_sampling(n_sequences, self.seed)
+        check_room(n_sequences, self.task.seq_len)
         tokens = self.task.sample(n_sequences, self.seed).tokens.to(self.device)
         return replace(
             self, fit_tokens=tokens[: n_sequences // 2], tokens=tokens[n_sequences // 2 :]
@@ -192,6 +200,12 @@ def check_sampling(n_sequences: int, seed: int) -> None:
             f"Use at least {MIN_SEQUENCES}."
         )
     checks.seed(seed, ArgumentError)
+
+
+def check_room(n_sequences: int, length: int) -> None:
+    """Raise a MemoryLimitError for more sequences than can be drawn."""
+    needed = n_sequences * length * BYTES_A_POSITION
+    check_memory(needed, "drawing the sequences", FEWER_SEQUENCES)
 
 
 def name_of(model: HookedModel) -> str:

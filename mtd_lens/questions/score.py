@@ -9,11 +9,12 @@ import numpy as np
 import probes
 from mtd_lens.contracts import Claim, Measurement, Task
 from mtd_lens.errors import ArgumentError
-from mtd_lens.experiment import NULL_SEED, Experiment
+from mtd_lens.experiment import FEWER_SEQUENCES, NULL_SEED, Experiment
 from mtd_lens.questions.estimators import from_model, means
 from mtd_lens.results.scorecard import ClaimResult, MatrixEntry, Scorecard
 from mtd_lens.trial import Trial
 from probes import checks
+from probes.memory import within_memory
 from probes.statistics import Interval
 from probes.subject import HookedModel
 
@@ -31,6 +32,7 @@ REFERENCE = 1e-6
 Found = Sequence[Measurement]
 
 
+@within_memory(FEWER_SEQUENCES)
 def score(
     model: HookedModel,
     task: Task | str | None = None,
@@ -67,6 +69,7 @@ def score(
     Raises:
         ArgumentError: Too few sequences, a threshold outside (0, 1), or a further claim that is no
             Claim or bears the id of another.
+        MemoryLimitError: More sequences than there is memory for.
         ModelError: The model does not fit the task, or no task is known.
         SiteError: The model lacks a hook, or ignores edits of one.
     """
