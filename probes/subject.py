@@ -103,6 +103,27 @@ def subject_of(model: object) -> "Subject":
     return Subject(model)
 
 
+def check_eager(model: object) -> None:
+    """Raise a DataError for a compiled model: it may run without the hooks that are added to it.
+
+    Args:
+        model: A hooked model.
+
+    Raises:
+        DataError: It, a part of it or its ``forward`` went through ``torch.compile``.
+    """
+    parts = model.named_modules() if isinstance(model, nn.Module) else ()
+    for name, part in parts:
+        own = vars(part)
+        forward = own.get("forward")
+        if own.get("_compiled_call_impl") or hasattr(forward, "_torchdynamo_orig_callable"):
+            raise DataError(
+                f"{name or 'the model'} is compiled, and compiled code leaves out hooks that are "
+                "added later, so that every effect would be 0. Pass the model as it was before "
+                "torch.compile or .compile()."
+            )
+
+
 class Subject:
     """Sizes and options of a hooked model, as they are when they are asked for.
 

@@ -130,11 +130,13 @@ def test_a_gap_of_nothing_leaves_only_differences():
         with pytest.raises(probes.DataError, match=r"cannot be normalised.*Use \.differences"):
             call()
     assert torch.equal(grid.differences, grid.values - grid.base)
-    table = grid.to_dataframe()
+    with pytest.warns(UserWarning, match="no effects, but differences: logit difference .* differ"):
+        table = grid.to_dataframe()
     assert table[["effect", "low", "high"]].isna().all(axis=None)
     assert table[["mean", "p", "p_holm"]].notna().all(axis=None)
     assert "difference of logit difference" in repr(grid)
-    assert grid.plot().axes[-1].get_ylabel().startswith("difference of")
+    with pytest.warns(UserWarning, match="no effects, but differences"):
+        assert grid.plot().axes[-1].get_ylabel().startswith("difference of")
 
 
 def test_select():

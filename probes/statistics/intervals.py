@@ -22,7 +22,7 @@ CONFIDENCE = 0.95
 N_RESAMPLES = 1000
 MIN_SEQUENCES = 16
 NEGLIGIBLE = 1e-12
-"""A mean denominator at or below this (nats, or squared units) is rounding, not a reference."""
+"""What is at most this share of the size of its parts is rounding, not a reference."""
 
 _MAX_ELEMENTS = 2**22
 """Of a matrix of resampled means: more sites are done in several such matrices."""
@@ -123,8 +123,8 @@ def ratio_intervals(
         confidence: Coverage of the percentile intervals, between 0 and 1.
 
     Returns:
-        Score, low and high, each ``[*site]``, float64; NaN at sites whose mean denominator is
-        negligible.
+        Score, low and high, each ``[*site]``, float64; NaN at sites whose mean denominator is 0,
+        or rounding beside its values.
 
     Raises:
         DataError: Fewer than 16 sequences, shapes that do not fit, or values that are not finite.
@@ -138,9 +138,11 @@ def ratio_intervals(
             f"{tuple(denominator.shape)} and {tuple(numerator.shape)}."
         ) from None
     below = below if below.ndim == 1 else spread
+    undefined = below.mean(-1) <= NEGLIGIBLE * np.abs(below).mean(-1)
+    exponent = np.frexp(below.mean(-1))[1][..., None]
+    above, below = np.ldexp(above, -exponent), np.ldexp(below, -exponent)  # exact, to about 1
     low, high = _limits((above, below), _score, seed, confidence)
     score = _score(above.mean(-1), below.mean(-1))
-    undefined = below.mean(-1) <= NEGLIGIBLE
     found = [np.where(undefined, np.nan, values) for values in (score, low, high)]
     return torch.from_numpy(found[0]), torch.from_numpy(found[1]), torch.from_numpy(found[2])
 
