@@ -75,7 +75,8 @@ class Trial:
             tokens: ``[sequence, position]``, one of the splits.
         """
         causal = self.causal_model
-        return self.memo("run", causal, tokens, compute=lambda: causal.run(tokens))
+        found = self.memo("run", causal, tokens, compute=lambda: causal.run(tokens))
+        return {name: values.clone() for name, values in found.items()}
 
     def predictions(self, tokens: Tensor) -> Float[Tensor, "sequence outcome"]:
         """``[sequence, outcome]``: what the model predicts after the last position.
@@ -88,7 +89,7 @@ class Trial:
             outputs = check_outputs(self.natural(tokens).outputs)
             return self.task.outputs.prediction(self.model, outputs)
 
-        return self.memo("predictions", self.model, tokens, compute=compute)
+        return self.memo("predictions", self.model, tokens, compute=compute).clone()
 
     @cached_property
     def _natural(self) -> Memo:
@@ -109,7 +110,7 @@ class Trial:
             tokens: ``[sequence, position]``, one of the splits.
             sites: Where.
         """
-        return self.natural(tokens).read(sites)
+        return [values.clone() for values in self.natural(tokens).read(sites)]
 
     def read_for(self, claims: Iterable[Claim]) -> None:
         """Read in one pass all that the tests of claims will ask for.

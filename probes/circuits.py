@@ -279,8 +279,13 @@ def fit_scale(
         The scale, and R².
 
     Raises:
-        DataError: A reference of zeros.
+        DataError: A reference of zeros, or matrices of two shapes.
     """
+    if matrix.shape != reference.shape:
+        raise DataError(
+            "a matrix and its reference must have one shape; got "
+            f"{tuple(matrix.shape)} and {tuple(reference.shape)}."
+        )
     squared, total = float(reference.square().sum()), float(matrix.square().sum())
     if squared == 0:
         raise DataError(

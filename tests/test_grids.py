@@ -249,6 +249,15 @@ def test_words():
     assert page.count("<tr>") == 5
 
 
+def test_a_grid_keeps_its_own_values():
+    given = {name: getattr(make(), name).clone() for name in ("values", "base", "source")}
+    grid = make(**given)
+    for tensor in given.values():
+        tensor.zero_()
+    assert torch.equal(grid.differences, make().differences)
+    assert torch.equal(grid.effects, make().effects)
+
+
 # Figures
 
 SHAPES = {

@@ -199,3 +199,23 @@ def test_what_softmax_gives_is_a_distribution(dtype):
     first, second = (x.to(dtype).softmax(-1) for x in (logits, logits.flip(-1)))
     assert probes.kl_divergence(first, second).shape == (3, 2)
     assert probes.kl_divergence(first, logits.flip(-1).softmax(-1)).min() > 0
+
+
+@pytest.mark.usefixtures("_no_type_checker")
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: probes.one_minus_ratio(x, torch.ones(20)),
+        lambda x: probes.one_minus_ratio(torch.ones(20), x),
+        lambda x: probes.ratio_intervals(x, torch.ones(20)),
+        lambda x: probes.ratio_intervals(torch.ones(20), x),
+        probes.mean_interval,
+        probes.mean_intervals,
+        probes.sign_flip_p_values,
+        probes.adjust_p_values,
+    ],
+)
+def test_statistics_of_what_is_no_tensor(call):
+    for values in ([0.5] * 20, np.full(20, 0.5), torch.full((20,), 0.5j)):
+        with pytest.raises(probes.DataError, match="must be a tensor of real numbers; got"):
+            call(values)

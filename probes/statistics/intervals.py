@@ -71,6 +71,8 @@ def one_minus_ratio(
         >>> print(probes.one_minus_ratio(error, reference))
         0.500 [0.430, 0.575]
     """
+    for values, what in ((numerator, "numerator"), (denominator, "denominator")):
+        checks.tensor(values, what, DataError)
     if numerator.shape != denominator.shape or numerator.ndim != 1:
         raise DataError(
             "a score needs as many numerators as denominators, [sequence] each; got "
@@ -98,7 +100,7 @@ def mean_interval(values: Float[Tensor, " sequence"], seed: int = 0) -> Interval
     Raises:
         DataError: Fewer than 16 values, or values that are not finite.
     """
-    if values.ndim != 1:
+    if checks.tensor(values, "values", DataError).ndim != 1:
         raise DataError(f"a mean is over one axis, [sequence]; got shape {tuple(values.shape)}.")
     mean, low, high = mean_intervals(values, seed)
     return Interval(float(mean), float(low), float(high))
@@ -171,7 +173,7 @@ def mean_intervals(
 
 def _checked(values: Tensor) -> np.ndarray:
     """Values as a NumPy array, if there are enough sequences and all are finite."""
-    n_sequences = values.shape[-1] if values.ndim else 0
+    n_sequences = values.shape[-1] if checks.tensor(values, "values", DataError).ndim else 0
     if n_sequences < MIN_SEQUENCES:
         raise DataError(
             f"a bootstrap interval needs at least {MIN_SEQUENCES} sequences; got {n_sequences}. "
