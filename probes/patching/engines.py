@@ -196,13 +196,12 @@ class Resumed(HookedLoop):
                 for runner in self._runners:
                     own = values[row : row + runner.batch]
                     row += runner.batch
-                    outputs = self._outputs(runner, layer, own, group)
-                    since = 0 if self._last_only else group[0].positions[0]
-                    reached = (..., slice(since, None), slice(None))
-                    without_rounding(outputs[reached], runner.outputs[reached])
-                    parts.append(outputs)
-                for index, edit in enumerate(group):
-                    yield edit, torch.cat([part[index] for part in parts])
+                    parts.append(self._outputs(runner, layer, own, group))
+                outputs = torch.cat(parts, 1)
+                since = 0 if self._last_only else group[0].positions[0]
+                reached = (..., slice(since, None), slice(None))
+                without_rounding(outputs[reached], self.outputs[reached])
+                yield from zip(group, outputs, strict=True)
 
     def _reads_last_alone(self, layer: int) -> bool:
         """Whether the outputs depend on the component at the last position alone."""
