@@ -18,6 +18,7 @@ import probes
 from mtd_lens.errors import ModelError, TokensError
 from mtd_lens.hooked import probabilities
 from mtd_lens.shapes import Tokens as TokenSequences
+from probes.passes import alone
 from probes.subject import HookedModel, subject_of
 
 if TYPE_CHECKING:
@@ -319,6 +320,7 @@ def last_predictions(
     return outputs.prediction(model, check_outputs(probes.last_outputs(model, tokens)))
 
 
+@alone
 def every_prediction(
     model: HookedModel, tokens: Tensor, outputs: Space
 ) -> Float[Tensor, "sequence position outcome"]:

@@ -76,7 +76,8 @@ class Trial:
             tokens: ``[sequence, position]``, one of the splits.
         """
         causal = self.causal_model
-        return self.memo("run", causal, tokens, compute=lambda: causal.run(tokens))
+        found = self.memo("run", causal, tokens, compute=lambda: causal.run(tokens))
+        return {name: values.clone() for name, values in found.items()}
 
     def predictions(self, tokens: Tensor) -> Float[Tensor, "sequence outcome"]:
         """``[sequence, outcome]``: what the model predicts after the last position.
@@ -89,7 +90,7 @@ class Trial:
             outputs = check_outputs(self.natural(tokens).outputs)
             return self.task.outputs.prediction(self.model, outputs)
 
-        return self._own("predictions", tokens, compute=compute)
+        return self._own("predictions", tokens, compute=compute).clone()
 
     @cached_property
     def _own(self) -> Memo:
@@ -110,7 +111,7 @@ class Trial:
             tokens: ``[sequence, position]``, one of the splits.
             sites: Where.
         """
-        return self.natural(tokens).read(sites)
+        return [values.clone() for values in self.natural(tokens).read(sites)]
 
     def read_for(self, claims: Iterable[Claim]) -> None:
         """Read in one pass all that the tests of claims will ask for.

@@ -31,6 +31,7 @@ from probes.errors import DataError, SiteError
 from probes.files import json_text
 from probes.interchange import Fused, patched, resumable, streams_of
 from probes.packing import packed, unpacked
+from probes.passes import alone
 from probes.sites import Site, check_hooks
 from probes.subject import HookedModel
 
@@ -151,6 +152,7 @@ def random_subspace(n_components: int, width: int, seed: int) -> Float[Tensor, "
     return torch.linalg.qr(torch.from_numpy(generator.normal(size=(n_components, width)))).Q
 
 
+@alone
 def fit_alignment(
     model: HookedModel,
     tokens: Tensor,
@@ -203,6 +205,11 @@ def fit_alignment(
     check_tokens(model, tokens)
     check_source(tokens, source)
     _check_targets(tokens, targets)
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise DataError(
+            "no gradient leads through weights that were made in torch.inference_mode. Build or "
+            "load the model outside of it."
+        )
     steps = checks.integer(steps, "steps", 1, DataError)
     learning_rate = checks.number(learning_rate, "learning_rate", 0, np.inf, DataError)
     batch_size = min(checks.integer(batch_size, "batch_size", 1, DataError), len(tokens))

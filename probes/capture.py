@@ -13,7 +13,8 @@ from torch import Tensor
 
 from probes import checks
 from probes.errors import DataError, SiteError
-from probes.sites import Site, check_hooks
+from probes.passes import alone
+from probes.sites import Band, Site, check_hooks
 from probes.subject import HookedModel, subject_of
 
 BATCH_SIZE = 32
@@ -36,7 +37,9 @@ def read_activations(
 ) -> dict[str, Tensor]:
     """Activations at ``sites`` for every sequence, under the same names.
 
-    Blocks after the last site are not run.
+    Blocks after the last site are not run. A hook that runs several times in a pass, as that of a
+    normalisation layer before queries, keys and values does, is read once if it holds the same each
+    time.
 
     Args:
         model: A hooked model.
@@ -48,7 +51,8 @@ def read_activations(
         By name, the activations at each site: ``[sequence, …]``, with the axes that its hook has.
 
     Raises:
-        SiteError: A hook that the model does not have, or that does not run.
+        SiteError: A hook that the model does not have, that does not run, or that runs several
+            times in a pass with different activations.
         DataError: Tokens that the model cannot read.
     """
     check_hooks(model, (site.hook for site in sites.values()))
@@ -70,7 +74,8 @@ def run_and_capture(
         The activations by name, and ``[sequence, d_vocab_out]``.
 
     Raises:
-        SiteError: A hook that the model does not have, or that does not run.
+        SiteError: A hook that the model does not have, that does not run, or that runs several
+            times in a pass with different activations.
         DataError: Tokens that the model cannot read.
     """
     return _run(model, tokens, sites, batch_size, stop=None)
@@ -98,7 +103,8 @@ class NaturalRuns:
             sites: Where.
 
         Raises:
-            SiteError: A hook that the model does not have, or that does not run.
+            SiteError: A hook that the model does not have, that does not run, or that runs several
+            times in a pass with different activations.
             DataError: Tokens that the model cannot read.
         """
         unread = [site for site in dict.fromkeys(sites) if site not in self._found]
@@ -124,6 +130,7 @@ def whole_of(site: Readable) -> Readable:
     return Site(site.hook) if isinstance(site, Site) else site
 
 
+@alone
 def _run(
     model: HookedModel,
     tokens: Tensor,
@@ -136,15 +143,29 @@ def _run(
     check_hooks(model, (site.hook for site in sites.values()))
     found: dict[str, list[Tensor]] = {name: [] for name in sites}
 
+    outputs: list[Tensor] = []
+
     def reader(name: str, site: Readable) -> Hook:
+        parts = found[name]
+
         def keep(activation: Tensor, hook: object) -> None:
-            found[name].append(site.read(activation).detach())
+            own = activation if isinstance(site, Site | Band) else activation.clone()
+            value = site.read(own).detach()
+            if len(parts) == len(outputs):  # one a pass
+                parts.append(value)
+            elif not _same(parts[-1], value):
+                raise SiteError(
+                    f"hook {site.hook!r} runs more than once in a pass of this model, with "
+                    "different activations, so there is no single one to read or to replace. "
+                    "Choose a hook that runs once, such as one of the block's own."
+                )
 
         return site.hook, keep
 
     hooks = [reader(name, site) for name, site in sites.items()]
     with torch.no_grad(), model.hooks(fwd_hooks=hooks):
-        outputs = [model(batch, stop_at_layer=stop)[:, -1] for batch in tokens.split(batch_size)]
+        for batch in tokens.split(batch_size):
+            outputs.append(model(batch, stop_at_layer=stop)[:, -1])
     silent = [sites[name].hook for name, parts in found.items() if not parts]
     if silent:
         raise SiteError(
@@ -154,6 +175,12 @@ def _run(
         )
     # one at a time, so that parts and wholes do not stand in memory together
     return {name: torch.cat(found.pop(name)) for name in sites}, torch.cat(outputs)
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    """Whether two activations are equal, NaN to NaN."""
+    alike = first.shape == second.shape
+    return alike and torch.allclose(first, second, rtol=0, atol=0, equal_nan=True)
 
 
 def check_tokens(model: HookedModel, tokens: Tensor) -> None:

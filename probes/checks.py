@@ -4,6 +4,8 @@ import math
 import numbers
 from collections.abc import Collection
 
+from torch import Tensor
+
 from probes.errors import ProbesError, nearest, shown
 
 MAX_SEED = 2**63 - 1
@@ -52,6 +54,16 @@ def number(
         end = f", at most {high:g}" if math.isfinite(high) else " and finite"
         raise error(f"{what} must be a number {start}{end}; got {value!r}. {advice}".rstrip())
     return float(value)
+
+
+def tensor(value: object, what: str, error: type[ProbesError]) -> Tensor:
+    """``value``, if it is a tensor of real numbers."""
+    if not isinstance(value, Tensor) or value.is_complex():
+        kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise error(
+            f"{what} must be a tensor of real numbers; got {kind}. Convert it with torch.as_tensor."
+        )
+    return value
 
 
 def choice(value: object, what: str, known: Collection[str], error: type[ProbesError]) -> str:

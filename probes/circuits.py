@@ -17,6 +17,7 @@ from torch import Tensor
 
 from probes import checks
 from probes.errors import DataError, SiteError
+from probes.passes import alone
 from probes.statistics.divergences import kl_divergence
 from probes.statistics.intervals import CONFIDENCE, NEGLIGIBLE
 from probes.subject import HookedModel, subject_of
@@ -93,6 +94,7 @@ class WeightFinding:
         return plain | {"details": dict(self.details), "matrices": dict(self.matrices)}
 
 
+@alone
 def token_scores(
     model: HookedModel, layer: int, head: int
 ) -> Float[Tensor, "query_token key_token"]:
@@ -132,6 +134,7 @@ def key_softmax_divergence(
     return kl_divergence(target, scores.softmax(-1))
 
 
+@alone
 def position_scores(
     model: HookedModel, layer: int, head: int, length: int
 ) -> Float[Tensor, "query_pos key_pos"]:
@@ -158,6 +161,7 @@ def position_scores(
         return query @ key.T / float(block.attn.attn_scale)
 
 
+@alone
 def direct_patterns(
     model: HookedModel, length: int
 ) -> Float[Tensor, "layer head query_pos offset"]:
@@ -191,6 +195,7 @@ def causal_attention(
     return torch.stack(found).masked_fill(ahead, -torch.inf).softmax(-1)
 
 
+@alone
 def mean_token_patterns(
     model: HookedModel, length: int
 ) -> Float[Tensor, "layer head query_pos offset"]:
@@ -212,7 +217,7 @@ def mean_token_patterns(
     patterns: dict[str, Tensor] = {}
 
     def keep(activation: Tensor, hook: Any) -> None:
-        patterns[hook.name] = double(activation[0])
+        patterns[hook.name] = double(activation[0].clone())
 
     names = [f"blocks.{layer}.attn.hook_pattern" for layer in range(n_layers)]
     with torch.no_grad(), model.hooks(fwd_hooks=[(name, keep) for name in names]):
@@ -221,6 +226,7 @@ def mean_token_patterns(
     return _by_offset(torch.stack([patterns[name] for name in names]))
 
 
+@alone
 def token_outputs(
     model: HookedModel, layer: int, head: int
 ) -> Float[Tensor, "source_token output_token"]:
@@ -261,8 +267,9 @@ def fit_scale(
 ) -> tuple[float, float]:
     """Least-squares ``matrix ≈ scale · reference``, and its R² = 1 - |residual|² / |matrix|².
 
-    Centre both first by what shall not count. Of a matrix of zeros both are 0. R² is the squared
-    cosine between the two, so it does not tell the sign of the scale.
+    Centre both first by what shall not count. Of a matrix of zeros both are 0, and R² is 0 where
+    its norm is below a millionth of the reference's, as of what rounding leaves of zeros. R² is the
+    squared cosine between the two, so it does not tell the sign of the scale.
 
     Args:
         matrix: ``[row, column]``.
@@ -272,15 +279,20 @@ def fit_scale(
         The scale, and R².
 
     Raises:
-        DataError: A reference of zeros.
+        DataError: A reference of zeros, or matrices of two shapes.
     """
+    if matrix.shape != reference.shape:
+        raise DataError(
+            "a matrix and its reference must have one shape; got "
+            f"{tuple(matrix.shape)} and {tuple(reference.shape)}."
+        )
     squared, total = float(reference.square().sum()), float(matrix.square().sum())
-    if squared <= NEGLIGIBLE:
+    if squared == 0:
         raise DataError(
             "no scale of a reference of zeros can be fitted. Give one that varies after centring."
         )
     scale = float((matrix * reference).sum()) / squared
-    if total <= NEGLIGIBLE:
+    if total <= NEGLIGIBLE * squared:
         return scale, 0.0
     return scale, 1 - float((matrix - scale * reference).square().sum()) / total
 

@@ -21,8 +21,9 @@ from probes.capture import (
     read_activations,
 )
 from probes.errors import DataError, SiteError
+from probes.passes import alone
 from probes.patching.fused import FusedAttention, fused_attention
-from probes.patching.partial_runs import tolerance, why_not
+from probes.patching.partial_runs import distance, tolerance, why_not, without_rounding
 from probes.patching.swaps import SWAPPED, SwappedRuns, Write
 from probes.sites import Site, check_hooks, perturbed
 from probes.subject import HookedModel, subject_of
@@ -52,6 +53,7 @@ class Interchanged:
     patched: dict[str, Tensor]
 
 
+@alone
 def run_interchange(
     model: HookedModel,
     tokens: Tensor,
@@ -117,7 +119,7 @@ def run_interchange(
         run = patched(runs, here, fused)
         with torch.no_grad():
             for name in sets:
-                found_outputs[name].append(run.swap(writes[name]))
+                found_outputs[name].append(without_rounding(run.swap(writes[name]), base[-1]))
     return Interchanged(
         torch.cat(base), {name: torch.cat(parts) for name, parts in found_outputs.items()}
     )
@@ -185,17 +187,17 @@ def resumable(natural: NaturalRuns, writes: Sequence[Sequence[Write]]) -> Fused 
     known = all(site.component in SWAPPED for group in writes for site, _ in group)
     if not known or not writes or why_not(model) is not None:
         return None
-    if subject_of(model).model.input_to_embed(few.tokens)[3] is not None:
-        return None  # padding
+    with torch.no_grad():
+        if subject_of(model).model.input_to_embed(few.tokens)[3] is not None:
+            return None  # padding
     fused, first = fused_attention(model), [(site, value[:2]) for site, value in writes[0]]
     try:
         with torch.no_grad():
             expected = HookedRuns(few, slice(None)).swap(first)
-            away = patched(few, slice(None), fused).swap(first) - expected
+            away = distance(patched(few, slice(None), fused).swap(first), expected)
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
         return None
-    share = float(away.abs().max() / expected.abs().max().clamp_min(1.0))
-    return fused if share <= tolerance(expected.dtype) else None
+    return fused if away <= tolerance(expected.dtype) else None
 
 
 def _check_set(name: str, group: Sequence[Site]) -> None:
@@ -214,6 +216,7 @@ def _writer(site: Site, value: Tensor) -> Callable[[Tensor, Any], Tensor]:
     return lambda activation, hook: site.write(activation, value)
 
 
+@alone
 def check_editable(model: HookedModel, tokens: Tensor, hook_suffixes: tuple[str, ...]) -> None:
     """Raise a SiteError where edits at a kind of hook are silently ignored.
 

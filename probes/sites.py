@@ -96,7 +96,8 @@ class Site:
                 "Leave head=None, or use a hook such as 'attn.hook_z' or 'attn.hook_pattern'."
             )
         if self.subspace is not None:
-            gram = self.subspace.T @ self.subspace
+            basis = self.subspace.double()  # which autocast leaves as it is
+            gram = basis.T @ basis
             if not torch.allclose(gram, torch.eye(len(gram)).to(gram), atol=1e-4):
                 raise SiteError(
                     f"the subspace at {self.hook!r} must have orthonormal columns; their Gram "

@@ -103,6 +103,32 @@ def subject_of(model: object) -> "Subject":
     return Subject(model)
 
 
+def check_eager(model: object) -> None:
+    """Raise a DataError for a compiled model: it may run without the hooks that are added to it.
+
+    Args:
+        model: A hooked model.
+
+    Raises:
+        DataError: It, a part of it or its ``forward`` went through ``torch.compile``.
+    """
+    if not isinstance(model, nn.Module):
+        return
+    left: list[nn.Module] = [model]
+    while left:  # named_modules takes three times as long
+        part = left.pop()
+        own = vars(part)
+        left += [module for module in own["_modules"].values() if module is not None]
+        forward = own.get("forward")
+        if own.get("_compiled_call_impl") or hasattr(forward, "_torchdynamo_orig_callable"):
+            where = next(full for full, module in model.named_modules() if module is part)
+            raise DataError(
+                f"{where or 'the model'} is compiled, and compiled code leaves out hooks that are "
+                "added later, so that every effect would be 0. Pass the model as it was before "
+                "torch.compile or .compile()."
+            )
+
+
 class Subject:
     """Sizes and options of a hooked model, as they are when they are asked for.
 

@@ -259,8 +259,13 @@ def test_random_subspaces_are_orthonormal_and_seeded():
         ({"site": probes.Site("blocks.1.attn.hook_z", [-1])}, "SiteError", "Name it: Site(hook"),
         ({"site": probes.Site("hook_embed")}, "SiteError", "'hook_embed' is outside"),
         ({"site": probes.Site("blocks.7.hook_resid_post")}, "SiteError", "no hook"),
-        ({"predict": lambda output: output.detach()}, "DataError", "does not depend"),
-        ({"predict": lambda output: output * torch.nan}, "DataError", "must be finite; its mean"),
+        ({"predict": lambda output: predict(output).detach()}, "DataError", "does not depend"),
+        ({"predict": lambda output: output * torch.nan}, "DataError", "hold probability vectors"),
+        (
+            {"divergence": lambda target, prediction: (prediction - torch.nan).sum(-1)},
+            "DataError",
+            "must be finite; its mean",
+        ),
         (
             {"site": probes.Site("blocks.2.hook_resid_post", [-2])},
             "DataError",

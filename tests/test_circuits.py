@@ -177,6 +177,12 @@ def test_a_scale_is_fitted_and_explains():
         probes.fit_scale(matrix, 0 * reference)
 
 
+@pytest.mark.usefixtures("_no_type_checker")
+def test_a_scale_is_of_two_matrices_of_one_shape():
+    with pytest.raises(probes.DataError, match=r"one shape; got \(4, 5\) and \(4, 1\)"):
+        probes.fit_scale(torch.ones(4, 5), torch.ones(4, 1))
+
+
 def test_circuits_that_a_model_lacks_are_refused(task):
     relative, absolute = (mtd_lens.construct(task, BETA, form) for form in FORMS)
     for read in (probes.token_scores, probes.token_outputs):

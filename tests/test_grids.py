@@ -130,11 +130,13 @@ def test_a_gap_of_nothing_leaves_only_differences():
         with pytest.raises(probes.DataError, match=r"cannot be normalised.*Use \.differences"):
             call()
     assert torch.equal(grid.differences, grid.values - grid.base)
-    table = grid.to_dataframe()
+    with pytest.warns(UserWarning, match="no effects, but differences: logit difference .* differ"):
+        table = grid.to_dataframe()
     assert table[["effect", "low", "high"]].isna().all(axis=None)
     assert table[["mean", "p", "p_holm"]].notna().all(axis=None)
     assert "difference of logit difference" in repr(grid)
-    assert grid.plot().axes[-1].get_ylabel().startswith("difference of")
+    with pytest.warns(UserWarning, match="no effects, but differences"):
+        assert grid.plot().axes[-1].get_ylabel().startswith("difference of")
 
 
 def test_select():
@@ -245,6 +247,15 @@ def test_words():
     assert "p(&lt;x&gt;)" in page
     assert "<b>" not in page
     assert page.count("<tr>") == 5
+
+
+def test_a_grid_keeps_its_own_values():
+    given = {name: getattr(make(), name).clone() for name in ("values", "base", "source")}
+    grid = make(**given)
+    for tensor in given.values():
+        tensor.zero_()
+    assert torch.equal(grid.differences, make().differences)
+    assert torch.equal(grid.effects, make().effects)
 
 
 # Figures

@@ -145,7 +145,7 @@ def test_a_broken_part_takes_from_its_variable_on(part, form):
 
 def test_joint_interchange_equals_plain_hooks_at_all_sites():
     """Sites of two layers, one of them twice the same hook, against a loop over sequences."""
-    model = make().double()  # sums of another order show in the last digits alone
+    model = make(dtype=torch.float64)
     for parameter in model.parameters():
         parameter.data.mul_(4)  # so that each site has an effect
     sequences = torch.from_numpy(np.random.default_rng(0).integers(5, size=(6, 12)))

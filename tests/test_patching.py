@@ -185,7 +185,7 @@ def test_same_run_has_no_effect_and_the_other_run_has_all(gpt, pair):
     last = probes.patch_activations(
         gpt, clean, corrupted, "resid_post", metric, layers=[2], positions=[LENGTH - 1]
     )
-    assert torch.allclose(last.effects, torch.ones(1, 1, dtype=torch.float64))
+    assert torch.allclose(last.values[0, 0], last.source)
 
 
 def test_positions_together(gpt, pair):

@@ -141,3 +141,81 @@ def test_divergences():
     assert probes.total_variation(first, second).tolist() == pytest.approx([0.25, 0.0])
     assert probes.kl_divergence(second, first)[0].isfinite()
     assert probes.kl_divergence(second, first)[0] > 100
+
+
+def test_divergences_of_two_dtypes():
+    """The smallest number of float64 is none of float32: 0 log 0 was not a number."""
+    certain, other = torch.tensor([1.0, 0.0]), torch.tensor([0.7, 0.3], dtype=torch.float64)
+    for target, prediction in ((certain, other), (certain.double(), other.float())):
+        found = probes.kl_divergence(target, prediction)
+        assert found.dtype == torch.float64
+        assert float(found) == pytest.approx(-np.log(0.7))
+    assert float(probes.kl_divergence(other, certain)) > 20
+    assert float(probes.total_variation(certain, other)) == pytest.approx(0.3)
+    assert float(probes.squared_error(certain, other)) == pytest.approx(0.18)
+
+
+@pytest.mark.usefixtures("_no_type_checker")
+@pytest.mark.parametrize("divergence", [probes.kl_divergence, probes.total_variation])
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ([0.5, 0.5], torch.tensor([0.5, 0.5]), r"got list and torch.float32 \(2,\)"),
+        (torch.tensor(1.0), torch.tensor(1.0), r"entries of a row on the last axis"),
+        (torch.full((2, 2), 0.5), torch.full((2,), 0.5), r"of one shape.*\(2, 2\) and .*\(2,\)"),
+        (torch.full((2,), 0.5), torch.full((3,), 1 / 3), "of one shape"),
+        (torch.tensor([1, 0], dtype=torch.uint8), torch.tensor([0, 1], dtype=torch.uint8), "uint8"),
+        (torch.tensor([1, 0]), torch.tensor([0.5, 0.5]), r"Convert them with \.double"),
+    ],
+)
+def test_divergences_of_what_is_no_pair(divergence, first, second, message):
+    for function in (divergence, probes.squared_error):
+        with pytest.raises(probes.DataError, match=message):
+            function(first, second)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([[0.5, 0.5], [2.0, -1.0]], r"row \[1\] sums to 1, with a smallest entry of -1"),
+        ([[0.5, 0.5], [7.0, 3.0]], r"row \[1\] sums to 10, .*divide counts by their sum"),
+        ([[torch.nan, 1.0], [0.5, 0.5]], r"row \[0\] sums to nan"),
+        ([[0.4999, 0.4996], [0.5, 0.5]], r"row \[0\] sums to 0\.9995"),
+    ],
+)
+def test_divergences_of_what_is_no_distribution(rows, message):
+    rows, fine = torch.tensor(rows), torch.full((2, 2), 0.5)
+    with pytest.raises(probes.DataError, match=f"target must hold probability.*{message}"):
+        probes.kl_divergence(rows, fine)
+    with pytest.raises(probes.DataError, match=f"prediction must hold probability.*{message}"):
+        probes.kl_divergence(fine, rows)
+    with pytest.raises(probes.DataError, match="target must hold probability"):
+        probes.key_softmax_divergence(fine, rows)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_what_softmax_gives_is_a_distribution(dtype):
+    logits = torch.from_numpy(np.random.default_rng(0).normal(0, 4, (3, 2, 20_000)))
+    first, second = (x.to(dtype).softmax(-1) for x in (logits, logits.flip(-1)))
+    assert probes.kl_divergence(first, second).shape == (3, 2)
+    assert probes.kl_divergence(first, logits.flip(-1).softmax(-1)).min() > 0
+
+
+@pytest.mark.usefixtures("_no_type_checker")
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: probes.one_minus_ratio(x, torch.ones(20)),
+        lambda x: probes.one_minus_ratio(torch.ones(20), x),
+        lambda x: probes.ratio_intervals(x, torch.ones(20)),
+        lambda x: probes.ratio_intervals(torch.ones(20), x),
+        probes.mean_interval,
+        probes.mean_intervals,
+        probes.sign_flip_p_values,
+        probes.adjust_p_values,
+    ],
+)
+def test_statistics_of_what_is_no_tensor(call):
+    for values in ([0.5] * 20, np.full(20, 0.5), torch.full((20,), 0.5j)):
+        with pytest.raises(probes.DataError, match="must be a tensor of real numbers; got"):
+            call(values)

@@ -9,6 +9,7 @@ from conftest import transition
 from random_models import users_model
 
 import mtd_lens
+import probes
 from mtd_lens import measures
 from mtd_lens.contracts import LAST
 from mtd_lens.questions.score import verdict_of
@@ -339,3 +340,24 @@ def test_comparison_with_the_truth(tmp_path):
     assert "<table>" in found._repr_html_()
     default = mtd_lens.compare(model, n_sequences=64)
     assert default.lengths == (8, 16, 32, 64)
+
+
+def test_what_a_claim_edits_stays_its_own(task):
+    model = mtd_lens.construct(task, 5.0, "relative")
+
+    def spoil(trial):
+        site = probes.Site("blocks.0.hook_attn_out", trial.positions)
+        for tokens in trial.splits:
+            trial.predictions(tokens).zero_()
+            for values in trial.run(tokens).values():
+                values.zero_()
+            trial.read(tokens, [site])[0].zero_()
+        return []
+
+    plain = mtd_lens.score(model, n_sequences=64)
+    spoilt = mtd_lens.Claim("spoilt.test", "it edits what it is given", spoil)
+    beside = mtd_lens.score(model, n_sequences=64, claims=[spoilt])
+    assert beside["spoilt.test"].verdict == "not_applicable"
+    assert beside.estimators == plain.estimators
+    for claim in plain.claims:
+        assert beside[claim.id] == claim

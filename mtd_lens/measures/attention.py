@@ -127,13 +127,14 @@ class Pattern:
             splits.append((target, trial.read(tokens, sites)))
         (fit_target, fit), (target, found) = splits
         fit_reference, reference = (x.square().sum((1, 2)) for x in (fit_target, target))
-        if float(reference.mean()) <= NEGLIGIBLE:
+        if not reference.any():
             return []
         measurements = []
         for layer, site in enumerate(sites):
             pattern = fit[layer].to(fit_target)
             overlap = torch.einsum("nhqk,nqk->h", pattern, fit_target)
-            scale = overlap / pattern.square().sum((0, 2, 3)).clamp_min(NEGLIGIBLE)
+            size = pattern.square().sum((0, 2, 3))
+            scale = torch.where(size > 0, overlap / size, 0)
             fit_error = _scaled_distance(scale, pattern, fit_target)
             head = int(fit_error.mean(0).argmin())
             measurements.append(

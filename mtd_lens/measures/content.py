@@ -10,6 +10,7 @@ from torch import Tensor
 
 import probes
 from mtd_lens.contracts import Measurement
+from mtd_lens.measures.pairs import negligible
 from mtd_lens.trial import Trial
 from probes.statistics import NEGLIGIBLE
 from probes.subject import subject_of
@@ -83,7 +84,7 @@ class Prediction:
             reference = divergence(own, self.without_evidence(trial.task, tokens))
             halves.append((divergence(own, trial.predictions(tokens)), reference))
         (fit_error, fit_reference), (error, reference) = halves
-        if float(reference.mean()) <= NEGLIGIBLE:
+        if negligible(reference, own):
             return []
         selection = 1 - float(fit_error.mean() / fit_reference.mean())
         return [Measurement(None, "output at the last query", selection, error, reference)]

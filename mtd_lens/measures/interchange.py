@@ -7,11 +7,10 @@ from torch import Tensor
 
 import probes
 from mtd_lens.contracts import EVERY, Measurement
-from mtd_lens.measures.pairs import first, pairs_of
+from mtd_lens.measures.pairs import Pairs, first, negligible, pairs_of, swap_errors
 from mtd_lens.measures.words import hook_of, where
 from mtd_lens.trial import Trial
 from probes.interchange import streams_of
-from probes.statistics import NEGLIGIBLE
 from probes.subject import Subject
 
 N_SELECTION_PAIRS = 128  # of the fit split, by which the layer of an interchange claim is chosen
@@ -54,10 +53,10 @@ class Interchange:
         sites = self._sites(trial)
         few = first(trial, trial.fit_tokens, N_SELECTION_PAIRS)
         _, fit_base, fit_patched = self._errors(trial, trial.fit_tokens, few, sites, trial.seed)
-        effect, base, patched = self._errors(
+        pairs, base, patched = self._errors(
             trial, trial.tokens, trial.tokens, sites, trial.seed + 1
         )
-        if effect <= NEGLIGIBLE:
+        if negligible(pairs.effect, pairs.counterfactual):
             return []
         return [
             Measurement(
@@ -85,17 +84,16 @@ class Interchange:
         tokens: Tensor,
         sites: dict[str, probes.Site],
         seed: int,
-    ) -> tuple[float, Tensor, dict[str, Tensor]]:
-        """Mean effect of the swap, and errors of base and patched runs, one value a pair."""
-        outputs = trial.task.outputs
+    ) -> tuple[Pairs, Tensor, dict[str, Tensor]]:
+        """The pairs, and errors of base and patched runs, one value a pair."""
         pairs = pairs_of(trial, tokens, self.variable, self.queries, seed)
-        runs = probes.run_interchange(
-            trial.model, tokens, pairs.source, sites, natural=trial.natural(split)
+        base, patched = swap_errors(
+            trial.model,
+            trial.task.outputs,
+            pairs.counterfactual,
+            tokens,
+            pairs.source,
+            sites,
+            trial.natural(split),
         )
-
-        def error(output: Tensor) -> Tensor:
-            predicted = outputs.prediction(trial.model, output)
-            return outputs.divergence(pairs.counterfactual, predicted)
-
-        patched = {name: error(output) for name, output in runs.patched.items()}
-        return float(pairs.effect.mean()), error(runs.base), patched
+        return pairs, base, patched

@@ -1,6 +1,6 @@
 """Base and source sequences, and what the algorithm predicts when a variable is swapped."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,8 +8,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+import probes
 from mtd_lens.contracts import CausalModel
+from mtd_lens.spaces import Space
 from mtd_lens.trial import Trial
+from probes.capture import BATCH_SIZE, NaturalRuns
+from probes.statistics import NEGLIGIBLE
+from probes.subject import HookedModel
 
 N_CANDIDATES = 8
 """Sources tried for each base; the one whose counterfactual differs most is used."""
@@ -113,6 +118,49 @@ def pairs_of(trial: Trial, tokens: Tensor, variable: str, queries: slice, seed: 
             trial.causal_model, tokens, variable, queries, trial.task.outputs.divergence, seed
         ),
     )
+
+
+def negligible(divergence: Tensor, reference: Float[Tensor, "*row outcome"]) -> bool:
+    """Whether a mean divergence is rounding beside the mean square of what it is from.
+
+    A divergence in nats is, for small ones, a squared difference of probabilities over them.
+
+    Args:
+        divergence: Non-negative.
+        reference: ``[…, outcome]``: predictions or values, in the unit of the divergence's root.
+    """
+    size = float(reference.square().sum(-1).mean())
+    return float(divergence.mean()) <= NEGLIGIBLE * size
+
+
+def swap_errors(
+    model: HookedModel,
+    outputs: Space,
+    target: Float[Tensor, "sequence outcome"],
+    tokens: Tensor,
+    source: Int[Tensor, " sequence"],
+    sites: Mapping[str, probes.Site | Sequence[probes.Site]],
+    natural: NaturalRuns,
+    batch_size: int = BATCH_SIZE,
+) -> tuple[Float[Tensor, " sequence"], dict[str, Float[Tensor, " sequence"]]]:
+    """Divergences from a target: of unpatched runs, and by name of those with sites swapped.
+
+    Args:
+        model: The model.
+        outputs: What it predicts.
+        target: What each patched run should predict.
+        tokens: ``[sequence, position]``.
+        source: The row of each sequence's source.
+        sites: What is swapped; see ``probes.run_interchange``.
+        natural: The model's unedited runs on ``tokens``, or on more that begin with them.
+        batch_size: Sequences a forward pass.
+    """
+    runs = probes.run_interchange(model, tokens, source, sites, batch_size, natural=natural)
+
+    def error(output: Tensor) -> Tensor:
+        return outputs.divergence(target, outputs.prediction(model, output))
+
+    return error(runs.base), {name: error(output) for name, output in runs.patched.items()}
 
 
 def first(trial: Trial, tokens: Tensor, n: int) -> Tensor:

@@ -9,9 +9,9 @@ from torch import Tensor
 
 import probes
 from mtd_lens.contracts import EVERY, Measurement
+from mtd_lens.measures.pairs import negligible
 from mtd_lens.measures.words import hook_of, where
 from mtd_lens.trial import Trial
-from probes.statistics import NEGLIGIBLE
 from probes.subject import Subject
 
 ATTENTION_AND_STREAM = ("hook_attn_out", "hook_resid_post")
@@ -52,7 +52,7 @@ class Probe:
         """
         positions = trial.positions[self.queries]
         target = self.target(trial)
-        if float(target.flatten(0, 1).var(0).sum()) <= NEGLIGIBLE:
+        if negligible((target - target.mean((0, 1))).square().sum(-1), target):
             return []
         decoy, baseline = self._decoy(trial), self._raw_score(trial, target)
         measurements = []

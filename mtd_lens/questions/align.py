@@ -14,7 +14,7 @@ import probes
 from mtd_lens.contracts import Carrier, Task
 from mtd_lens.errors import ArgumentError, SiteError
 from mtd_lens.experiment import FEWER_SEQUENCES, Experiment
-from mtd_lens.measures.pairs import draw_pairs, prediction_with
+from mtd_lens.measures.pairs import draw_pairs, negligible, prediction_with, swap_errors
 from mtd_lens.questions.localize import carriers_of
 from mtd_lens.results.alignment import AlignmentReport
 from mtd_lens.spaces import Space, check_outputs
@@ -24,7 +24,7 @@ from probes.alignment import STEPS, Alignment
 from probes.capture import NaturalRuns
 from probes.memory import within_memory
 from probes.sites import HEADED, HEADLESS, hook_name
-from probes.statistics import NEGLIGIBLE, Interval
+from probes.statistics import Interval
 from probes.subject import HookedModel, subject_of
 
 N_SEQUENCES = 768
@@ -177,19 +177,16 @@ class _Search:
 
     def score(self, model: HookedModel, site: probes.Site, *, arbitrary: bool = False) -> Interval:
         half = self.held_out
-        runs = probes.run_interchange(
+        base, patched = swap_errors(
             model,
+            self.outputs,
+            half.arbitrary if arbitrary else half.target,
             half.tokens,
             half.source,
             {"swapped": site},
-            natural=self.natural(model, half.tokens),
+            self.natural(model, half.tokens),
         )
-        target = half.arbitrary if arbitrary else half.target
-        base, patched = (
-            self.outputs.divergence(target, self.outputs.prediction(model, output))
-            for output in (runs.base, runs.patched["swapped"])
-        )
-        return probes.one_minus_ratio(patched, base, seed=self.seed)
+        return probes.one_minus_ratio(patched["swapped"], base, seed=self.seed)
 
     def score_mean(self, model: HookedModel) -> Interval:
         patched = self.outputs.divergence(self.held_out.target, self.held_out.mean)
@@ -212,7 +209,7 @@ def _prepare(experiment: Experiment, carrier: Carrier) -> _Search:
 
     def half(tokens: Tensor, pair_seed: int) -> _Half:
         pairs = draw_pairs(causal_model, tokens, variable, queries, outputs.divergence, pair_seed)
-        if float(pairs.effect.mean()) <= NEGLIGIBLE:
+        if negligible(pairs.effect, pairs.counterfactual):
             raise ArgumentError(
                 f"{variable} does not vary on this task, or swapping it changes no prediction, so "
                 "there is nothing to align."

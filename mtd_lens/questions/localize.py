@@ -18,7 +18,14 @@ from mtd_lens.contracts import Algorithm, Carrier, Task
 from mtd_lens.errors import ArgumentError, ModelError
 from mtd_lens.experiment import FEWER_SEQUENCES, Experiment
 from mtd_lens.measures.interchange import N_SELECTION_PAIRS
-from mtd_lens.measures.pairs import Pairs, first, pairs_of, prediction_with
+from mtd_lens.measures.pairs import (
+    Pairs,
+    first,
+    negligible,
+    pairs_of,
+    prediction_with,
+    swap_errors,
+)
 from mtd_lens.measures.probe import probe_errors, share_read
 from mtd_lens.questions.score import THRESHOLD
 from mtd_lens.results.localization import (
@@ -33,7 +40,6 @@ from mtd_lens.trial import Trial
 from probes import checks
 from probes.memory import within_memory
 from probes.sites import hook_name, hook_suffix
-from probes.statistics import NEGLIGIBLE
 from probes.subject import HookedModel, subject_of
 
 N_SEQUENCES = 512
@@ -163,7 +169,7 @@ def _seek(
     few = first(trial, trial.fit_tokens, N_SELECTION_PAIRS)
     fit = _Swaps.of(trial, carrier, trial.fit_tokens, few, trial.seed)
     swaps = _Swaps.of(trial, carrier, trial.tokens, trial.tokens, trial.seed + 1)
-    if float(swaps.pairs.effect.mean()) <= NEGLIGIBLE:
+    if negligible(swaps.pairs.effect, swaps.pairs.counterfactual):
         return Finding(carrier.variable, "not_applicable"), [], []
     places = _places(trial.model, carrier.kinds)
     chosen, fit_score = smallest_set(fit.scores, places)
@@ -252,22 +258,17 @@ class _Swaps:
         """Divergence from the counterfactual: of base runs, and with each set swapped at once."""
         sites = {place: _site(place, self.positions) for group in sets for place in group}
         distinct = {str(group): group for group in sets}
-        runs = probes.run_interchange(
+        base, patched = swap_errors(
             self.trial.model,
+            self.trial.task.outputs,
+            self.pairs.counterfactual,
             self.tokens,
             self.pairs.source,
             {name: [sites[place] for place in group] for name, group in distinct.items()},
+            self.trial.natural(self.split),
             BATCH_SIZE,
-            natural=self.trial.natural(self.split),
         )
-        outputs = self.trial.task.outputs
-
-        def error(output: Tensor) -> Tensor:
-            predicted = outputs.prediction(self.trial.model, output)
-            return outputs.divergence(self.pairs.counterfactual, predicted)
-
-        patched = {distinct[name]: error(output) for name, output in runs.patched.items()}
-        return error(runs.base), patched
+        return base, {distinct[name]: errors for name, errors in patched.items()}
 
     def scores(self, sets: Sequence[Places]) -> list[float]:
         """Joint score of each set."""

@@ -14,9 +14,11 @@ from torch import Tensor
 from probes import checks
 from probes.capture import check_tokens
 from probes.errors import DataError
+from probes.passes import alone
 from probes.patching.edits import Selection
 from probes.patching.engines import Run
 from probes.patching.grid import Grid
+from probes.patching.partial_runs import without_rounding
 from probes.patching.trust import choose_engine
 from probes.subject import HookedModel
 
@@ -26,6 +28,7 @@ ABLATIONS = ("zero", "mean", "resample")
 Metric = Callable[[Tensor], Tensor]
 
 
+@alone
 def patch_activations(
     model: HookedModel,
     clean: Tensor,
@@ -88,6 +91,7 @@ def patch_activations(
     )
 
 
+@alone
 def ablate(
     model: HookedModel,
     tokens: Tensor,
@@ -211,10 +215,8 @@ def _grid(
         for index, layer in enumerate(_shown(plan.layers, run.progress)):
             written = intervention.replace(origin[layer])
             for edit, edited in engine.run(layer, written, plan.edits):
-                found[(index, *edit.place)] = without_rounding(
-                    measure(edited), natural, engine.rounding
-                )
-        source = None if outputs is None else measure(outputs)
+                found[(index, *edit.place)] = measure(edited)
+        source = None if outputs is None else measure(without_rounding(outputs, engine.outputs))
     return Grid(
         intervention=intervention.name,
         component=plan.component,
@@ -239,12 +241,6 @@ def check_pair(model: HookedModel, clean: Tensor, corrupted: Tensor) -> None:
         )
 
 
-def without_rounding(value: Tensor, natural: Tensor, rounding: float) -> Tensor:
-    """``natural`` where a value differs from it by no more than an engine's rounding."""
-    most = rounding * natural.abs().max().clamp_min(1.0)
-    return torch.where((value - natural).abs() <= most, natural, value)
-
-
 def metric_name(metric: Metric) -> str:
     """As grids have it."""
     return getattr(metric, "__name__", type(metric).__name__)
@@ -256,7 +252,7 @@ def checked_metric(metric: Metric, n: int) -> Metric:
         raise DataError(f"metric must be a function of logits; got {metric!r}.")
 
     def measure(outputs: Tensor) -> Tensor:
-        value = metric(outputs)
+        value = metric(outputs.clone())  # which it may edit in place
         if not isinstance(value, Tensor) or value.shape != (n,) or not value.isfinite().all():
             got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
             if isinstance(value, Tensor) and value.shape == (n,):
@@ -265,7 +261,7 @@ def checked_metric(metric: Metric, n: int) -> Metric:
                 f"the metric must return one finite value for each of the {n} sequences; got "
                 f"{got} from logits of shape {tuple(outputs.shape)}. Leave out a final mean()."
             )
-        return value.detach()
+        return value.detach().clone()  # it may be the same tensor at every call
 
     return measure
 

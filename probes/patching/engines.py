@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from probes import checks
-from probes.capture import last_outputs, read_activations, run_and_capture
+from probes.capture import read_activations, run_and_capture
 from probes.errors import DataError
 from probes.patching.edits import Edit, write
 from probes.patching.fused import fused_attention
-from probes.patching.partial_runs import PartialRunner
+from probes.patching.partial_runs import PartialRunner, without_rounding
 from probes.sites import PATTERN, Site, hook_name
 from probes.subject import HookedModel, subject_of
 
@@ -74,18 +74,14 @@ class HookedLoop:
 
     Attributes:
         outputs: Of the unedited runs.
-        rounding: By how much outputs that no edit reaches may differ from those, as a share of
-            their size.
     """
-
-    rounding = 0.0
 
     def __init__(
         self, model: HookedModel, tokens: Tensor, component: str, *, last_only: bool, rows: int
     ) -> None:
-        self.model, self.component = model, component
+        self.model, self.component, self.rows = model, component, rows
         self._batches, self._last_only = tokens.split(rows), last_only
-        self.outputs = torch.cat([self._cut(model(batch)) for batch in self._batches])
+        self.outputs = self._natural_outputs(tokens)
 
     def run(self, layer: int, values: Tensor, edits: Sequence[Edit]) -> Iterator[tuple[Edit, Any]]:
         """Outputs under each edit, ``[sequence, …]``.
@@ -123,22 +119,18 @@ class HookedLoop:
         sites = {f"{layer}": Site(hook_name(self.component, layer)) for layer in layers}
         outputs: Tensor | None = None
         if with_outputs and self._last_only:
-            found, outputs = run_and_capture(self.model, tokens, sites)
+            found, outputs = run_and_capture(self.model, tokens, sites, self.rows)
         else:
-            found = read_activations(self.model, tokens, sites)
+            found = read_activations(self.model, tokens, sites, self.rows) if sites else {}
         if with_outputs and not self._last_only:
-            outputs = natural_outputs(self.model, tokens, last_only=False)
+            outputs = self._natural_outputs(tokens)
         return {layer: found[f"{layer}"] for layer in layers}, outputs
+
+    def _natural_outputs(self, tokens: Tensor) -> Tensor:
+        return torch.cat([self._cut(self.model(batch)) for batch in tokens.split(self.rows)])
 
     def _cut(self, outputs: Tensor) -> Tensor:
         return outputs[:, -1].clone() if self._last_only else outputs
-
-
-def natural_outputs(model: HookedModel, tokens: Tensor, *, last_only: bool) -> Tensor:
-    """Outputs of unedited runs: at the last position, or at all of them."""
-    if last_only:
-        return last_outputs(model, tokens)
-    return torch.cat([model(batch) for batch in tokens.split(ROWS)])
 
 
 class Resumed(HookedLoop):
@@ -156,7 +148,6 @@ class Resumed(HookedLoop):
         self._blocks = subject_of(model).model.blocks
         self._runners = list(self._natural(tokens))
         self.outputs = torch.cat([runner.outputs for runner in self._runners])
-        self.rounding = 32 * torch.finfo(self.outputs.dtype).eps
 
     def _natural(self, tokens: Tensor) -> Iterator[PartialRunner]:
         for batch in tokens.split(self.rows):
@@ -206,8 +197,11 @@ class Resumed(HookedLoop):
                     own = values[row : row + runner.batch]
                     row += runner.batch
                     parts.append(self._outputs(runner, layer, own, group))
-                for index, edit in enumerate(group):
-                    yield edit, torch.cat([part[index] for part in parts])
+                outputs = torch.cat(parts, 1)
+                since = 0 if self._last_only else group[0].positions[0]
+                reached = (..., slice(since, None), slice(None))
+                without_rounding(outputs[reached], self.outputs[reached])
+                yield from zip(group, outputs, strict=True)
 
     def _reads_last_alone(self, layer: int) -> bool:
         """Whether the outputs depend on the component at the last position alone."""

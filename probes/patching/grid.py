@@ -10,6 +10,7 @@ bootstrap intervals.
 
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
@@ -26,7 +27,6 @@ from probes.patching.figures import draw_heat_map
 from probes.statistics.intervals import (
     CONFIDENCE,
     MIN_SEQUENCES,
-    NEGLIGIBLE,
     mean_intervals,
     ratio_intervals,
 )
@@ -146,14 +146,27 @@ class Grid:
     def normalized(self) -> bool:
         """Whether effects are shares of the way from base to source, rather than differences.
 
-        False for ablations, and where source and base differ too little on average.
+        False for ablations, and where source and base differ too little on average: negligibly, or
+        with 16 sequences or more so that the 95% interval of their mean difference holds 0.
         """
+        return self.source is not None and self._doubt() is None
+
+    def _doubt(self, seed: int = 0, confidence: float = CONFIDENCE) -> str | None:
+        """Why effects cannot be shares of the gap, in words; None where they can, or need not."""
         if self.source is None:
-            return False
+            return None
         gap = self.source - self.base
-        spread = float(gap.std(correction=0))
+        mean, spread = float(gap.mean()), float(gap.std(correction=0))
+        differ = f"{self.metric} of source and base differ by {mean:.3g} on average"
         rounding = ROUNDING * float(self.source.abs().max() + self.base.abs().max())
-        return abs(float(gap.mean())) > max(NEGLIGIBLE_GAP * spread, rounding, NEGLIGIBLE)
+        if abs(mean) <= max(NEGLIGIBLE_GAP * spread, rounding):
+            most = float(gap.abs().max())
+            return f"{differ}, which is negligible beside single differences of up to {most:.3g}"
+        if self.n_sequences >= MIN_SEQUENCES:
+            _, low, high = map(float, mean_intervals(gap, seed, confidence))
+            if low <= 0 <= high:
+                return f"{differ}, {100 * confidence:g}% interval [{low:.3g}, {high:.3g}], maybe 0"
+        return None
 
     @property
     def effects(self) -> Float[Tensor, "*axes"]:
@@ -165,35 +178,34 @@ class Grid:
         Raises:
             DataError: Source and base differ too little on average to normalise by.
         """
-        found = self.differences.mean(-1)
-        return found if self._gap is None else found / self._gap.mean()
+        found, gap = self.differences.mean(-1), self._gap()
+        return found if gap is None else found / gap.mean()
 
-    @property
-    def _gap(self) -> Tensor | None:
+    def _gap(self, seed: int = 0, confidence: float = CONFIDENCE) -> Tensor | None:
         """What the source's metric is above the base's; None where effects are differences."""
-        if self.source is None:
-            return None
-        gap = self.source - self.base
-        if not self.normalized:
+        if doubt := self._doubt(seed, confidence):
             raise DataError(
-                f"effects cannot be normalised: {self.metric} of source and base differ by "
-                f"{float(gap.mean()):.3g} on average, which is negligible beside what single "
-                f"sequences differ by (up to {float(gap.abs().max()):.3g}). Use .differences, or "
+                f"effects cannot be normalised: {doubt}. Use .differences, or more sequences, or "
                 "pair base and source so that the metric changes one way."
             )
-        return gap
+        return None if self.source is None else self.source - self.base
+
+    def _warned(self) -> bool:
+        """Whether effects are undefined, with a warning that says why."""
+        if doubt := self._doubt():
+            warnings.warn(f"no effects, but differences: {doubt}.", stacklevel=3)
+        return doubt is not None
 
     def intervals(
         self, seed: int = 0, confidence: float = CONFIDENCE
     ) -> tuple[Float[Tensor, "*axes"], Float[Tensor, "*axes"]]:
         """The lower and upper limits of the effects, ``[*axes]``, by bootstrap over sequences.
 
-        They are huge where resamples leave in doubt that source and base differ at all.
-
         Raises:
-            DataError: Fewer than 16 sequences, or effects that are undefined.
+            DataError: Fewer than 16 sequences, effects that are undefined, or resamples by which
+                source and base may not differ at all.
         """
-        gap = self._gap
+        gap = self._gap(seed, confidence)
         if gap is None:
             return mean_intervals(self.differences, seed, confidence)[1:]
         up = gap.mean().sign()
@@ -247,14 +259,14 @@ class Grid:
         """A pandas DataFrame, one row a site.
 
         Columns: a label of every axis; ``mean`` of the metric; ``effect``, ``low`` and ``high``
-        (95%), NaN where effects are undefined; ``p`` and ``p_holm``. With fewer than 16 sequences
-        ``low``, ``high``, ``p`` and ``p_holm`` are NaN.
+        (95%), NaN, with a warning, where effects are undefined; ``p`` and ``p_holm``. With fewer
+        than 16 sequences ``low``, ``high``, ``p`` and ``p_holm`` are NaN.
         """
         import pandas as pd
 
         unknown = torch.full(self.shape, torch.nan, dtype=torch.float64)
         figures = dict.fromkeys(_COLUMNS, unknown) | {"mean": self.mean}
-        defined, enough = self.normalized or self.source is None, self.n_sequences >= MIN_SEQUENCES
+        defined, enough = not self._warned(), self.n_sequences >= MIN_SEQUENCES
         if defined:
             figures["effect"] = self.effects
         if defined and enough:
@@ -312,7 +324,7 @@ class Grid:
         """Heat map of the effects; with 16 sequences or more, dots where they are significant.
 
         The last two axes are rows and columns, those before them panels. Where effects cannot be
-        normalised, mean differences are drawn.
+        normalised, mean differences are drawn, with a warning.
 
         Args:
             path: Also write the figure there, as PNG or SVG by its ending.
@@ -328,6 +340,7 @@ class Grid:
         """
         if path is not None:
             files.check_figure_path(path)
+        self._warned()
         marks = self.significant(level, seed=seed) if self.n_sequences >= MIN_SEQUENCES else None
         note = "" if marks is None else f"; dots: p ≤ {level:g} (sign flips, Holm)"
         figure = draw_heat_map(

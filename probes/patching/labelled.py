@@ -96,7 +96,7 @@ def checked_values(
             f"{name} must be a tensor [{meant}] of shape {wanted}, with at least one sequence as "
             f"base has them; got {got}."
         )
-    plain = tensor.detach().to("cpu", torch.float64)
+    plain = tensor.detach().to("cpu", torch.float64, copy=True)  # the caller may edit it later
     if not plain.isfinite().all():
         index = [int(i) for i in (~plain.isfinite()).nonzero()[0]]
         raise DataError(

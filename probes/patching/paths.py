@@ -15,17 +15,18 @@ from torch import Tensor
 from probes import checks
 from probes.capture import read_activations
 from probes.errors import DataError, SiteError
+from probes.passes import alone
 from probes.patching.activations import (
     DIRECTIONS,
     Metric,
     check_pair,
     checked_metric,
     metric_name,
-    without_rounding,
 )
 from probes.patching.edits import Edit, Plan, Selection
-from probes.patching.engines import Run, natural_outputs
+from probes.patching.engines import Run
 from probes.patching.grid import Grid
+from probes.patching.partial_runs import without_rounding
 from probes.patching.trust import choose_engine, inert_hooks
 from probes.sites import Site, hook_name
 from probes.subject import HookedModel, subject_of
@@ -33,6 +34,7 @@ from probes.subject import HookedModel, subject_of
 INPUTS = ("q", "k", "v")
 
 
+@alone
 def patch_paths(
     model: HookedModel,
     clean: Tensor,
@@ -99,10 +101,10 @@ def patch_paths(
             for edit in senders.edits:
                 arriving = path.arriving(layer, sent[senders.hooks[index]], edit, received, block)
                 ((_, outputs),) = engine.run(block, arriving, [whole])
-                found[(index, *edit.place)] = without_rounding(
-                    measure(outputs), natural, engine.rounding
-                )
-        source_values = measure(natural_outputs(model, source, last_only=run.last_only))
+                found[(index, *edit.place)] = measure(outputs)
+        of_source = engine.natural(source, [], with_outputs=True)[1]
+        assert of_source is not None
+        source_values = measure(without_rounding(of_source, engine.outputs))
     mlps = "MLPs frozen" if freeze_mlps else "MLPs recomputed"
     return Grid(
         intervention=f"path patching, {direction}",
@@ -173,4 +175,4 @@ class _Path:
 
 
 def _hold(value: Tensor) -> Callable[[Tensor, Any], Tensor]:
-    return lambda activation, hook: value
+    return lambda activation, hook: value.clone()

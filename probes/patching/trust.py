@@ -15,7 +15,7 @@ from probes.memory import free_memory
 from probes.patching.edits import Edit, Plan, write
 from probes.patching.engines import ROWS, HookedLoop, Resumed, Run
 from probes.patching.memory import fingerprint, remembered
-from probes.patching.partial_runs import tolerance, why_not
+from probes.patching.partial_runs import distance, tolerance, why_not, without_rounding
 from probes.sites import Site, hook_name, perturbed
 from probes.subject import HookedModel, subject_of
 
@@ -141,7 +141,7 @@ class _Trial:
         inert = [
             hooks[layer]
             for layer, outputs in zip(self.layers, self._edited, strict=False)
-            if _distance(outputs, self._natural) <= _noise(outputs.dtype)
+            if torch.equal(without_rounding(outputs, self._natural), self._natural)
         ]
         if len(inert) == len(self.layers):
             raise SiteError(
@@ -166,7 +166,7 @@ class _Trial:
         found = [(outputs, hooked[:, -1] if last_only else hooked) for outputs, hooked in found]
         found += [(values, hooked) for values, hooked in kept if values is not None]
         for values, hooked in found:
-            difference = _distance(values, hooked)
+            difference = distance(values, hooked)
             if not difference <= tolerance(values.dtype):
                 return f"resumed runs differ from hooked ones by {difference:.1g}"
         return None
@@ -177,17 +177,6 @@ def _moved(edit: Edit, length: int, short: int) -> Edit:
     positions = sorted({position * short // length for position in edit.positions})
     key = None if edit.key is None else edit.key * short // length
     return replace(edit, positions=tuple(positions), key=key)
-
-
-def _distance(outputs: Tensor, reference: Tensor) -> float:
-    """The largest difference, in units of the largest output."""
-    scale = float(reference.abs().max().clamp_min(1.0))
-    return float((outputs - reference).abs().max()) / scale
-
-
-def _noise(dtype: torch.dtype) -> float:
-    """By how much rows of one forward pass may differ for no reason."""
-    return 16 * torch.finfo(dtype).eps if dtype in (torch.float32, torch.float64) else 0.0
 
 
 def _rows(model: HookedModel, tokens: Tensor, resumed: bool, max_memory: float | int | None) -> int:

@@ -22,7 +22,7 @@ CONFIDENCE = 0.95
 N_RESAMPLES = 1000
 MIN_SEQUENCES = 16
 NEGLIGIBLE = 1e-12
-"""A mean denominator at or below this (nats, or squared units) is rounding, not a reference."""
+"""What is at most this share of the size of its parts is rounding, not a reference."""
 
 _MAX_ELEMENTS = 2**22
 """Of a matrix of resampled means: more sites are done in several such matrices."""
@@ -71,6 +71,8 @@ def one_minus_ratio(
         >>> print(probes.one_minus_ratio(error, reference))
         0.500 [0.430, 0.575]
     """
+    for values, what in ((numerator, "numerator"), (denominator, "denominator")):
+        checks.tensor(values, what, DataError)
     if numerator.shape != denominator.shape or numerator.ndim != 1:
         raise DataError(
             "a score needs as many numerators as denominators, [sequence] each; got "
@@ -98,7 +100,7 @@ def mean_interval(values: Float[Tensor, " sequence"], seed: int = 0) -> Interval
     Raises:
         DataError: Fewer than 16 values, or values that are not finite.
     """
-    if values.ndim != 1:
+    if checks.tensor(values, "values", DataError).ndim != 1:
         raise DataError(f"a mean is over one axis, [sequence]; got shape {tuple(values.shape)}.")
     mean, low, high = mean_intervals(values, seed)
     return Interval(float(mean), float(low), float(high))
@@ -123,8 +125,8 @@ def ratio_intervals(
         confidence: Coverage of the percentile intervals, between 0 and 1.
 
     Returns:
-        Score, low and high, each ``[*site]``, float64; NaN at sites whose mean denominator is
-        negligible.
+        Score, low and high, each ``[*site]``, float64; NaN at sites whose mean denominator is 0,
+        or rounding beside its values.
 
     Raises:
         DataError: Fewer than 16 sequences, shapes that do not fit, or values that are not finite.
@@ -138,9 +140,11 @@ def ratio_intervals(
             f"{tuple(denominator.shape)} and {tuple(numerator.shape)}."
         ) from None
     below = below if below.ndim == 1 else spread
+    undefined = below.mean(-1) <= NEGLIGIBLE * np.abs(below).mean(-1)
+    exponent = np.frexp(below.mean(-1))[1][..., None]
+    above, below = np.ldexp(above, -exponent), np.ldexp(below, -exponent)  # exact, to about 1
     low, high = _limits((above, below), _score, seed, confidence)
     score = _score(above.mean(-1), below.mean(-1))
-    undefined = below.mean(-1) <= NEGLIGIBLE
     found = [np.where(undefined, np.nan, values) for values in (score, low, high)]
     return torch.from_numpy(found[0]), torch.from_numpy(found[1]), torch.from_numpy(found[2])
 
@@ -169,7 +173,7 @@ def mean_intervals(
 
 def _checked(values: Tensor) -> np.ndarray:
     """Values as a NumPy array, if there are enough sequences and all are finite."""
-    n_sequences = values.shape[-1] if values.ndim else 0
+    n_sequences = values.shape[-1] if checks.tensor(values, "values", DataError).ndim else 0
     if n_sequences < MIN_SEQUENCES:
         raise DataError(
             f"a bootstrap interval needs at least {MIN_SEQUENCES} sequences; got {n_sequences}. "

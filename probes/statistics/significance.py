@@ -67,6 +67,7 @@ def sign_flip_p_values(
     n_flips = checks.integer(n_flips, "n_flips", 1, DataError)
     rng = np.random.default_rng(checks.seed(seed, DataError))
     checks.choice(alternative, "alternative", ALTERNATIVES, DataError)
+    checks.tensor(differences, "differences", DataError)
     if differences.ndim == 0 or differences.shape[-1] == 0 or not differences.isfinite().all():
         raise DataError(
             "a sign-flip test needs finite differences, [*site, sequence], of at least one "
@@ -125,7 +126,7 @@ def adjust_p_values(
     from statsmodels.stats.multitest import multipletests
 
     checks.choice(method, "method", METHODS, DataError)
-    array = p_values.detach().to("cpu", torch.float64).numpy()
+    array = checks.tensor(p_values, "p_values", DataError).detach().to("cpu", torch.float64).numpy()
     known = ~np.isnan(array)
     if not ((array[known] >= 0) & (array[known] <= 1)).all():
         raise DataError(

@@ -14,6 +14,7 @@ import math
 import re
 import sys
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -67,7 +68,9 @@ def _patched(model: Any, component: str, seed: int, options: Mapping[str, Any]) 
         answer = model(clean)[:, -1]
     metric = _nearness(answer) if clean.is_floating_point() else _log_probability(answer)
     grid = probes.patch_activations(model, clean, corrupted, component, metric, **options)
-    table = grid.to_dataframe(seed)
+    with warnings.catch_warnings():  # random models may have no gap, and effects that are NaN
+        warnings.filterwarnings("ignore", "no effects, but differences")
+        table = grid.to_dataframe(seed)
     columns = {name: np.asarray(table[name]) for name in table if name not in grid.axes}
     return json.loads(grid.to_json()) | {"table": columns}
 

@@ -8,6 +8,7 @@ import probes
 from mtd_lens.families.ngram import estimators
 from mtd_lens.hooked import probabilities, task_of
 from mtd_lens.measures.held_out import N_SEQUENCES, SEED, interval, ratio
+from probes.passes import undisturbed
 from probes.subject import HookedModel
 
 BATCH = 256
@@ -27,7 +28,7 @@ def held_out(model: HookedModel) -> Figures:
     task = task_of(model)
     batch = task.sample(N_SEQUENCES, SEED)
     truth = estimators.ngram_truth(task, batch.tokens, batch.tables)
-    with torch.no_grad():
+    with undisturbed(model), torch.no_grad():
         output = torch.cat([model(part) for part in batch.tokens.split(BATCH)])[:, task.window :]
     predictions = {
         "model": probabilities(model, output),

@@ -1,0 +1,61 @@
+"""Forward passes that depend on the model and its input alone.
+
+What an instrument computes must not change with what the caller's process is doing at the time:
+another thread that adds hooks to the same model, autocast, or inference mode.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import wraps
+from threading import Lock, RLock
+from typing import Any, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
+
+import torch
+
+from probes.subject import check_eager, subject_of
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+_locks: "WeakKeyDictionary[Any, Any]" = WeakKeyDictionary()
+_making = Lock()
+
+
+@contextmanager
+def undisturbed(model: object) -> Iterator[None]:
+    """A context in which a model's passes are exact, and this thread's alone.
+
+    Other threads that enter it with the same model wait, so that no hook of theirs acts here;
+    the same thread may enter again. Autocast and inference mode are off.
+
+    Args:
+        model: A hooked model.
+
+    Raises:
+        DataError: It is none, or it is compiled.
+    """
+    subject = subject_of(model)
+    with _making:
+        lock = _locks.setdefault(model, RLock())
+    with lock, torch.inference_mode(False), ExitStack() as without:
+        check_eager(model)
+        for kind in {"cpu", subject.device.type}:
+            if torch.is_autocast_enabled(kind):
+                without.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
+def alone(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """A function of a model, its first argument, that runs in :func:`undisturbed`.
+
+    Args:
+        function: The function.
+    """
+
+    @wraps(function)
+    def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        with undisturbed(args[0] if args else kwargs.get("model")):
+            return function(*args, **kwargs)
+
+    return run
