@@ -199,7 +199,7 @@ def test_scatter_of_a_head_that_is_the_pattern(found, tmp_path):
 
 def test_scatter_points_one_by_one(found, tmp_path):
     figure = mtd_lens.plot_scatter(found, data=tmp_path / "s.csv")
-    table = pd.read_csv(tmp_path / "s.csv")
+    table = pd.read_csv(tmp_path / "s.csv", float_precision="round_trip")
     pattern = found.analysis.patterns[1]
     rows = table.query("panel == 'average'")
     layer = int(rows["layer"].iloc[0])
