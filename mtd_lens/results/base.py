@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from mtd_lens.errors import ArgumentError
 from mtd_lens.results import forms
 from mtd_lens.results.plain import UnreadableError, plain_fields, read
-from probes import files
+from probes import checks, files
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -75,6 +75,7 @@ class Result:
             ArgumentError: A field is missing, unknown or of another form.
         """
         try:
+            checks.texts(data, cls.__name__, UnreadableError)
             given = dict(data)
             form = given.pop("form", 1)
             if form not in (1, FORM):
