@@ -6,6 +6,7 @@ from typing import Any
 
 from mtd_lens.results.base import Result
 from mtd_lens.results.forms import Table, figure, interval
+from mtd_lens.results.plain import check
 from probes.alignment import Alignment
 from probes.statistics.intervals import Interval
 
@@ -63,6 +64,10 @@ class AlignmentReport(Result):
     scores: Mapping[str, Interval]
     unpatched: float
     alignment: Alignment = field(repr=False, compare=False)
+
+    def _check_fields(self) -> None:
+        fits = "learned" in self.scores and set(self.scores) <= set(ROWS)
+        check(fits, "'learned' and controls", list(self.scores), "the keys of scores")
 
     @property
     def score(self) -> Interval:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from mtd_lens.errors import ArgumentError
 from mtd_lens.results import forms
-from mtd_lens.results.plain import UnreadableError, plain_fields, read
+from mtd_lens.results.plain import UnreadableError, check, plain_fields, read
 from probes import checks, files
 
 if TYPE_CHECKING:
@@ -75,20 +75,27 @@ class Result:
             ArgumentError: A field is missing, unknown or of another form.
         """
         try:
+            check(isinstance(data, Mapping), "a mapping", data, "it")
             checks.texts(data, cls.__name__, UnreadableError)
             given = dict(data)
             form = given.pop("form", 1)
             if form not in (1, FORM):
                 raise UnreadableError(f"form must be 1 or {FORM}; got {form!r:.60}")
-            return cls(**read(cls, cls._fields_of(given, first=form == 1)))
-        except (UnreadableError, AttributeError, KeyError, TypeError) as error:
-            said = str(error) if isinstance(error, UnreadableError) else repr(error)
-            raise ArgumentError(f"expected what {cls.__name__}.to_dict returns: {said}.") from error
+            found = cls(**read(cls, cls._fields_of(given, first=form == 1)))
+            found._check_fields()
+            return found
+        except (UnreadableError, TypeError, ValueError) as error:
+            raise ArgumentError(
+                f"expected what {cls.__name__}.to_dict returns: {error}."
+            ) from error
 
     @classmethod
     def _fields_of(cls, data: dict[str, Any], *, first: bool) -> dict[str, Any]:
         """The fields of a result in what ``to_dict`` returned, in its first form or today's."""
         return data
+
+    def _check_fields(self) -> None:
+        """Raise an UnreadableError where fields of the right form do not belong together."""
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
         """The result as JSON text, also written to ``path`` if one is given.

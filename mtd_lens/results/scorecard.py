@@ -10,7 +10,7 @@ from mtd_lens.results import forms
 from mtd_lens.results.base import DrawnResult
 from mtd_lens.results.first_form import sources_of
 from mtd_lens.results.forms import NOTHING, Table, figure, interval, parameters
-from mtd_lens.results.plain import to_plain
+from mtd_lens.results.plain import from_plain, to_plain
 from probes import files
 from probes.statistics.intervals import Interval
 
@@ -120,7 +120,8 @@ class Scorecard(DrawnResult):
         if not first:
             return data
         own = {name: data.pop(name) for name in FIRST_FIELDS if name in data}
-        algorithm, _ = sources_of(row["name"] for row in own.get("estimators", ()))
+        rows = from_plain(tuple[EstimatorResult, ...], own.get("estimators"), "estimators")
+        algorithm, _ = sources_of(row.name for row in rows)
         return own | {"parameters": data, "algorithm": algorithm}
 
     def __iter__(self) -> Iterator[ClaimResult]:
