@@ -146,14 +146,17 @@ def test_a_data_frame_holds_the_numbers():
     assert row["attention"].tolist() == found.attention[2, 1, 1, 7, :8].tolist()
 
 
-def test_results_with_a_figure_draw_it(tmp_path):
-    for name in ("Scorecard", "Comparison", "Localization", "Inspection"):
+def test_every_result_draws_its_figure_and_writes_its_page(tmp_path):
+    for name in KINDS:
         found = stored(name)
         figure = found.plot(tmp_path / f"{name}.svg", data=tmp_path / f"{name}.csv")
         assert figure.axes
         assert (tmp_path / f"{name}.svg").stat().st_size > 1000
         assert len(pd.read_csv(tmp_path / f"{name}.csv")) > 1
-    assert not hasattr(stored("WeightReading"), "plot")
+        page = found.to_html(tmp_path / f"{name}.html")
+        assert (tmp_path / f"{name}.html").read_text("utf-8") == page
+        assert f"<title>{name} of {found.model}</title>" in page
+        assert found._repr_html_() in page
 
 
 def test_a_claim_without_a_ceiling_is_shown_with_a_dash():

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from mtd_lens.results.base import Result
 from mtd_lens.results.forms import Table, figure, interval
@@ -54,6 +54,8 @@ class AlignmentReport(Result):
             denominator.
         alignment: The learned subspace.
     """
+
+    FIGURE: ClassVar[str] = "plot_alignment"
 
     variable: str
     layer: int

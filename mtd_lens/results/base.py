@@ -37,6 +37,9 @@ class Result:
         versions: Of what the result depends on.
     """
 
+    FIGURE: ClassVar[str]
+    """Name of the function in ``mtd_lens.views.plots`` that draws it."""
+
     model: str
     task: str | Mapping[str, Any]
     seed: int
@@ -140,6 +143,46 @@ class Result:
 
         return pd.DataFrame([self.provenance | row for row in self._rows()])
 
+    def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
+        """A self-contained page of the result, also written to ``path`` if one is given.
+
+        Args:
+            path: Also write it there.
+
+        Raises:
+            OutputPathError: The path cannot be written to.
+        """
+        from markupsafe import Markup
+
+        title = f"{type(self).__name__} of {self.model}"
+        text = forms.html("page.html", title=title, body=Markup(self._repr_html_()))
+        if path is not None:
+            files.write_text(path, text)
+        return text
+
+    def plot(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        data: str | os.PathLike[str] | None = None,
+    ) -> "matplotlib.figure.Figure":
+        """The result at a glance.
+
+        Args:
+            path: Also write the figure there, as PNG or SVG by its ending.
+            data: Also write what is drawn there, as CSV.
+
+        Returns:
+            A ``matplotlib.figure.Figure``.
+
+        Raises:
+            ArgumentError: A path of another ending.
+            OutputPathError: A path cannot be written to.
+        """
+        draw = getattr(importlib.import_module("mtd_lens.views.plots"), self.FIGURE)
+        figure: matplotlib.figure.Figure = draw(self, path, data=data)
+        return figure
+
     def __str__(self) -> str:
         return "\n\n".join([self._title(), *map(str, self._shown()), *self._notes()])
 
@@ -166,34 +209,3 @@ class Result:
     def _rows(self) -> list[dict[str, Any]]:
         """What the data frame holds."""
         raise NotImplementedError
-
-
-@dataclass(frozen=True, kw_only=True)
-class DrawnResult(Result):
-    """A result that has a figure."""
-
-    FIGURE: ClassVar[str]
-    """Name of the function in ``mtd_lens.views.plots`` that draws it."""
-
-    def plot(
-        self,
-        path: str | os.PathLike[str] | None = None,
-        *,
-        data: str | os.PathLike[str] | None = None,
-    ) -> "matplotlib.figure.Figure":
-        """The result at a glance.
-
-        Args:
-            path: Also write the figure there, as PNG or SVG by its ending.
-            data: Also write what is drawn there, as CSV.
-
-        Returns:
-            A ``matplotlib.figure.Figure``.
-
-        Raises:
-            ArgumentError: A path of another ending.
-            OutputPathError: A path cannot be written to.
-        """
-        draw = getattr(importlib.import_module("mtd_lens.views.plots"), self.FIGURE)
-        figure: matplotlib.figure.Figure = draw(self, path, data=data)
-        return figure

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from mtd_lens.results.base import DrawnResult
+from mtd_lens.results.base import Result
 from mtd_lens.results.first_form import sources_of
 from mtd_lens.results.forms import AT_BOUND, Table, compact, figure, grouped
 from mtd_lens.results.plain import check, from_plain
@@ -20,7 +20,7 @@ class AtLength:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison(DrawnResult):
+class Comparison(Result):
     """Divergence of predictions from the truth after contexts of several lengths.
 
     Estimators have their step sizes fitted anew at each length; the model is the same at all.

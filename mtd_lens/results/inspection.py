@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mtd_lens.contracts import Analysis, AnalyticPattern
 from mtd_lens.errors import ArgumentError
-from mtd_lens.results.base import DrawnResult
+from mtd_lens.results.base import Result
 from mtd_lens.results.forms import Table, figure
 from mtd_lens.results.plain import check
 
@@ -22,7 +22,7 @@ MAX_OUTCOMES = 24
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Inspection(DrawnResult):
+class Inspection(Result):
     """A model's attention and predictions on a few sequences, beside the algorithm's.
 
     Attributes:

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 from mtd_lens.errors import UnknownNameError, nearest
-from mtd_lens.results.base import DrawnResult
+from mtd_lens.results.base import Result
 from mtd_lens.results.forms import NOTHING, Table, figure, interval
 from mtd_lens.results.plain import check, to_plain
 from probes.statistics.intervals import Interval
@@ -150,7 +150,7 @@ class Appearance:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Localization(DrawnResult):
+class Localization(Result):
     """Where each variable of the causal model lives in a model.
 
     ``found["mixture_weights"]`` is one variable's finding; ``print(found)`` shows the tables.
