@@ -4,8 +4,11 @@ MODEL ?= mtd-q5-m3-t64/trained-attn-only-3l-s0
 BIN := .venv/bin
 READY := .venv/.ready
 DOCS_READY := .venv/.docs-ready
+LOWEST := .venv-lowest
+# What test-lowest runs; .ci/run names a part in which every library that the package needs is used.
+LOWEST_TESTS ?= tests
 
-.PHONY: demo test test-slow lint bench results notebooks pictures docs clean
+.PHONY: demo test test-slow test-lowest lowest lint bench results notebooks pictures docs clean
 
 demo: $(READY)
 	$(BIN)/mtd-lens score $(MODEL) --json report.json --html report.html
@@ -15,6 +18,18 @@ test: $(READY)
 
 test-slow: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadscope -m slow
+
+# With the lowest versions that pyproject.toml allows, but for torch. Old releases may use what newer
+# ones of their own requirements deprecate.
+test-lowest: $(LOWEST)/.ready
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -q -n 2 --dist loadscope -m "not slow" \
+		-W default::DeprecationWarning $(LOWEST_TESTS)
+
+# Resolves those versions again, after a change of pyproject.toml; needs uv.
+lowest:
+	grep '^torch==' constraints.txt | uv pip compile --quiet pyproject.toml --extra dev --constraint - \
+		--resolution lowest-direct --python-version 3.11 --no-annotate \
+		--custom-compile-command "make lowest" --output-file constraints-lowest.txt
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -51,5 +66,10 @@ $(DOCS_READY): $(READY)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[docs]"
 	touch $@
 
+$(LOWEST)/.ready: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/pip install --quiet --constraint constraints-lowest.txt --editable ".[dev]"
+	touch $@
+
 clean:
-	rm -rf .venv build dist report.json report.html
+	rm -rf .venv $(LOWEST) build dist report.json report.html

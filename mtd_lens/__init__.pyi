@@ -128,6 +128,7 @@ from .training.run_folder import export_checkpoint as export_checkpoint
 from .trial import Trial as Trial
 from .views.dashboard import Dashboard as Dashboard, dashboard as dashboard
 from .views.plots import (
+    plot_alignment as plot_alignment,
     plot_attention as plot_attention,
     plot_comparisons as plot_comparisons,
     plot_latents as plot_latents,
@@ -137,4 +138,5 @@ from .views.plots import (
     plot_scorecard as plot_scorecard,
     plot_simplex as plot_simplex,
     plot_training as plot_training,
+    plot_weights as plot_weights,
 )

@@ -2,11 +2,17 @@
 
 Exit status: 0 for a finished run whatever the verdicts, 2 for bad input, 130 and 143 for training
 that SIGINT or SIGTERM stopped.
+
+Files are written before anything is printed, and nobody who reads what is printed can make a run
+fail: see :class:`_Output`.
 """
 
 import inspect
+import io
+import os
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -18,12 +24,7 @@ from mtd_lens.training.signals import Interrupted, Stopped
 if TYPE_CHECKING:
     from probes.subject import HookedModel
 
-app = typer.Typer(
-    name="mtd-lens",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(name="mtd-lens", add_completion=False, pretty_exceptions_enable=False)
 
 Model = Annotated[str, typer.Argument(help="A model's name, TASK/VARIANT; see `mtd-lens models`.")]
 Sequences = Annotated[
@@ -228,7 +229,7 @@ def train(
             task, given, out, resume, stop_after=stop_after, progress=True, tensorboard=tensorboard
         )
     except (Stopped, KeyboardInterrupt) as stopped:
-        print(str(stopped) or "training was stopped before its first step.", file=sys.stderr)
+        _say(str(stopped) or "training was stopped before its first step.")
         raise typer.Exit(getattr(stopped, "exit_status", Interrupted.exit_status)) from None
     for row in run.metrics[-1:]:
         print("   ".join(f"{name} {value:.5g}" for name, value in row.items()))
@@ -246,15 +247,65 @@ def export(
     _say_written(export_checkpoint(path, out))
 
 
+class _Output:
+    """Standard output or error that does not fail for its reader's sake.
+
+    Characters that its encoding lacks are replaced. Once a pipe's reader has gone, what is still
+    written goes nowhere.
+
+    Args:
+        stream: The stream itself.
+        ignored: Errors that are no one's concern; after others, too, nothing more is written.
+    """
+
+    def __init__(self, stream: Any, ignored: type[OSError]) -> None:
+        self._stream = stream or io.StringIO()  # None: it is closed
+        self._ignored = ignored
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        encoding = self._stream.encoding or "utf-8"
+        self._try(self._stream.write, text.encode(encoding, "replace").decode(encoding))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, function: Callable[..., object], *arguments: str) -> None:
+        try:
+            function(*arguments)
+        except OSError as error:
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), self._stream.fileno())
+            if not isinstance(error, self._ignored):
+                from mtd_lens.errors import OutputPathError
+
+                raise OutputPathError(
+                    f"cannot print: {error.strerror or error}. Send the output elsewhere."
+                ) from error
+
+
 def main() -> None:
-    """Run the command line."""
+    """Run the command line; without arguments, show its help."""
     from mtd_lens.errors import ProbesError
 
-    try:
-        app()
-    except ProbesError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(2)
+    given = sys.argv[1:]
+    out, err = _Output(sys.stdout, BrokenPipeError), _Output(sys.stderr, OSError)
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            status = app(given or ["--help"], standalone_mode=False) or (0 if given else 2)
+            out.flush()
+        except (KeyboardInterrupt, typer.Abort):
+            status = 130
+        except (ProbesError, MemoryError) as error:
+            status = _say(f"{type(error).__name__}: {error}")
+        except Exception as error:
+            if not hasattr(error, "format_message"):  # what the parser of arguments refuses has one
+                raise
+            status = _say(f"{type(error).__name__}: {error.format_message()}")
+    sys.exit(status)
 
 
 def _model(
@@ -280,21 +331,30 @@ def _given(**options: Any) -> dict[str, Any]:
 def _finish(
     result: Any, *, json: Path | None, html: Path | None = None, figure: Path | None = None
 ) -> None:
-    """Print a result and write the files that were asked for."""
-    print(result)
-    if json:
-        result.to_json(json)
-    if html:
-        result.to_html(html)
-    if figure:
-        result.plot(figure)
+    """Write the files that were asked for, and print a result whether or not that succeeds."""
+    try:
+        if json:
+            result.to_json(json)
+        if html:
+            result.to_html(html)
+        if figure:
+            result.plot(figure)
+    finally:
+        print(result)
     _say_written(json, html, figure)
 
 
 def _say_written(*paths: Path | None) -> None:
     for path in paths:
         if path is not None:
-            print(f"wrote {path}", file=sys.stderr)
+            _say(f"wrote {path}")
+
+
+def _say(line: str) -> int:
+    """One line on standard error, whatever is in it; returns the exit status of bad input."""
+    shown = " ".join(line.split())
+    print("".join(c if c.isprintable() else repr(c)[1:-1] for c in shown), file=sys.stderr)
+    return 2
 
 
 def _integers(text: str) -> list[int]:

@@ -7,13 +7,15 @@ else names it: questions, results and commands work through the records below.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
+from mtd_lens.errors import ArgumentError
 from mtd_lens.spaces import Space
+from probes import checks
 from probes.circuits import WeightFinding
 from probes.subject import HookedModel
 
@@ -103,8 +105,22 @@ EVERY, LAST, BUT_LAST = slice(None), slice(-1, None), slice(None, -1)
 what was computed from all of them."""
 
 
+class Record:
+    """A dataclass whose names and sentences can be shown as they are.
+
+    Raises:
+        ArgumentError: One of its texts, or of those in its lists and mappings, cannot be.
+    """
+
+    def __post_init__(self) -> None:
+        for each in fields(self):  # type: ignore[arg-type]
+            checks.texts(
+                getattr(self, each.name), f"{type(self).__name__}.{each.name}", ArgumentError
+            )
+
+
 @dataclass(frozen=True)
-class Measurement:
+class Measurement(Record):
     """What a claim's test found at one layer; the score is ``1 - E[numerator]/E[denominator]``.
 
     Attributes:
@@ -130,7 +146,7 @@ class Measurement:
 
 
 @dataclass(frozen=True)
-class Claim:
+class Claim(Record):
     """A statement about a model and the test that decides it.
 
     Attributes:
@@ -149,7 +165,7 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Carrier:
+class Carrier(Record):
     """Where in a model a variable of the causal model may be sought.
 
     Attributes:
@@ -168,7 +184,7 @@ class Carrier:
 
 
 @dataclass(frozen=True)
-class AnalyticPattern:
+class AnalyticPattern(Record):
     """The attention of a head that carried out one part of the algorithm exactly.
 
     Attributes:
@@ -184,7 +200,7 @@ class AnalyticPattern:
 
 
 @dataclass(frozen=True)
-class Analysis:
+class Analysis(Record):
     """What the algorithm, the estimators and a model say of some sequences, at every position.
 
     Sources are named as in a comparison, the algorithm's own as the algorithm is, and ``"model"``
@@ -213,7 +229,7 @@ class Analysis:
 
 
 @dataclass(frozen=True)
-class Reference:
+class Reference(Record):
     """A reference estimator's predictions.
 
     Attributes:
@@ -251,7 +267,7 @@ class Examples:
 
 
 @dataclass(frozen=True)
-class Algorithm:
+class Algorithm(Record):
     """A way to solve a family's tasks, which models are held against.
 
     Attributes:
@@ -278,7 +294,7 @@ class Algorithm:
 
 
 @dataclass(frozen=True)
-class Family:
+class Family(Record):
     """Everything that the package needs to know about a kind of task.
 
     Attributes:

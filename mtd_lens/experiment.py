@@ -76,7 +76,7 @@ class Experiment:
             name: What results call the model; by default its own.
 
         Raises:
-            ArgumentError: A seed that cannot be used.
+            ArgumentError: A seed that cannot be used, or a name that cannot be shown.
             ModelError: The model does not fit the task, or no task is known.
         """
         checks.seed(seed, ArgumentError)
@@ -88,7 +88,9 @@ class Experiment:
         tested: Task = task_of(model) if named is None else named
         family = family_of(tested)
         check_model(model, tested)
-        return cls(model, tested, family, family.algorithms[0], seed, name or name_of(model))
+        name = checks.text(name or name_of(model), "the model's name", ArgumentError)
+        checks.texts((tested.name, tested.inputs.names), "a name of the task", ArgumentError)
+        return cls(model, tested, family, family.algorithms[0], seed, name)
 
     def drawn(self, n_sequences: int) -> "Experiment":
         """The same with sequences: half for fits and choices, half for scores.
@@ -117,7 +119,10 @@ class Experiment:
         """The algorithm with the parameters that the model's predictions follow."""
         tokens, outputs = self.fit_tokens, self.task.outputs
         predicted = last_predictions(self.model, tokens, outputs)
-        return self.algorithm.fit(self.task, tokens, predicted)
+        fitted = self.algorithm.fit(self.task, tokens, predicted)
+        for names in (fitted.variables, fitted.parameters):
+            checks.texts(names, "a name of the causal model", ArgumentError)
+        return fitted
 
     def trial(self, model: HookedModel | None = None) -> Trial:
         """The model, or another one in its place, with everything a claim may look at.

@@ -33,6 +33,7 @@ from mtd_lens.errors import (
 )
 from mtd_lens.hooked import ModelInfo, info_of, moved, with_info
 from mtd_lens.spaces import check_model
+from probes import checks
 from probes.memory import within_memory
 from probes.subject import HookedModel
 
@@ -164,11 +165,12 @@ def register_task(name: str, task: Task) -> None:
         task: The task.
 
     Raises:
-        ArgumentError: The name is taken or holds a slash, or ``task`` is no task.
+        ArgumentError: The name is taken, holds a slash or cannot be shown, or ``task`` is no task.
         UnknownNameError: The family of the task is not installed.
     """
     if not isinstance(name, str) or not name or "/" in name:
         raise ArgumentError(f"a task's name must be a string without a slash; got {name!r}.")
+    checks.text(name, "a task's name", ArgumentError)
     if name in _task_loaders():
         raise ArgumentError(f"a task is named {name!r} already. Choose another name.")
     family_of(task)
@@ -298,6 +300,7 @@ def register_model(name: str, loader: Callable[[], HookedModel]) -> None:
         raise ArgumentError(
             f"a model's name must be TASK/VARIANT, such as '{DEFAULT_TASK}/mine'; got {name!r}."
         )
+    checks.text(name, "a model's name", ArgumentError)
     load_task(task_name)
     if name in list_models():
         raise ArgumentError(f"a model is named {name!r} already. Choose another name.")

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from mtd_lens.errors import TaskError
+from probes import checks
 
 CONCENTRATIONS = (1e-3, 1e6)
 """Range in which Dirichlet draws are sound in float64."""
@@ -31,10 +32,11 @@ def check_name(name: str | None) -> str | None:
     """A task's name, or None.
 
     Raises:
-        TaskError: It is no string, or holds a slash.
+        TaskError: It is no string, holds a slash, or cannot be shown.
     """
     if name is not None and (not isinstance(name, str) or "/" in name):
         raise TaskError(f"a task's name must be a string without a slash; got {name!r}.")
+    checks.texts(name, "a task's name", TaskError)
     return name
 
 

@@ -2,13 +2,17 @@
 
 import math
 import numbers
-from collections.abc import Collection
+import unicodedata
+from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
 from probes.errors import ProbesError, nearest, shown
 
 MAX_SEED = 2**63 - 1
+
+JOINERS = "\u200c\u200d"
+"""Of letters, in the words of some scripts; they show nothing of their own."""
 
 
 def integer(
@@ -71,3 +75,31 @@ def choice(value: object, what: str, known: Collection[str], error: type[ProbesE
     if not isinstance(value, str) or value not in known:
         raise error(f"unknown {what} {shown(value)}. {nearest(value, known)}")
     return value
+
+
+def text(value: object, what: str, error: type[ValueError]) -> str:
+    """``value``, if it is a text that a terminal, a page and a figure can show on one line."""
+    if not isinstance(value, str):
+        raise error(f"{what} must be a text; got {value!r}.")
+    if not value.isprintable():
+        for character in value:
+            shown = character.isprintable() or character in JOINERS
+            if not shown and unicodedata.category(character) != "Zs":  # spaces of other widths
+                raise error(
+                    f"{what} holds {character!r}, which cannot be shown; got {value!r}. Leave out "
+                    "control characters, line breaks and halves of characters."
+                )
+    return value
+
+
+def texts(value: object, what: str, error: type[ValueError]) -> None:
+    """Check every text in plain data: in lists, and the keys and values of mappings."""
+    if isinstance(value, str):
+        text(value, what, error)
+    elif isinstance(value, Mapping):
+        texts(list(value), f"a key of {what}", error)
+        for key, item in value.items():
+            texts(item, f"{what}[{key!r}]", error)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            texts(item, what, error)

@@ -56,6 +56,10 @@ class WeightFinding:
     matrices: Mapping[str, list[list[float]]] = field(default_factory=dict)
     axes: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        for shown in ("name", "statement", "unit"):
+            checks.text(getattr(self, shown), f"WeightFinding.{shown}", DataError)
+
     @property
     def layers(self) -> tuple[int, ...]:
         """Layers of the path, each once."""

@@ -25,6 +25,7 @@ from probes.passes import alone
 from probes.patching.fused import FusedAttention, fused_attention
 from probes.patching.partial_runs import distance, tolerance, why_not, without_rounding
 from probes.patching.swaps import SWAPPED, SwappedRuns, Write
+from probes.patching.trust import why_inert
 from probes.sites import Site, check_hooks, perturbed
 from probes.subject import HookedModel, subject_of
 
@@ -218,7 +219,7 @@ def _writer(site: Site, value: Tensor) -> Callable[[Tensor, Any], Tensor]:
 
 @alone
 def check_editable(model: HookedModel, tokens: Tensor, hook_suffixes: tuple[str, ...]) -> None:
-    """Raise a SiteError where edits at a kind of hook are silently ignored.
+    """Raise a SiteError where edits at a kind of hook do nothing, and say why.
 
     For each suffix (``"hook_attn_out"``, ``"attn.hook_pattern"``), the activation is perturbed in
     every layer; what the same block computes from it must move in at least one.
@@ -229,25 +230,26 @@ def check_editable(model: HookedModel, tokens: Tensor, hook_suffixes: tuple[str,
         hook_suffixes: Kinds of hooks within a block.
 
     Raises:
-        SiteError: Edits that are ignored, or a hook that the model does not have.
+        SiteError: Edits that are ignored or on which nothing depends, or a hook that the model
+            does not have.
     """
     few = tokens[:2]
     for suffix in hook_suffixes:
         checks.choice(suffix, "kind of hook", _WITNESS, SiteError)
-        moved = False
+        moved, names = False, []
         perturb = partial(_perturb, suffix.rpartition("hook_")[2])
         for layer in range(subject_of(model).n_layers):
             edited, seen = f"blocks.{layer}.{suffix}", f"blocks.{layer}.{_WITNESS[suffix]}"
             check_hooks(model, (edited, seen))
+            names.append(edited)
             before = read_activations(model, few, {"seen": Site(seen)})["seen"]
             with model.hooks(fwd_hooks=[(edited, perturb)]):
                 after = read_activations(model, few, {"seen": Site(seen)})["seen"]
             moved = moved or not torch.equal(before, after)
         if not moved:
             raise SiteError(
-                f"editing 'blocks.*.{suffix}' changes nothing in any layer of this model: it "
-                "ignores such edits, so every intervention there would score 0. Use a "
-                "HookedTransformer, whose hooks are causal."
+                f"editing 'blocks.*.{suffix}' changes nothing in any layer of this model, so every "
+                f"intervention there would score 0: {why_inert(model, few, names)}"
             )
 
 

@@ -96,6 +96,11 @@ class Site:
                 "Leave head=None, or use a hook such as 'attn.hook_z' or 'attn.hook_pattern'."
             )
         if self.subspace is not None:
+            if self.subspace.ndim != 2:
+                raise SiteError(
+                    f"the subspace at {self.hook!r} must be a matrix [component, width]; got shape "
+                    f"{tuple(self.subspace.shape)}. Use subspace[:, None] for one direction."
+                )
             basis = self.subspace.double()  # which autocast leaves as it is
             gram = basis.T @ basis
             if not torch.allclose(gram, torch.eye(len(gram)).to(gram), atol=1e-4):

@@ -199,7 +199,8 @@ def test_scatter_of_a_head_that_is_the_pattern(found, tmp_path):
 
 def test_scatter_points_one_by_one(found, tmp_path):
     figure = mtd_lens.plot_scatter(found, data=tmp_path / "s.csv")
-    table = pd.read_csv(tmp_path / "s.csv")
+    exactly = {"algorithm_value": float, "model_value": float}
+    table = pd.read_csv(tmp_path / "s.csv", converters=exactly)
     pattern = found.analysis.patterns[1]
     rows = table.query("panel == 'average'")
     layer = int(rows["layer"].iloc[0])
@@ -277,7 +278,9 @@ def test_what_is_no_inspection(found, draw):
     for given in (None, "x", found.analysis):
         with pytest.raises(mtd_lens.ArgumentError, match=r"mtd_lens\.inspect returned; got a"):
             draw(given)
-    with pytest.raises(mtd_lens.ArgumentError, match=r"'t/m' has no analysis.*InspectableFamily"):
+    with pytest.raises(
+        mtd_lens.ArgumentError, match=r"'t/m' has no analysis.*`analyse`; see mtd_lens"
+    ):
         draw(replace(found, analysis=None, nearest_heads={}))
 
 

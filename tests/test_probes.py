@@ -275,8 +275,17 @@ def test_edits_that_are_ignored_are_noticed(model, sequences):
     for block in deaf.blocks:
         block.hook_attn_out = DeafHookPoint()
     deaf.setup()
-    with pytest.raises(probes.SiteError, match=r"blocks.\*.hook_attn_out.*changes nothing"):
+    with pytest.raises(probes.SiteError, match=r"blocks.\*.hook_attn_out.*nothing.*model ignores"):
         probes.check_editable(deaf, sequences, ("hook_attn_out",))
+
+
+def test_a_model_on_whose_activations_nothing_depends_is_not_said_to_ignore_edits(sequences):
+    silent = make()
+    for parameter in silent.parameters():
+        parameter.data.zero_()
+    for kind in ("attn.hook_pattern", "attn.hook_z"):
+        with pytest.raises(probes.SiteError, match=r"hook_.*nothing depends on that act.*are 0\.$"):
+            probes.check_editable(silent, sequences, (kind,))
 
 
 # Controls

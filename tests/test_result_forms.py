@@ -146,14 +146,17 @@ def test_a_data_frame_holds_the_numbers():
     assert row["attention"].tolist() == found.attention[2, 1, 1, 7, :8].tolist()
 
 
-def test_results_with_a_figure_draw_it(tmp_path):
-    for name in ("Scorecard", "Comparison", "Localization", "Inspection"):
+def test_every_result_draws_its_figure_and_writes_its_page(tmp_path):
+    for name in KINDS:
         found = stored(name)
         figure = found.plot(tmp_path / f"{name}.svg", data=tmp_path / f"{name}.csv")
         assert figure.axes
         assert (tmp_path / f"{name}.svg").stat().st_size > 1000
         assert len(pd.read_csv(tmp_path / f"{name}.csv")) > 1
-    assert not hasattr(stored("WeightReading"), "plot")
+        page = found.to_html(tmp_path / f"{name}.html")
+        assert (tmp_path / f"{name}.html").read_text("utf-8") == page
+        assert f"<title>{name} of {found.model}</title>" in page
+        assert found._repr_html_() in page
 
 
 def test_a_claim_without_a_ceiling_is_shown_with_a_dash():
@@ -212,7 +215,9 @@ def test_files_that_hold_no_result_are_refused(tmp_path):
         read(tmp_path / "a.json")
     with pytest.raises(mtd_lens.ArgumentError, match=r"b\.json': expected what Comparison"):
         read(tmp_path / "b.json")
-    with pytest.raises(mtd_lens.ArgumentError, match=r"this text: .*KeyError\('lengths'\)"):
+    with pytest.raises(
+        mtd_lens.ArgumentError, match=r"this text: .*lengths must be a list; got None"
+    ):
         read('{"model": "x"}')
     (tmp_path / "d.json").write_text("[1]")
     with pytest.raises(mtd_lens.ArgumentError, match="it holds a list, not a mapping"):
@@ -258,3 +263,55 @@ def test_plain_data_come_back_by_their_type(kind, value):
 def test_plain_data_of_another_type_are_refused(kind, data, message):
     with pytest.raises(UnreadableError, match=message):
         from_plain(kind, data, "it")
+
+
+WRONG = (None, "abc", -1, 1.5, True, [], {}, [None], [[]], {"abc": 1}, 10**400, float("nan"))
+
+
+def mangled(plain, path=()):
+    """Plain data with one entry left out or replaced, for every entry, and the way to it.
+
+    Of lists the first entry stands for all; what packed tensors hold is tried by their own tests.
+    """
+    items = plain.items() if isinstance(plain, dict) else list(enumerate(plain))[:1]
+    for key, value in items:
+        here = (*path, key)
+        if isinstance(plain, dict):
+            yield here, {name: item for name, item in plain.items() if name != key}
+        for wrong in WRONG:
+            other = dict(plain) if isinstance(plain, dict) else list(plain)
+            other[key] = wrong
+            yield here, other
+        if isinstance(value, dict | list) and "base64" not in value:
+            for deeper, changed in mangled(value, here):
+                other = dict(plain) if isinstance(plain, dict) else list(plain)
+                other[key] = changed
+                yield deeper, other
+
+
+@pytest.mark.usefixtures("_no_type_checker")
+@pytest.mark.parametrize("form", ["today's", "the first"])
+@pytest.mark.parametrize("name", KINDS)
+def test_no_malformed_file_gets_by_or_fails_otherwise(name, form):
+    if form == "the first" and name not in FIRST_FORM:
+        return
+    plain = stored(name).to_dict() if form == "today's" else FIRST_FORM[name]
+    n_refused, wrong = 0, []
+    for path, changed in mangled(plain):
+        try:
+            found = KINDS[name].from_dict(changed)
+        except mtd_lens.ArgumentError as error:
+            n_refused += 1
+            said = str(error)
+            named = [str(key) for key in path if isinstance(key, str)]
+            if path != ("form",) and not any(key in said for key in named):  # without: the first
+                wrong.append((path, said))
+        except Exception as error:
+            wrong.append((path, repr(error)))
+        else:
+            try:
+                assert str(found) + repr(found)
+            except Exception as error:
+                wrong.append((path, "shown", repr(error)))
+    assert wrong == []
+    assert n_refused > 100

@@ -58,6 +58,7 @@ def test_a_construction_is_at_every_ceiling(form, q, m, zeros, read_out):
     task = mtd_lens.MTDTask(transition(q, 7 * q + m, zeros=zeros), m, 16)
     model = mtd_lens.construct(task, BETA, form, read_out, dtype=torch.float64)
     reading = read_weights(model, n_random=N_RANDOM)
+    assert reading.divergence == ""  # each finding has a unit of its own
     for name, layer in CEILING.items():
         finding = reading[name][layer]
         assert finding.score == pytest.approx(1, abs=1e-9), name

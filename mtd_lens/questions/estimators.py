@@ -6,10 +6,12 @@ from typing import Any
 from torch import Tensor
 
 import probes
-from mtd_lens.contracts import Family
+from mtd_lens.contracts import Family, Reference
+from mtd_lens.errors import ArgumentError
 from mtd_lens.results.scorecard import EstimatorResult
 from mtd_lens.spaces import last_predictions
 from mtd_lens.trial import Trial
+from probes import checks
 from probes.subject import HookedModel, subject_of
 
 Distances = Mapping[str, tuple[Tensor, Mapping[str, float]]]
@@ -24,7 +26,7 @@ def from_model(family: Family, trial: Trial) -> Distances:
         trial: The model under test.
     """
     fit_target, predicted = (trial.predictions(tokens) for tokens in trial.splits)
-    references = family.references(trial.task, trial.fit_tokens, fit_target, trial.tokens, False)
+    references = _references(family, trial.task, trial.fit_tokens, fit_target, trial.tokens, False)
     divergence = trial.task.outputs.divergence
     return {
         name: (divergence(reference.prediction, predicted), reference.parameters)
@@ -51,7 +53,7 @@ def from_truth(
     batch = task.sample(2 * n_sequences, seed)
     tokens, truth = batch.tokens.to(device), family.truth(task, batch).to(device)
     fit, test = slice(0, n_sequences), slice(n_sequences, None)
-    references = family.references(task, tokens[fit], truth[fit], tokens[test], True)
+    references = _references(family, task, tokens[fit], truth[fit], tokens[test], True)
     divergence = task.outputs.divergence
     found: dict[str, tuple[Tensor, Mapping[str, float]]] = {
         name: (divergence(truth[test], reference.prediction), reference.parameters)
@@ -83,3 +85,10 @@ def means(found: Distances, seed: int) -> tuple[EstimatorResult, ...]:
         )
         for name, interval in intervals.items()
     )
+
+
+def _references(family: Family, *given: Any) -> Mapping[str, Reference]:
+    """A family's estimators, whose names can be shown."""
+    found = family.references(*given)
+    checks.texts(list(found), "the name of an estimator", ArgumentError)
+    return found

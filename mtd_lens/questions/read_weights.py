@@ -53,7 +53,7 @@ def read_weights(
         for number in range(seed, seed + n_random)
     ]
     return WeightReading(
-        **experiment.head,
+        **experiment.head | {"divergence": ""},
         n_random=n_random,
         findings=tuple(found.beside(null) for found, *null in zip(findings, *nulls, strict=True)),
     )

@@ -95,8 +95,9 @@ def score(
         return found
 
     with bar:  # what was read of a subject goes before the next one's turn
-        of_model = measured(trial)
+        trial.read_for(tested)  # what the estimators are held against, in the same pass
         estimators = means(from_model(experiment.family, trial), seed)
+        of_model = measured(trial)
         del trial
         null = experiment.null()
         of_null = measured(experiment.trial(null))

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from mtd_lens.results.base import Result
 from mtd_lens.results.forms import Table, figure, interval
+from mtd_lens.results.plain import check
 from probes.alignment import Alignment
 from probes.statistics.intervals import Interval
 
@@ -54,6 +55,8 @@ class AlignmentReport(Result):
         alignment: The learned subspace.
     """
 
+    FIGURE: ClassVar[str] = "plot_alignment"
+
     variable: str
     layer: int
     kind: str
@@ -63,6 +66,10 @@ class AlignmentReport(Result):
     scores: Mapping[str, Interval]
     unpatched: float
     alignment: Alignment = field(repr=False, compare=False)
+
+    def _check_fields(self) -> None:
+        fits = "learned" in self.scores and set(self.scores) <= set(ROWS)
+        check(fits, "'learned' and controls", list(self.scores), "the keys of scores")
 
     @property
     def score(self) -> Interval:

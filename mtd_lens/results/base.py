@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from mtd_lens.errors import ArgumentError
 from mtd_lens.results import forms
-from mtd_lens.results.plain import UnreadableError, plain_fields, read
-from probes import files
+from mtd_lens.results.plain import UnreadableError, check, plain_fields, read
+from probes import checks, files
 from probes.errors import InputPathError
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ class Result:
         divergence: Its name and unit.
         versions: Of what the result depends on.
     """
+
+    FIGURE: ClassVar[str]
+    """Name of the function in ``mtd_lens.views.plots`` that draws it."""
 
     model: str
     task: str | Mapping[str, Any]
@@ -74,19 +77,27 @@ class Result:
             ArgumentError: A field is missing, unknown or of another form.
         """
         try:
+            check(isinstance(data, Mapping), "a mapping", data, "it")
+            checks.texts(data, cls.__name__, UnreadableError)
             given = dict(data)
             form = given.pop("form", 1)
             if form not in (1, FORM):
                 raise UnreadableError(f"form must be 1 or {FORM}; got {form!r:.60}")
-            return cls(**read(cls, cls._fields_of(given, first=form == 1)))
-        except (UnreadableError, AttributeError, KeyError, TypeError) as error:
-            said = str(error) if isinstance(error, UnreadableError) else repr(error)
-            raise ArgumentError(f"expected what {cls.__name__}.to_dict returns: {said}.") from error
+            found = cls(**read(cls, cls._fields_of(given, first=form == 1)))
+            found._check_fields()
+            return found
+        except (UnreadableError, TypeError, ValueError) as error:
+            raise ArgumentError(
+                f"expected what {cls.__name__}.to_dict returns: {error}."
+            ) from error
 
     @classmethod
     def _fields_of(cls, data: dict[str, Any], *, first: bool) -> dict[str, Any]:
         """The fields of a result in what ``to_dict`` returned, in its first form or today's."""
         return data
+
+    def _check_fields(self) -> None:
+        """Raise an UnreadableError where fields of the right form do not belong together."""
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
         """The result as JSON text, also written to ``path`` if one is given.
@@ -126,6 +137,46 @@ class Result:
 
         return pd.DataFrame([self.provenance | row for row in self._rows()])
 
+    def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
+        """A self-contained page of the result, also written to ``path`` if one is given.
+
+        Args:
+            path: Also write it there.
+
+        Raises:
+            OutputPathError: The path cannot be written to.
+        """
+        from markupsafe import Markup
+
+        title = f"{type(self).__name__} of {self.model}"
+        text = forms.html("page.html", title=title, body=Markup(self._repr_html_()))
+        if path is not None:
+            files.write_text(path, text)
+        return text
+
+    def plot(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        data: str | os.PathLike[str] | None = None,
+    ) -> "matplotlib.figure.Figure":
+        """The result at a glance.
+
+        Args:
+            path: Also write the figure there, as PNG or SVG by its ending.
+            data: Also write what is drawn there, as CSV.
+
+        Returns:
+            A ``matplotlib.figure.Figure``.
+
+        Raises:
+            ArgumentError: A path of another ending.
+            OutputPathError: A path cannot be written to.
+        """
+        draw = getattr(importlib.import_module("mtd_lens.views.plots"), self.FIGURE)
+        figure: matplotlib.figure.Figure = draw(self, path, data=data)
+        return figure
+
     def __str__(self) -> str:
         return "\n\n".join([self._title(), *map(str, self._shown()), *self._notes()])
 
@@ -152,34 +203,3 @@ class Result:
     def _rows(self) -> list[dict[str, Any]]:
         """What the data frame holds."""
         raise NotImplementedError
-
-
-@dataclass(frozen=True, kw_only=True)
-class DrawnResult(Result):
-    """A result that has a figure."""
-
-    FIGURE: ClassVar[str]
-    """Name of the function in ``mtd_lens.views.plots`` that draws it."""
-
-    def plot(
-        self,
-        path: str | os.PathLike[str] | None = None,
-        *,
-        data: str | os.PathLike[str] | None = None,
-    ) -> "matplotlib.figure.Figure":
-        """The result at a glance.
-
-        Args:
-            path: Also write the figure there, as PNG or SVG by its ending.
-            data: Also write what is drawn there, as CSV.
-
-        Returns:
-            A ``matplotlib.figure.Figure``.
-
-        Raises:
-            ArgumentError: A path of another ending.
-            OutputPathError: A path cannot be written to.
-        """
-        draw = getattr(importlib.import_module("mtd_lens.views.plots"), self.FIGURE)
-        figure: matplotlib.figure.Figure = draw(self, path, data=data)
-        return figure

@@ -4,14 +4,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from mtd_lens.results.base import DrawnResult
+from mtd_lens.results.base import Result
 from mtd_lens.results.first_form import sources_of
 from mtd_lens.results.forms import AT_BOUND, Table, compact, figure, grouped
+from mtd_lens.results.plain import check, from_plain
 from mtd_lens.results.scorecard import EstimatorResult
 
 
+@dataclass(frozen=True)
+class AtLength:
+    """What a comparison's file holds of one context length."""
+
+    length: int
+    divergence_from_truth: tuple[EstimatorResult, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
-class Comparison(DrawnResult):
+class Comparison(Result):
     """Divergence of predictions from the truth after contexts of several lengths.
 
     Estimators have their step sizes fitted anew at each length; the model is the same at all.
@@ -44,11 +53,16 @@ class Comparison(DrawnResult):
 
     @classmethod
     def _fields_of(cls, data: dict[str, Any], *, first: bool) -> dict[str, Any]:
-        rows = [entry["divergence_from_truth"] for entry in data["lengths"]]
-        data |= {"lengths": [entry["length"] for entry in data["lengths"]], "rows": rows}
+        """The rows of each length, which stand beside it in a file."""
+        entries: Any = data.get("lengths")
+        read = from_plain(tuple[AtLength, ...], entries, "lengths")
+        sources = [[row.name for row in entry.divergence_from_truth] for entry in read]
+        same = bool(sources) and all(names and names == sources[0] for names in sources)
+        check(same, "a list of at least one length, all with the same sources", sources, "lengths")
+        rows = [entry["divergence_from_truth"] for entry in entries]
+        data |= {"lengths": [entry["length"] for entry in entries], "rows": rows}
         if first:
-            names = (row["name"] for row in rows[0])
-            data |= {"parameters": {}, "drawn": sources_of(names)[1]}
+            data |= {"parameters": {}, "drawn": sources_of(sources[0])[1]}
         return data
 
     def __repr__(self) -> str:

@@ -106,7 +106,10 @@ class Table:
 def text_table(
     header: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[int] = (0,)
 ) -> str:
-    """A plain-text table; columns in ``left`` are flush left, the others right."""
+    """A plain-text table; columns in ``left`` are flush left, the others right.
+
+    Cells are shown as they are: nothing in them is markup.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table as RichTable
@@ -117,8 +120,9 @@ def text_table(
     for row in rows:
         table.add_row(*row)
     console = Console(
-        file=io.StringIO(), width=MAX_TABLE_WIDTH, color_system=None, legacy_windows=False
-    )
+        file=io.StringIO(), width=MAX_TABLE_WIDTH, color_system=None, legacy_windows=False,
+        markup=False, emoji=False, highlight=False,
+    )  # fmt: skip
     console.print(table)
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     return "\n".join(line.rstrip() for line in lines if line.strip())

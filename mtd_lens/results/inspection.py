@@ -10,8 +10,9 @@ from torch import Tensor
 
 from mtd_lens.contracts import Analysis, AnalyticPattern
 from mtd_lens.errors import ArgumentError
-from mtd_lens.results.base import DrawnResult
+from mtd_lens.results.base import Result
 from mtd_lens.results.forms import Table, figure
+from mtd_lens.results.plain import check
 
 if TYPE_CHECKING:
     import pandas
@@ -21,7 +22,7 @@ MAX_OUTCOMES = 24
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Inspection(DrawnResult):
+class Inspection(Result):
     """A model's attention and predictions on a few sequences, beside the algorithm's.
 
     Attributes:
@@ -83,6 +84,11 @@ class Inspection(DrawnResult):
         found = super().from_dict({**data, "analysis": {**analysis, "latents": {}}})
         assert found.analysis is not None
         return replace(found, analysis=replace(found.analysis, latents=found.analysis.predictions))
+
+    def _check_fields(self) -> None:
+        for pattern in self.analysis.patterns if self.analysis else ():
+            known, where = list(self.nearest_heads), "a name of analysis.patterns"
+            check(pattern.name in known, f"one of nearest_heads, {known}", pattern.name, where)
 
     def __repr__(self) -> str:
         n_layers, n_heads, n_sequences, length = self.attention.shape[:4]

@@ -6,9 +6,9 @@ from itertools import pairwise
 from typing import Any, ClassVar
 
 from mtd_lens.errors import UnknownNameError, nearest
-from mtd_lens.results.base import DrawnResult
+from mtd_lens.results.base import Result
 from mtd_lens.results.forms import NOTHING, Table, figure, interval
-from mtd_lens.results.plain import to_plain
+from mtd_lens.results.plain import check, to_plain
 from probes.statistics.intervals import Interval
 
 VERDICTS = {
@@ -150,7 +150,7 @@ class Appearance:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Localization(DrawnResult):
+class Localization(Result):
     """Where each variable of the causal model lives in a model.
 
     ``found["mixture_weights"]`` is one variable's finding; ``print(found)`` shows the tables.
@@ -180,6 +180,22 @@ class Localization(DrawnResult):
     findings: tuple[Finding, ...]
     sites: tuple[SiteScore, ...]
     probes: tuple[ProbeScore, ...]
+
+    def _check_fields(self) -> None:
+        known = [finding.variable for finding in self.findings]
+        places = [place for finding in self.findings for place in finding.places]
+        for name, variables in (
+            ("sites", [entry.variable for entry in self.sites]),
+            ("probes", [entry.variable for entry in self.probes]),
+        ):
+            for index, variable in enumerate(variables):
+                where = f"{name}[{index}].variable"
+                check(variable in known, f"one of findings, {known}", variable, where)
+        for place in [*places, *(entry.place for entry in self.sites)]:
+            check(place.kind in STAGES, f"one of {STAGES}", place.kind, "a place's kind")
+        for index, finding in enumerate(self.findings):
+            has = finding.verdict != "found" or len(finding.places) > 0
+            check(has, "a list of at least one", finding.places, f"findings[{index}].places")
 
     def __getitem__(self, variable: str) -> Finding:
         for finding in self.findings:

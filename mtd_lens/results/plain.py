@@ -1,5 +1,6 @@
 """Plain data, both ways: dataclasses field by field, tensors packed, by their types alone."""
 
+import sys
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -10,6 +11,9 @@ from torch import Tensor
 
 from probes.errors import ProbesError
 from probes.packing import packed, unpacked
+
+LARGEST = {float: sys.float_info.max, int: 2**63 - 1}
+"""Numbers are finite, and integers those of tensors."""
 
 IN_WORDS = {float: "a number", int: "an integer", str: "a text", bool: "true or false"}
 
@@ -61,26 +65,27 @@ def from_plain(kind: Any, data: Any, where: str = "") -> Any:
     if origin in (tuple, list):
         return origin(_items(origin, of, data, where))
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        _check(isinstance(data, Mapping), "a mapping", data, where)
+        check(isinstance(data, Mapping), "a mapping", data, where)
         return {name: from_plain(of[1], item, f"{where}[{name!r}]") for name, item in data.items()}
     if kind in IN_WORDS:
         accepted = {float: (int, float)}.get(kind, (kind,))
         fits = isinstance(data, accepted) and (kind is bool or not isinstance(data, bool))
-        _check(fits, IN_WORDS[kind], data, where)
+        fits = fits and (kind not in LARGEST or abs(data) <= LARGEST[kind])
+        check(fits, IN_WORDS[kind], data, where)
         return kind(data)
     if kind is type(None):
-        _check(data is None, "null", data, where)
+        check(data is None, "null", data, where)
         return None
-    _check(isinstance(data, Mapping), "a mapping", data, where)
+    check(isinstance(data, Mapping), "a mapping", data, where)
     try:
         if issubclass(kind, AbstractArray):
             tensor = unpacked(data)
-            _check(isinstance(tensor, kind), f"a {kind.__name__}", tuple(tensor.shape), where)
+            check(isinstance(tensor, kind), f"a {kind.__name__}", tuple(tensor.shape), where)
             return tensor
         if hasattr(kind, "from_dict"):
             return kind.from_dict(data)
         return kind(**read(kind, data, where))
-    except (ProbesError, KeyError, TypeError, ValueError) as error:
+    except (ProbesError, KeyError, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, UnreadableError):
             raise
         raise UnreadableError(f"{where}: {type(error).__name__}: {error}") from error
@@ -120,16 +125,24 @@ def _one_of(kinds: tuple[Any, ...], data: object, where: str) -> Any:
 
 
 def _items(origin: type, of: tuple[Any, ...], data: Any, where: str) -> list[Any]:
-    _check(isinstance(data, list | tuple), "a list", data, where)
+    check(isinstance(data, list | tuple), "a list", data, where)
     if origin is list or of[-1] is Ellipsis:
         of = of[:1] * len(data)
-    _check(len(data) == len(of), f"a list of {len(of)}", data, where)
+    check(len(data) == len(of), f"a list of {len(of)}", data, where)
     return [
         from_plain(kind, item, f"{where}[{index}]")
         for index, (kind, item) in enumerate(zip(of, data, strict=True))
     ]
 
 
-def _check(fits: bool, expected: str, data: object, where: str) -> None:
+def check(fits: bool, expected: str, data: object, where: str) -> None:
+    """Raise an UnreadableError for data that are not what was expected.
+
+    Args:
+        fits: Whether they are.
+        expected: In words.
+        data: What came.
+        where: As in ``from_plain``.
+    """
     if not fits:
         raise UnreadableError(f"{where} must be {expected}; got {data!r:.60}")

@@ -1,17 +1,15 @@
 """The scorecard: what was found of each claim, and how it is shown."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from mtd_lens.errors import UnknownNameError, nearest
 from mtd_lens.results import forms
-from mtd_lens.results.base import DrawnResult
+from mtd_lens.results.base import Result
 from mtd_lens.results.first_form import sources_of
 from mtd_lens.results.forms import NOTHING, Table, figure, interval, parameters
-from mtd_lens.results.plain import to_plain
-from probes import files
+from mtd_lens.results.plain import from_plain, to_plain
 from probes.statistics.intervals import Interval
 
 VERDICTS = {
@@ -88,7 +86,7 @@ class EstimatorResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scorecard(DrawnResult):
+class Scorecard(Result):
     """What a model computes of its task's algorithm, layer by layer.
 
     ``card["mixture_weights.attention"]`` is one claim's result; ``print(card)`` shows the table.
@@ -120,7 +118,8 @@ class Scorecard(DrawnResult):
         if not first:
             return data
         own = {name: data.pop(name) for name in FIRST_FIELDS if name in data}
-        algorithm, _ = sources_of(row["name"] for row in own.get("estimators", ()))
+        rows = from_plain(tuple[EstimatorResult, ...], own.get("estimators"), "estimators")
+        algorithm, _ = sources_of(row.name for row in rows)
         return own | {"parameters": data, "algorithm": algorithm}
 
     def __iter__(self) -> Iterator[ClaimResult]:
@@ -140,20 +139,6 @@ class Scorecard(DrawnResult):
     def n_layers(self) -> int:
         """Number of layers that claims were tried at."""
         return max((entry.layer for entry in self.matrix), default=-1) + 1
-
-    def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
-        """A self-contained page with the table and the matrix, also written to ``path``.
-
-        Args:
-            path: Also write it there.
-
-        Raises:
-            OutputPathError: The path cannot be written to.
-        """
-        text = forms.html("scorecard_page.html", **self._view())
-        if path is not None:
-            files.write_text(path, text)
-        return text
 
     def _repr_html_(self) -> str:
         return forms.html("scorecard.html", **self._view())

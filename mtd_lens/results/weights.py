@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from mtd_lens.errors import UnknownNameError, nearest
 from mtd_lens.results.base import Result
@@ -27,6 +27,8 @@ class WeightReading(Result):
         n_random: How many random models.
         findings: In the order of the algorithm.
     """
+
+    FIGURE: ClassVar[str] = "plot_weights"
 
     n_random: int
     findings: tuple[WeightFinding, ...]

@@ -250,6 +250,7 @@ def checked_metric(metric: Metric, n: int) -> Metric:
     """``metric``, raising a DataError unless it gives one finite value for each of n sequences."""
     if not callable(metric):
         raise DataError(f"metric must be a function of logits; got {metric!r}.")
+    checks.text(metric_name(metric), "the metric's name", DataError)
 
     def measure(outputs: Tensor) -> Tensor:
         value = metric(outputs.clone())  # which it may edit in place

@@ -72,6 +72,19 @@ def draw_heat_map(
     Raises:
         DataError: More axes, or more panels, than one figure can hold.
     """
+    from matplotlib import rc_context
+
+    with rc_context({"text.parse_math": False}):  # names may hold any sign
+        return _drawn(values, axes, label, title, marks)
+
+
+def _drawn(
+    values: Tensor,
+    axes: Mapping[str, Sequence[int | str]],
+    label: str,
+    title: str,
+    marks: Tensor | None,
+) -> Any:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from probes import files
+from probes import checks, files
 from probes.errors import DataError
 from probes.patching import labelled
 from probes.patching.figures import draw_heat_map
@@ -82,8 +82,8 @@ class Grid:
         - ``path``: A file to write to as well.
 
     Raises:
-        DataError: Shapes that do not fit the axes, values that are not finite, or details that are
-            no plain data.
+        DataError: Shapes that do not fit the axes, values that are not finite, texts that cannot be
+            shown, or details that are no plain data.
     """
 
     intervention: str
@@ -98,6 +98,8 @@ class Grid:
 
     def __post_init__(self) -> None:
         axes = labelled.checked(self.axes, reserved=_COLUMNS)
+        for name in ("intervention", "component", "metric", "engine"):
+            checks.text(getattr(self, name), name, DataError)
         shape = tuple(map(len, axes.values()))
         object.__setattr__(self, "axes", axes)
         n_sequences = len(self.base) if isinstance(self.base, Tensor) and self.base.ndim else 0

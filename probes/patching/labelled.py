@@ -20,18 +20,21 @@ def checked(axes: Axes, reserved: Sequence[str] = ()) -> dict[str, tuple[Label, 
     """The axes with their labels as plain integers and text.
 
     Raises:
-        DataError: No axes, a reserved name, no labels, or the same one twice.
+        DataError: No axes, a reserved name, no labels, the same one twice, or one that cannot be
+            shown.
     """
     if not isinstance(axes, Mapping) or not axes:
         raise DataError(f"axes must name at least one, as {{'layer': (0, 1)}} does; got {axes!r}.")
     for name in axes:
         if not isinstance(name, str) or name in reserved:
             raise DataError(f"an axis cannot be called {name!r}. Use a name such as 'layer'.")
+        checks.text(name, "an axis's name", DataError)
     return {name: _labels(name, labels) for name, labels in axes.items()}
 
 
 def _labels(name: str, labels: Sequence[Any]) -> tuple[Label, ...]:
     what = f"a label of axis {name!r} that is not text"
+    checks.texts(tuple(labels), f"a label of axis {name!r}", DataError)
     plain = tuple(
         label if isinstance(label, str) else checks.integer(label, what, 0, DataError)
         for label in labels

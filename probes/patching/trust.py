@@ -144,11 +144,11 @@ class _Trial:
             if torch.equal(without_rounding(outputs, self._natural), self._natural)
         ]
         if len(inert) == len(self.layers):
+            why = why_inert(self.model, self.tokens, inert)
             raise SiteError(
                 f"editing {inert[0]!r} changes no logit of this model, nor does any other hook "
-                "that was asked for, so every effect would be 0: either the model ignores such "
-                "edits (a HookedTransformer does not), or nothing depends on that activation "
-                "there. Choose other layers, another component or longer sequences."
+                f"that was asked for, so every effect would be 0: {why} Choose other layers, "
+                "another component or longer sequences."
             )
         return inert
 
@@ -170,6 +170,19 @@ class _Trial:
             if not difference <= tolerance(values.dtype):
                 return f"resumed runs differ from hooked ones by {difference:.1g}"
         return None
+
+
+def why_inert(model: HookedModel, tokens: Tensor, hooks: Sequence[str]) -> str:
+    """Why edits at hooks change nothing, in a sentence: NaN passes through weights of 0 too."""
+
+    def spoil(activation: Tensor, hook: object) -> Tensor:
+        return torch.full_like(activation, torch.nan)
+
+    with torch.no_grad(), model.hooks(fwd_hooks=[(name, spoil) for name in hooks]):
+        heard = bool(model(tokens).isnan().any())
+    if heard:
+        return "nothing depends on that activation, as where the weights that read it are 0."
+    return "the model ignores such edits. Use a HookedTransformer, whose hooks are causal."
 
 
 def _moved(edit: Edit, length: int, short: int) -> Edit:

@@ -5,6 +5,7 @@ from .latents import plot_latents as plot_latents
 from .localization import plot_localization as plot_localization
 from .outputs import check_figure_path as check_figure_path, svg_text as svg_text
 from .predictions import plot_predictions as plot_predictions
+from .ranges import plot_alignment as plot_alignment, plot_weights as plot_weights
 from .scatter import plot_scatter as plot_scatter
 from .scorecards import plot_scorecard as plot_scorecard
 from .simplex import plot_simplex as plot_simplex

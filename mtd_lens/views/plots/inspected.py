@@ -34,7 +34,7 @@ def checked_analysis(inspection: Inspection) -> Analysis:
         raise ArgumentError(
             f"the inspection of {inspection.model!r} has no analysis, so there is nothing to draw: "
             "the task's family does not say what its algorithm does on single sequences. Give the "
-            "family the methods of mtd_lens.contracts.InspectableFamily."
+            "family `analyse`; see mtd_lens.contracts.Family."
         )
     return inspection.analysis
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtd_lens.errors import ArgumentError
 from mtd_lens.views.plots.style import INK, applied
-from probes import files
+from probes import checks, files
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -49,14 +49,15 @@ def written(
         The figure.
 
     Raises:
-        ArgumentError: A figure's path that ends in neither ``.png`` nor ``.svg``, or one of data
-            that does not end in ``.csv``.
+        ArgumentError: A figure's path that ends in neither ``.png`` nor ``.svg``, one of data that
+            does not end in ``.csv``, or a text that cannot be shown.
         OutputPathError: A path cannot be written to.
     """
     target = None if path is None else check_figure_path(path)
     data_target = None if data is None else _check_data_path(data)
     with applied():
         figure = draw()
+    _check_texts(figure)
     if data_target is not None:
         import pandas as pd
 
@@ -77,6 +78,13 @@ def check_figure_path(path: str | os.PathLike[str]) -> Path:
         OutputPathError: It cannot be written to.
     """
     return files.check_figure_path(path, ArgumentError)
+
+
+def _check_texts(figure: "matplotlib.figure.Figure") -> None:
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        checks.texts(text.get_text().split("\n"), "a text of the figure", ArgumentError)
 
 
 def _check_data_path(path: str | os.PathLike[str]) -> Path:
