@@ -1,23 +1,36 @@
-"""Checks of arguments, each with an error that says what came and what to do."""
+"""Checks of arguments, each with an error that says what came and what to do.
+
+A public function calls them once, at its door: what it hands on is of the kind that it says.
+"""
 
 import math
 import numbers
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from probes.errors import ProbesError, nearest
 
-MAX_SEED = 2**63 - 1
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MAX_SEED = MAX_INTEGER = 2**63 - 1
+
+Kind = TypeVar("Kind")
+
+SHOWN = 60
+"""Characters of a value in an error."""
 
 
 def integer(
     value: object, what: str, minimum: int, error: type[ProbesError], maximum: int | None = None
 ) -> int:
     """``value`` as an int, if it is an integer (not a bool) of at least ``minimum``."""
+    most = MAX_INTEGER if maximum is None else maximum
     if (
         not isinstance(value, numbers.Integral)
         or isinstance(value, bool)
         or value < minimum
-        or not (maximum is None or value <= maximum)
+        or not value <= most
     ):
         bounds = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
         raise error(f"{what} must be an integer {bounds}; got {value!r}.")
@@ -57,5 +70,146 @@ def number(
 def choice(value: object, what: str, known: Collection[str], error: type[ProbesError]) -> str:
     """``value``, if it is one of the ``known`` names."""
     if not isinstance(value, str) or value not in known:
-        raise error(f"unknown {what} {value!r}. {nearest(value, known)}")
+        raise error(f"unknown {what} {shown(value)}. {nearest(value, known)}")
     return value
+
+
+def flag(value: object, what: str, error: type[ProbesError]) -> bool:
+    """``value`` as a bool, if it is True or False; 1 and 0 stand for them, also NumPy's."""
+    plain: Any = value
+    if _is_scalar(plain):
+        plain = plain.item()
+    if not isinstance(plain, int) or plain not in (0, 1):
+        raise error(f"{what} must be True or False; got {shown(value)}.")
+    return bool(plain)
+
+
+def text(value: object, what: str, error: type[ProbesError]) -> str:
+    """``value``, if it is a text that can be written to a file."""
+    if not isinstance(value, str):
+        raise error(f"{what} must be a text; got {shown(value)}.")
+    if value.encode("utf-8", "ignore").decode("utf-8") != value:
+        raise error(f"{what} must be a text that UTF-8 can hold; got {shown(value)}.")
+    return value
+
+
+def instance(
+    value: object, kind: type[Kind], what: str, error: type[ProbesError], advice: str = ""
+) -> Kind:
+    """``value``, if it is of a class."""
+    if not isinstance(value, kind):
+        raise error(
+            f"{what} must be of the class {kind.__name__}; got {shown(value)}. {advice}".rstrip()
+        )
+    return value
+
+
+def function(value: object, what: str, error: type[ProbesError]) -> Callable[..., Any]:
+    """``value``, if it can be called."""
+    if not callable(value):
+        raise error(f"{what} must be a function; got {shown(value)}.")
+    return value
+
+
+def mapping(value: object, what: str, error: type[ProbesError]) -> Mapping[Any, Any]:
+    """``value``, if it is a dict or another mapping."""
+    if not isinstance(value, Mapping):
+        raise error(f"{what} must be a mapping, such as a dict; got {shown(value)}.")
+    return value
+
+
+def listed(
+    value: object, what: str, of: str, error: type[ProbesError], kind: type | None = None
+) -> list[Any]:
+    """The entries of a list, or of anything else that has some in an order, one after another."""
+    entries = list(value) if isinstance(value, list | tuple) else None
+    if (
+        entries is None
+        and isinstance(value, Iterable)
+        and not isinstance(value, str | bytes | Mapping)
+    ):
+        try:  # of a tensor or an array, plain numbers
+            plain = value.tolist() if kind is None and hasattr(value, "tolist") else value
+            entries = list(plain)
+        except (TypeError, RuntimeError):  # without axes, or without data
+            entries = None
+    if entries is None or not (kind is None or all(isinstance(e, kind) for e in entries)):
+        raise error(f"{what} must be a list of {of}; got {shown(value)}.")
+    return entries
+
+
+def integers(
+    value: object,
+    what: str,
+    error: type[ProbesError],
+    low: int = -MAX_INTEGER,
+    high: int = MAX_INTEGER,
+) -> list[int]:
+    """The entries of a list of integers, no bools, from ``low`` to ``high``."""
+    start = "" if low == -MAX_INTEGER else f" from {low}"
+    of = f"integers{start}" + ("" if high == MAX_INTEGER else f" to {high}")
+    found = []
+    for entry in listed(value, what, of, error):
+        if isinstance(entry, bool) or not isinstance(entry, int | numbers.Integral):
+            raise error(f"{what} must be a list of {of}; got {shown(value)}.")
+        if entry < low or not entry <= high:
+            raise error(f"{what} must be a list of {of}; {entry} is outside.")
+        found.append(int(entry))
+    return found
+
+
+def bounds(value: object, what: str, error: type[ProbesError]) -> tuple[float, float]:
+    """``value`` as the two ends of a range, in any order."""
+    ends = listed(value, what, "two numbers", error)
+    if len(ends) != 2 or not all(
+        isinstance(end, numbers.Real) and not isinstance(end, bool) for end in ends
+    ):
+        raise error(f"{what} must be a pair of numbers; got {shown(value)}.")
+    low, high = ends
+    return float(low), float(high)
+
+
+def tensor(
+    value: object,
+    what: str,
+    axes: str,
+    error: type[ProbesError],
+    kind: str = "floating-point",
+) -> "Tensor":
+    """``value``, if it is a dense tensor of a kind of numbers with these axes.
+
+    Args:
+        value: What came.
+        what: What it is called.
+        axes: Their names, ``"sequence, position"``; ``"…"`` stands for any number of them.
+        error: What is raised.
+        kind: ``"floating-point"``, ``"integer"`` or ``"real"``, which is either.
+    """
+    import torch
+
+    if isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_meta:
+        dtype, n_axes = value.dtype, axes.count(",") + 1
+        if value.ndim >= n_axes - 1 if "…" in axes else value.ndim == n_axes:
+            whole = not dtype.is_floating_point and not dtype.is_complex and dtype != torch.bool
+            if (dtype.is_floating_point and kind != "integer") or (
+                whole and kind != "floating-point"
+            ):
+                return value
+    article = "an" if kind == "integer" else "a"
+    raise error(f"{what} must be {article} {kind} tensor, [{axes}]; got {shown(value)}.")
+
+
+def shown(value: object) -> str:
+    """A value in an error: short, and of tensors and arrays what they are."""
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if isinstance(shape, tuple) and dtype is not None and not _is_scalar(value):
+        where = ", without data" if getattr(value, "is_meta", False) else ""
+        sparse = ", sparse" if getattr(value, "is_sparse", False) else ""
+        return f"a {type(value).__name__} of {dtype} and shape {tuple(shape)}{where}{sparse}"
+    plain = value is None or isinstance(value, bool | numbers.Number | str | bytes | Collection)
+    found = repr(value) if plain else f"a {type(value).__name__}"
+    return found if len(found) <= SHOWN else f"{found[:SHOWN]}… (a {type(value).__name__})"
+
+
+def _is_scalar(value: object) -> bool:
+    return getattr(value, "shape", None) == () and type(value).__module__ == "numpy"

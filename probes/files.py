@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from probes import checks
 from probes.errors import OutputPathError, ProbesError
 
 if TYPE_CHECKING:
@@ -18,6 +19,22 @@ FIGURE_FORMATS = (".png", ".svg")
 DOTS_PER_INCH = 200
 
 _PREFIX = ".mtd-lens-"
+
+
+def path_of(path: object, error: type[ProbesError]) -> Path:
+    """A path as a Path, whether or not anything is there.
+
+    Raises:
+        error: No path, or one that no file can have.
+    """
+    try:
+        found = Path(path)  # type: ignore[arg-type]
+        os.lstat(found)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass
+    except (TypeError, ValueError, OSError) as problem:
+        raise error(f"{checks.shown(path)} cannot be a path: {problem}.") from problem
+    return found
 
 
 def check_output_path(path: StrPath) -> Path:

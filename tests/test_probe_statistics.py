@@ -141,3 +141,15 @@ def test_divergences():
     assert probes.total_variation(first, second).tolist() == pytest.approx([0.25, 0.0])
     assert probes.kl_divergence(second, first)[0].isfinite()
     assert probes.kl_divergence(second, first)[0] > 100
+
+
+def test_errors_of_integer_targets_are_those_of_the_same_numbers():
+    features = torch.randn(12, 2, 3, generator=torch.Generator().manual_seed(0))
+    targets = (features[..., :2] * 3).round()
+    probe = probes.fit_ridge(features, targets.long())
+    for integer, real in zip(
+        probe.errors(features, targets.long()),
+        probe.errors(features, targets.double()),
+        strict=True,
+    ):
+        torch.testing.assert_close(integer, real)
