@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from mtd_lens.errors import CheckpointError, OutputPathError
+from probes import files
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -160,7 +161,7 @@ def checkpoint_folder(path: str | os.PathLike[str]) -> Path:
     Raises:
         CheckpointError: It is neither.
     """
-    folder = Path(path)
+    folder = files.path_of(path, CheckpointError)
     if not folder.is_dir():
         raise CheckpointError(
             f"there is no folder {folder}. Give a checkpoint's or a run's folder."

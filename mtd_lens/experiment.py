@@ -5,11 +5,14 @@ the algorithm and the sequences alone (its variables, pairs, targets and decoys)
 for the model, the null and the ceiling; what a test reads of one of them, in one pass.
 """
 
+import functools
 import platform
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import metadata
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -25,10 +28,32 @@ from mtd_lens.trial import Memo, Trial
 from probes import checks
 from probes.subject import HookedModel, subject_of
 
+Parameters = ParamSpec("Parameters")
+Answer = TypeVar("Answer")
+
 MIN_SEQUENCES = 64
 
 NULL_SEED = 1_000_003
 """Seed of the null's weights, far from the seeds that the registry's random models use."""
+
+
+def asked(question: Callable[Parameters, Answer]) -> Callable[Parameters, Answer]:
+    """A question whose answer does not depend on the caller's inference mode or autocast.
+
+    Both are switched off within, and gradients on: some estimators are fitted by them, and figures
+    are those of the model's own dtype.
+    """
+
+    @functools.wraps(question)
+    def answered(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Answer:
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            for device in ("cpu", "cuda"):
+                if torch.is_autocast_enabled(device):
+                    stack.enter_context(torch.autocast(device, enabled=False))
+            return question(*args, **kwargs)
+
+    return answered
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,10 +95,11 @@ class Experiment:
             name: What results call the model; by default its own.
 
         Raises:
-            ArgumentError: A seed that cannot be used.
+            ArgumentError: A seed or name that cannot be used.
             ModelError: The model does not fit the task, or no task is known.
         """
-        checks.seed(seed, ArgumentError)
+        seed = checks.seed(seed, ArgumentError)
+        name = None if name is None else checks.text(name, "name", ArgumentError)
         if isinstance(model, str):
             raise ModelError(
                 f"expected a model; got the text {model!r}. Use load_model({model!r})."
@@ -93,7 +119,7 @@ class Experiment:
         Raises:
             ArgumentError: Too few sequences.
         """
-        check_sampling(n_sequences, self.seed)
+        n_sequences = check_sampling(n_sequences)
         tokens = self.task.sample(n_sequences, self.seed).tokens.to(self.device)
         return replace(
             self, fit_tokens=tokens[: n_sequences // 2], tokens=tokens[n_sequences // 2 :]
@@ -137,8 +163,11 @@ class Experiment:
 
         Args:
             seed: Of the weights; by default one that is far from the experiment's own.
+
+        Raises:
+            ArgumentError: A seed that cannot be used.
         """
-        seed = NULL_SEED + self.seed if seed is None else seed
+        seed = NULL_SEED + self.seed if seed is None else checks.seed(seed, ArgumentError)
         if self.family.null is not None:
             return self.family.null(self.model, self.task, seed)
         return hooked.randomized(self.model, seed, name="null")
@@ -164,6 +193,7 @@ class Experiment:
         }
 
 
+@asked
 def model_predictions(
     model: HookedModel, tokens: Tensor, task: Task | None = None
 ) -> Float[Tensor, "sequence outcome"]:
@@ -187,15 +217,19 @@ def model_predictions(
     return last_predictions(model, checked, known.outputs)
 
 
-def check_sampling(n_sequences: int, seed: int) -> None:
-    """Raise an ArgumentError for a number of sequences or a seed that cannot be used."""
+def check_sampling(n_sequences: int) -> int:
+    """``n_sequences``, if the statistics can be taken of so many.
+
+    Raises:
+        ArgumentError: No integer, or too few.
+    """
     n_sequences = checks.integer(n_sequences, "n_sequences", 0, ArgumentError)
     if n_sequences < MIN_SEQUENCES:
         raise ArgumentError(
             f"n_sequences = {n_sequences} is too few for the statistics. "
             f"Use at least {MIN_SEQUENCES}."
         )
-    checks.seed(seed, ArgumentError)
+    return n_sequences
 
 
 def name_of(model: HookedModel) -> str:

@@ -294,7 +294,7 @@ MODELS = {
     "text": (lambda m, t: mtd_lens.score("mtd-q3-m2-t32/random-relative"), r"Use load_model"),
     "threshold text": (lambda m, t: mtd_lens.score(m, t, threshold="a"), r"threshold.*'a'"),
     "sequences text": (lambda m, t: mtd_lens.score(m, t, n_sequences="a"), r"n_sequences.*'a'"),
-    "length": (lambda m, t: mtd_lens.compare(m, t, lengths=8), r"list at least one.*got 8"),
+    "length": (lambda m, t: mtd_lens.compare(m, t, lengths=8), r"list of at least one.*got 8"),
     "too few": (lambda m, t: mtd_lens.score(m, t, n_sequences=10), r"too few.*at least 64"),
     "seed": (lambda m, t: mtd_lens.score(m, t, seed=-1), r"seed.*got -1"),
     "threshold": (lambda m, t: mtd_lens.score(m, t, threshold=1.5), r"threshold.*1\.5"),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import probes
 from mtd_lens.contracts import Measurement
-from mtd_lens.trial import Trial
+from mtd_lens.trial import Trial, checked_trial
 from probes.statistics import NEGLIGIBLE
 from probes.subject import subject_of
 
@@ -33,6 +33,7 @@ class Content:
         Args:
             trial: The model under test.
         """
+        checked_trial(trial)
         target = self.target
         uniform = probes.key_softmax_divergence(torch.zeros_like(target), target)
         if float(uniform.mean()) <= NEGLIGIBLE:
@@ -77,6 +78,7 @@ class Prediction:
         Args:
             trial: The model under test.
         """
+        checked_trial(trial)
         divergence, halves = trial.task.outputs.divergence, []
         for tokens in trial.splits:
             own = trial.run(tokens)["prediction"][:, -1]

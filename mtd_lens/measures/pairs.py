@@ -9,7 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mtd_lens.contracts import CausalModel
+from mtd_lens.errors import ArgumentError
 from mtd_lens.trial import Trial
+from probes import checks
 
 N_CANDIDATES = 8
 """Sources tried for each base; the one whose counterfactual differs most is used."""
@@ -43,7 +45,13 @@ def prediction_with(
         variable: What is held.
         values: At what, ``[sequence, query, …]``.
         queries: At which query positions (index into the variable's query axis).
+
+    Raises:
+        ArgumentError: Any of these of another kind, or an unknown variable.
+        TokensError: Tokens that do not fit the task.
     """
+    _check_held(causal_model, variable, queries)
+    checks.tensor(values, "values", "sequence, query, …", ArgumentError)
     held = torch.full_like(values, torch.nan)
     held[:, queries] = values[:, queries]
     return causal_model.do(**{variable: held}).run(tokens)["prediction"][:, -1]
@@ -66,7 +74,14 @@ def draw_pairs(
         queries: At which query positions (index into the variable's query axis).
         divergence: Between predictions.
         seed: Of the candidates.
+
+    Raises:
+        ArgumentError: Any of these of another kind, or an unknown variable.
+        TokensError: Tokens that do not fit the task.
     """
+    _check_held(causal_model, variable, queries)
+    checks.function(divergence, "divergence", ArgumentError)
+    seed = checks.seed(seed, ArgumentError)
     natural = causal_model.run(tokens)
     base, values = natural["prediction"][:, -1], natural[variable]
     rows = torch.arange(len(tokens), device=tokens.device)
@@ -76,6 +91,7 @@ def draw_pairs(
         source = (rows + int(shift)) % len(tokens)
         outcome = prediction_with(causal_model, tokens, variable, values[source], queries)
         effect = divergence(outcome, base)
+        checks.tensor(effect, "what divergence returns", "sequence", ArgumentError)
         if best is None:
             best = Pairs(source, outcome, effect)
             continue
@@ -87,6 +103,15 @@ def draw_pairs(
         )
     assert best is not None
     return best
+
+
+def _check_held(causal_model: CausalModel, variable: str, queries: slice) -> None:
+    if not isinstance(causal_model, CausalModel):
+        raise ArgumentError(
+            f"causal_model must be a causal model; got {checks.shown(causal_model)}."
+        )
+    checks.choice(variable, "variable", causal_model.variables, ArgumentError)
+    checks.instance(queries, slice, "queries", ArgumentError, "EVERY is slice(None).")
 
 
 def pairs_of(trial: Trial, tokens: Tensor, variable: str, queries: slice, seed: int) -> Pairs:

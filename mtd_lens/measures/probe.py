@@ -10,7 +10,7 @@ from torch import Tensor
 import probes
 from mtd_lens.contracts import EVERY, Measurement
 from mtd_lens.measures.words import hook_of, where
-from mtd_lens.trial import Trial
+from mtd_lens.trial import Trial, checked_trial
 from probes.statistics import NEGLIGIBLE
 from probes.subject import Subject
 
@@ -38,6 +38,7 @@ class Probe:
 
     def reads(self, trial: Trial) -> list[probes.Site]:
         """What is probed."""
+        checked_trial(trial)
         return [site for sites in self._sites(trial) for site in sites]
 
     def __call__(self, trial: Trial) -> list[Measurement]:
@@ -46,6 +47,7 @@ class Probe:
         Args:
             trial: The model under test.
         """
+        checked_trial(trial)
         positions = trial.positions[self.queries]
         target = self.target(trial)
         if float(target.flatten(0, 1).var(0).sum()) <= NEGLIGIBLE:
@@ -77,6 +79,7 @@ class Probe:
 
     def target(self, trial: Trial) -> Tensor:
         """The variable on both splits, ``[sequence, query, output]``."""
+        checked_trial(trial)
         return trial.memo(
             "target",
             trial.causal_model,

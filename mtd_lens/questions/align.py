@@ -12,8 +12,8 @@ from torch import Tensor
 
 import probes
 from mtd_lens.contracts import Carrier, Task
-from mtd_lens.errors import ArgumentError, SiteError
-from mtd_lens.experiment import Experiment
+from mtd_lens.errors import ArgumentError, ModelError, SiteError
+from mtd_lens.experiment import Experiment, asked
 from mtd_lens.measures.pairs import draw_pairs, prediction_with
 from mtd_lens.questions.localize import carriers_of
 from mtd_lens.results.alignment import AlignmentReport
@@ -32,6 +32,7 @@ KINDS = (*HEADLESS, *HEADED)
 """Kinds of sites. Those with heads (``z``, ``q``, ``k``, ``v``) need one to be named."""
 
 
+@asked
 def align(
     model: HookedModel,
     variable: str,
@@ -68,13 +69,19 @@ def align(
     Raises:
         ArgumentError: An unknown variable or kind, too few sequences, or a variable that does not
             vary.
-        ModelError: The model does not fit the task, no task is known, or its family does not say
-            where variables may be sought.
+        ModelError: The model does not fit the task, no task is known, its family does not say
+            where variables may be sought, or its weights were made in inference mode.
         SiteError: A layer, head or hook that the model does not have.
         DataError: A width that the site does not have, or a site that leads to no prediction.
     """
     checks.choice(kind, "kind of site", KINDS, ArgumentError)
+    steps = checks.integer(steps, "steps", 1, ArgumentError)
     experiment = Experiment.of(model, task, seed).drawn(n_sequences)
+    if any(parameter.is_inference() for parameter in subject_of(model).model.parameters()):
+        raise ModelError(
+            "align takes gradients, and the model's weights were made in inference mode, which has "
+            "none. Load or build the model outside of torch.inference_mode()."
+        )
     carriers = {c.variable: c for c in carriers_of(experiment.algorithm, experiment.task)}
     checks.choice(variable, "variable", carriers, ArgumentError)
     subject = subject_of(model)
@@ -93,7 +100,7 @@ def align(
     to_arbitrary = search.fit(model, site, width, steps, arbitrary=True)
     scores = {
         "learned": search.score(model, learned.site),
-        "random_rotation": search.score(model, _random_site(learned, seed)),
+        "random_rotation": search.score(model, _random_site(learned, experiment.seed)),
         "random_weights": search.score(null, on_null.site),
         "arbitrary_labels": search.score(model, to_arbitrary.site, arbitrary=True),
         "whole_site": search.score(model, site),

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from mtd_lens.contracts import Task
 from mtd_lens.errors import ArgumentError
-from mtd_lens.experiment import Experiment, check_sampling
+from mtd_lens.experiment import Experiment, asked, check_sampling
 from mtd_lens.questions.estimators import from_truth, means
 from mtd_lens.results.comparison import Comparison
 from probes import checks
@@ -13,6 +13,7 @@ from probes.subject import HookedModel, subject_of
 N_SEQUENCES = 256
 
 
+@asked
 def compare(
     model: HookedModel,
     task: Task | str | None = None,
@@ -46,8 +47,10 @@ def compare(
     """
     from tqdm.auto import tqdm
 
-    check_sampling(n_sequences, seed)
+    n_sequences = check_sampling(n_sequences)
+    progress = checks.flag(progress, "progress", ArgumentError)
     experiment = Experiment.of(model, task, seed, name=name)
+    seed = experiment.seed
     chosen, shown = _checked_lengths(experiment, lengths), None if progress else True
     family, known = experiment.family, experiment.task
     rows = [
@@ -70,7 +73,8 @@ def _checked_lengths(experiment: Experiment, lengths: Iterable[int] | None) -> t
     if lengths is None:
         halves = [task.seq_len // 2**power for power in (3, 2, 1, 0)]
         return tuple(length for length in dict.fromkeys(halves) if length >= shortest)
-    if not isinstance(lengths, Iterable) or not (chosen := tuple(lengths)):
+    chosen = checks.listed(lengths, "lengths", "at least one context length", ArgumentError)
+    if not chosen:
         raise ArgumentError(f"lengths must list at least one context length; got {lengths!r}.")
     return tuple(
         checks.integer(length, "a context length", shortest, ArgumentError, maximum=longest)

@@ -11,7 +11,7 @@ from torch import Tensor
 import probes
 from mtd_lens.contracts import Analysis, AnalyticPattern, Batch, Task
 from mtd_lens.errors import ArgumentError, ModelError
-from mtd_lens.experiment import Experiment
+from mtd_lens.experiment import Experiment, asked
 from mtd_lens.measures import signed_shares
 from mtd_lens.results.inspection import Inspection, distances
 from mtd_lens.spaces import Space
@@ -39,6 +39,7 @@ MAX_SEED = 2**63
 """Seeds lie below."""
 
 
+@asked
 def inspect(
     model: HookedModel,
     tokens: Tensor | None = None,
@@ -78,7 +79,8 @@ def inspect(
         ModelError: The model does not fit the task, is not causal, or no task is known.
     """
     n_sequences = checked_number(n_sequences)
-    experiment = Experiment.of(model, task, seed, name=_checked_text(name, "name"))
+    experiment = Experiment.of(model, task, seed, name=name)
+    seed = experiment.seed
     task, family, subject = experiment.task, experiment.family, subject_of(model)
     if not subject.causal:
         raise ModelError(
@@ -177,16 +179,6 @@ def _patterns(experiment: Experiment, tokens: Tensor) -> Sequence[AnalyticPatter
     return () if draw is None else draw(experiment.causal_model, tokens)
 
 
-def _checked_text(value: str | None, what: str) -> str | None:
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        raise ArgumentError(f"{what} must be a text; got {value!r}.")
-    if value.encode("utf-8", "ignore").decode("utf-8") != value:
-        raise ArgumentError(f"{what} must be a text that UTF-8 can hold; got {value!r}.")
-    return value
-
-
 def _checked_names(token_names: Sequence[str] | None, inputs: Space) -> tuple[str, ...]:
     if token_names is None:
         return inputs.names
@@ -196,8 +188,7 @@ def _checked_names(token_names: Sequence[str] | None, inputs: Space) -> tuple[st
             f"token_names must list a text for each token of the vocabulary; got {token_names!r}."
         )
     for token, name in enumerate(token_names):
-        if _checked_text(name, f"token_names[{token}]") is None:
-            raise ArgumentError(f"token_names[{token}] must be a text; got None.")
+        checks.text(name, f"token_names[{token}]", ArgumentError)
     if len(token_names) != inputs.size:
         raise ArgumentError(
             f"token_names has {len(token_names)} entries for a vocabulary of {inputs.size} tokens. "

@@ -16,7 +16,7 @@ from torch import Tensor
 import probes
 from mtd_lens.contracts import Algorithm, Carrier, Task
 from mtd_lens.errors import ArgumentError, ModelError
-from mtd_lens.experiment import Experiment
+from mtd_lens.experiment import Experiment, asked
 from mtd_lens.measures.interchange import N_SELECTION_PAIRS
 from mtd_lens.measures.pairs import Pairs, first, pairs_of, prediction_with
 from mtd_lens.measures.probe import probe_errors, share_read
@@ -61,6 +61,7 @@ WITH_HEADS = ("pattern", "z")
 Places = tuple[Place, ...]
 
 
+@asked
 def localize(
     model: HookedModel,
     task: Task | str | None = None,
@@ -103,7 +104,9 @@ def localize(
 
     threshold = checks.number(threshold, "threshold", 0, 1, ArgumentError)
     level = checks.number(level, "level", 0, 1, ArgumentError)
+    progress = checks.flag(progress, "progress", ArgumentError)
     experiment = Experiment.of(model, task, seed, name=name).drawn(n_sequences)
+    seed = experiment.seed
     carriers = carriers_of(experiment.algorithm, experiment.task)
     kinds = dict.fromkeys(kind for carrier in carriers for kind in carrier.kinds)
     for kind in kinds:

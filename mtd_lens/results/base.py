@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from mtd_lens.errors import ArgumentError
 from mtd_lens.results import forms
 from mtd_lens.results.plain import UnreadableError, plain_fields, read
-from probes import files
+from probes import checks, files
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -74,8 +74,8 @@ class Result:
         Raises:
             ArgumentError: A field is missing, unknown or of another form.
         """
+        given = dict(checks.mapping(data, f"what {cls.__name__}.to_dict returned", ArgumentError))
         try:
-            given = dict(data)
             form = given.pop("form", 1)
             if form not in (1, FORM):
                 raise UnreadableError(f"form must be 1 or {FORM}; got {form!r:.60}")

@@ -5,13 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from mtd_lens.errors import UnknownNameError, nearest
+from mtd_lens.errors import UnknownNameError
 from mtd_lens.results import forms
 from mtd_lens.results.base import DrawnResult
 from mtd_lens.results.first_form import sources_of
 from mtd_lens.results.forms import NOTHING, Table, figure, interval, parameters
 from mtd_lens.results.plain import to_plain
-from probes import files
+from probes import checks, files
 from probes.statistics.intervals import Interval
 
 VERDICTS = {
@@ -130,11 +130,8 @@ class Scorecard(DrawnResult):
         return len(self.claims)
 
     def __getitem__(self, claim_id: str) -> ClaimResult:
-        for claim in self.claims:
-            if claim.id == claim_id:
-                return claim
-        ids = [claim.id for claim in self.claims]
-        raise UnknownNameError(f"no claim is named {claim_id!r}. {nearest(claim_id, ids)}")
+        by_id = {claim.id: claim for claim in self.claims}
+        return by_id[checks.choice(claim_id, "claim", by_id, UnknownNameError)]
 
     @property
     def n_layers(self) -> int:
@@ -150,9 +147,10 @@ class Scorecard(DrawnResult):
         Raises:
             OutputPathError: The path cannot be written to.
         """
+        target = None if path is None else files.check_output_path(path)
         text = forms.html("scorecard_page.html", **self._view())
-        if path is not None:
-            files.write_text(path, text)
+        if target is not None:
+            files.write_text(target, text)
         return text
 
     def _repr_html_(self) -> str:

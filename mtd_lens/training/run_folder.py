@@ -140,12 +140,7 @@ def checked_folder(path: str | os.PathLike[str]) -> Path:
     Raises:
         ArgumentError: It is no path.
     """
-    try:
-        folder = Path(path)
-        folder.exists()
-    except (TypeError, ValueError, OSError) as error:
-        raise ArgumentError(f"{path!r} cannot be the folder of a run: {error}.") from error
-    return folder
+    return files.path_of(path, ArgumentError)
 
 
 def _is_content(path: Path) -> bool:
@@ -229,7 +224,7 @@ def export_checkpoint(path: str | os.PathLike[str], out: str | os.PathLike[str])
         CheckpointError: The checkpoint is missing or damaged.
         OutputPathError: The folder exists, or cannot be written.
     """
-    source, target = checkpoints.checkpoint_folder(path), Path(out)
+    source, target = checkpoints.checkpoint_folder(path), files.path_of(out, OutputPathError)
     manifest = checkpoints.read_manifest(source)
     weights = checkpoints.read_tensors(source, manifest, checkpoints.MODEL)
     if target.exists() or not target.absolute().parent.is_dir():
