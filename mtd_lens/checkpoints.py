@@ -161,7 +161,7 @@ def checkpoint_folder(path: str | os.PathLike[str]) -> Path:
     Raises:
         CheckpointError: It is neither.
     """
-    folder = files.path_of(path, CheckpointError)
+    folder = files.path_of(path, "the folder of a checkpoint", CheckpointError)
     if not folder.is_dir():
         raise CheckpointError(
             f"there is no folder {folder}. Give a checkpoint's or a run's folder."

@@ -21,7 +21,7 @@ DOTS_PER_INCH = 200
 _PREFIX = ".mtd-lens-"
 
 
-def path_of(path: object, error: type[ProbesError]) -> Path:
+def path_of(path: object, what: str, error: type[ProbesError]) -> Path:
     """A path as a Path, whether or not anything is there.
 
     Raises:
@@ -33,7 +33,7 @@ def path_of(path: object, error: type[ProbesError]) -> Path:
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         pass
     except (TypeError, ValueError, OSError) as problem:
-        raise error(f"{checks.shown(path)} cannot be a path: {problem}.") from problem
+        raise error(f"{checks.shown(path)} cannot be {what}: {problem}.") from problem
     return found
 
 

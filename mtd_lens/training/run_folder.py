@@ -140,7 +140,7 @@ def checked_folder(path: str | os.PathLike[str]) -> Path:
     Raises:
         ArgumentError: It is no path.
     """
-    return files.path_of(path, ArgumentError)
+    return files.path_of(path, "the folder of a run", ArgumentError)
 
 
 def _is_content(path: Path) -> bool:
@@ -224,7 +224,10 @@ def export_checkpoint(path: str | os.PathLike[str], out: str | os.PathLike[str])
         CheckpointError: The checkpoint is missing or damaged.
         OutputPathError: The folder exists, or cannot be written.
     """
-    source, target = checkpoints.checkpoint_folder(path), files.path_of(out, OutputPathError)
+    source, target = (
+        checkpoints.checkpoint_folder(path),
+        files.path_of(out, "a new folder", OutputPathError),
+    )
     manifest = checkpoints.read_manifest(source)
     weights = checkpoints.read_tensors(source, manifest, checkpoints.MODEL)
     if target.exists() or not target.absolute().parent.is_dir():
