@@ -58,7 +58,7 @@ class Intervenable:
         Raises:
             ArgumentError: An intervention whose shape does not fit.
         """
-        if name not in self.interventions:
+        if checks.text(name, "name", ArgumentError) not in self.interventions:
             return natural
         value = self.interventions[name].to(natural)
         try:
@@ -69,6 +69,15 @@ class Intervenable:
                 f"broadcasts to {tuple(natural.shape)}."
             ) from error
         return value.where(~value.isnan(), natural)
+
+
+def positions_from(first: int, length: int) -> tuple[int, ...]:
+    """The positions from the first query on, of sequences of a length.
+
+    Raises:
+        ArgumentError: A length that is no number.
+    """
+    return tuple(range(first, checks.integer(length, "length", 0, ArgumentError)))
 
 
 def with_flag(name: str, value: float, at_bound: bool) -> dict[str, float]:
@@ -107,8 +116,8 @@ def check_fit(
     most: float,
     *,
     from_zero: bool = False,
-) -> None:
-    """Raise an ArgumentError for targets or bounds with which no parameter can be fitted.
+) -> tuple[float, float]:
+    """The bounds of a parameter's fit, after checking them and what it is fitted to.
 
     Args:
         name: Of the parameter.
@@ -118,22 +127,22 @@ def check_fit(
         bounds: Of the parameter.
         most: What they may be at most.
         from_zero: Whether the lower one may be 0.
+
+    Raises:
+        ArgumentError: Targets or bounds with which no parameter can be fitted.
     """
-    if not isinstance(targets, Tensor):
-        raise ArgumentError(
-            f"targets must be a tensor, {axes}; got {type(targets).__name__}. Use "
-            "torch.as_tensor(targets)."
-        )
+    targets = checks.tensor(targets, "targets", axes.strip("[]"), ArgumentError)
     if tuple(targets.shape) != expected or not targets.isfinite().all():
         raise ArgumentError(
             f"targets must be finite, {axes} = {expected}; got shape {tuple(targets.shape)}."
         )
-    low, high = bounds
+    low, high = checks.bounds(bounds, f"bounds of {name}", ArgumentError)
     if not (low >= 0 if from_zero else low > 0) or not low < high <= most:
         start = "from 0" if from_zero else "above 0"
         raise ArgumentError(
             f"bounds of {name} must be increasing, {start} to {most:g}; got {bounds!r}."
         )
+    return low, high
 
 
 def _checked(
@@ -152,9 +161,8 @@ def _checked(
     """
     for name, value in values.items():
         checks.choice(name, "variable", variables, ArgumentError)
-        if not isinstance(value, Tensor) or not value.is_floating_point():
-            raise ArgumentError(f"{name} must be held at a floating-point tensor.")
-        if name in probabilities:
+        checks.tensor(value, f"what {name} is held at", "…, entry", ArgumentError)
+        if name in probabilities and value.numel():
             _check_simplex(name, value[~value.isnan().any(-1)])
     return values
 

@@ -262,6 +262,7 @@ class Examples:
 
     def at_queries(self, output: Float[Tensor, "batch pos outcome"]) -> Tensor:
         """``[batch, query, outcome]``: a model's output where there are targets."""
+        checks.tensor(output, "output", "batch, pos, outcome", ArgumentError)
         n_queries = self.targets.shape[1]
         return output[:, -n_queries:] if self.queries is None else output[:, list(self.queries)]
 
@@ -326,6 +327,9 @@ class Family(Record):
         weights: ``(model, task, reads_logits) -> findings``: what parameters alone show of the
             algorithm, on no data; ``reads_logits`` says whether the linear part of the read-out
             gives logits, not probabilities.
+
+    Raises:
+        ArgumentError: A name that is no text, or no algorithm.
     """
 
     name: str
@@ -343,3 +347,10 @@ class Family(Record):
     yardsticks: Callable[[Any, int, int], tuple[Tensor, Mapping[str, Tensor]]] | None = None
     analyse: Callable[[Any, Any, Tensor, Tensor, Any], Analysis] | None = None
     weights: Callable[[HookedModel, Any, bool], Sequence[WeightFinding]] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.text(self.name, "a family's name", ArgumentError)
+        made = "mtd_lens.Algorithm records"
+        if not checks.listed(self.algorithms, "algorithms", made, ArgumentError, Algorithm):
+            raise ArgumentError(f"the family {self.name!r} names no algorithm. Give at least one.")

@@ -5,11 +5,13 @@ the algorithm and the sequences alone (its variables, pairs, targets and decoys)
 for the model, the null and the ceiling; what a test reads of one of them, in one pass.
 """
 
+import functools
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import metadata
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -23,8 +25,12 @@ from mtd_lens.registry import family_of, load_task
 from mtd_lens.spaces import check_model, last_predictions
 from mtd_lens.trial import Memo, Trial
 from probes import checks
-from probes.memory import check_memory
+from probes.memory import check_memory, within_memory
+from probes.passes import own_modes
 from probes.subject import HookedModel, subject_of
+
+Parameters = ParamSpec("Parameters")
+Answer = TypeVar("Answer")
 
 MIN_SEQUENCES = 64
 
@@ -35,6 +41,23 @@ BYTES_A_POSITION = 24
 
 NULL_SEED = 1_000_003
 """Seed of the null's weights, far from the seeds that the registry's random models use."""
+
+
+def asked(question: Callable[Parameters, Answer]) -> Callable[Parameters, Answer]:
+    """A question whose answer does not depend on the caller's inference mode or autocast.
+
+    Where memory runs out it says what to lower.
+
+    Both are switched off within, and gradients on: some estimators are fitted by them, and figures
+    are those of the model's own dtype.
+    """
+
+    @functools.wraps(question)
+    def answered(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Answer:
+        with own_modes("cuda"), within_memory(FEWER_SEQUENCES):
+            return question(*args, **kwargs)
+
+    return answered
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +102,8 @@ class Experiment:
             ArgumentError: A seed that cannot be used, or a name that cannot be shown.
             ModelError: The model does not fit the task, or no task is known.
         """
-        checks.seed(seed, ArgumentError)
+        seed = checks.seed(seed, ArgumentError)
+        name = None if name is None else checks.text(name, "name", ArgumentError)
         if isinstance(model, str):
             raise ModelError(
                 f"expected a model; got the text {model!r}. Use load_model({model!r})."
@@ -102,7 +126,7 @@ class Experiment:
             ArgumentError: Too few sequences.
             MemoryLimitError: More than there is memory for.
         """
-        check_sampling(n_sequences, self.seed)
+        n_sequences = check_sampling(n_sequences)
         check_room(n_sequences, self.task.seq_len)
         tokens = self.task.sample(n_sequences, self.seed).tokens.to(self.device)
         return replace(
@@ -146,8 +170,11 @@ class Experiment:
         Args:
             seed: Of the weights; by default one that is far from the experiment's own.
             over: A null that is done with, whose weights may be drawn anew in place of a copy's.
+
+        Raises:
+            ArgumentError: A seed that cannot be used.
         """
-        seed = NULL_SEED + self.seed if seed is None else seed
+        seed = NULL_SEED + self.seed if seed is None else checks.seed(seed, ArgumentError)
         if self.family.null is not None:
             return self.family.null(self.model, self.task, seed)
         return hooked.randomized(self.model, seed, "null", over)
@@ -173,6 +200,7 @@ class Experiment:
         }
 
 
+@asked
 def model_predictions(
     model: HookedModel, tokens: Tensor, task: Task | None = None
 ) -> Float[Tensor, "sequence outcome"]:
@@ -196,15 +224,19 @@ def model_predictions(
     return last_predictions(model, checked, known.outputs)
 
 
-def check_sampling(n_sequences: int, seed: int) -> None:
-    """Raise an ArgumentError for a number of sequences or a seed that cannot be used."""
+def check_sampling(n_sequences: int) -> int:
+    """``n_sequences``, if the statistics can be taken of so many.
+
+    Raises:
+        ArgumentError: No integer, or too few.
+    """
     n_sequences = checks.integer(n_sequences, "n_sequences", 0, ArgumentError)
     if n_sequences < MIN_SEQUENCES:
         raise ArgumentError(
             f"n_sequences = {n_sequences} is too few for the statistics. "
             f"Use at least {MIN_SEQUENCES}."
         )
-    checks.seed(seed, ArgumentError)
+    return n_sequences
 
 
 def check_room(n_sequences: int, length: int) -> None:

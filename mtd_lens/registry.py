@@ -90,14 +90,12 @@ def register_family(family: Family) -> None:
         family: A record of it; its name is not taken yet.
 
     Raises:
-        ArgumentError: No record of a family, one without an algorithm, or a name that is taken.
+        ArgumentError: No record of a family, or a name that is taken.
     """
     if not isinstance(family, Family):
         raise ArgumentError(
             f"register_family takes a mtd_lens.contracts.Family; got {type(family).__name__}."
         )
-    if not family.algorithms:
-        raise ArgumentError(f"the family {family.name!r} names no algorithm. Give at least one.")
     if family.name in list_families():
         raise ArgumentError(f"a family is named {family.name!r} already. Choose another name.")
     _families[family.name] = family
@@ -212,10 +210,11 @@ def load_model(
         >>> mtd_lens.task_of(model).order
         2
     """
+    name = checks.text(name, "a model's name", UnknownNameError)
     target = _checked_device(device)
     if dtype is not None:
         hooked.check_dtype(dtype)
-    name, loaders = str(name), _model_loaders()
+    loaders = _model_loaders()
     task_name, _, variant = name.partition("/")
     variants: Mapping[str, Callable[..., Any]] = {}
     task = None
@@ -377,7 +376,7 @@ def _checked_device(device: str | torch.device | None) -> torch.device | None:
     try:
         checked = torch.device(device)
         torch.ones(1, device=checked).item()
-    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
         raise ArgumentError(
             f"device {device!r} cannot be used here. Use 'cpu', or a device that torch sees, such "
             "as 'cuda' where torch.cuda.is_available()."

@@ -9,7 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mtd_lens.contracts import CausalModel, Claim
+from mtd_lens.errors import ArgumentError, SiteError
 from mtd_lens.spaces import check_outputs
+from probes import checks
 from probes.capture import NaturalRuns, Readable
 from probes.subject import HookedModel, subject_of
 
@@ -29,6 +31,15 @@ class Memo:
         if key not in self._found:
             self._found[key] = objects, compute()
         return self._found[key][1]
+
+
+def checked_trial(trial: object) -> "Trial":
+    """``trial``, if a test can be made of it.
+
+    Raises:
+        ArgumentError: It is no Trial.
+    """
+    return checks.instance(trial, Trial, "trial", ArgumentError, "Use Experiment.trial().")
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +121,11 @@ class Trial:
         Args:
             tokens: ``[sequence, position]``, one of the splits.
             sites: Where.
+
+        Raises:
+            SiteError: Something else than sites, or one that the model does not have.
         """
+        sites = checks.listed(sites, "sites", "sites", SiteError, Readable)
         return [values.clone() for values in self.natural(tokens).read(sites)]
 
     def read_for(self, claims: Iterable[Claim]) -> None:
@@ -118,7 +133,11 @@ class Trial:
 
         Args:
             claims: Those to come.
+
+        Raises:
+            ArgumentError: Something else than claims.
         """
+        claims = checks.listed(claims, "claims", "claims", ArgumentError, Claim)
         sites = [
             site
             for claim in claims

@@ -110,7 +110,7 @@ class Alignment:
                 losses=tuple(data["losses"]),
                 seed=data["seed"],
             )
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (LookupError, TypeError, ValueError, RuntimeError) as error:
             raise DataError(f"expected what Alignment.to_dict returns: {error!r}.") from error
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
@@ -214,12 +214,17 @@ def fit_alignment(
     learning_rate = checks.number(learning_rate, "learning_rate", 0, np.inf, DataError)
     batch_size = min(checks.integer(batch_size, "batch_size", 1, DataError), len(tokens))
     seed = checks.seed(seed, DataError)
+    checks.instance(site, Site, "site", SiteError)
+    checks.function(predict, "predict", DataError)
+    checks.function(divergence, "divergence", DataError)
+    if natural is not None:
+        checks.instance(natural, NaturalRuns, "natural", DataError)
     runs = _shifts(natural or NaturalRuns(model, tokens), source, site)
     checks.integer(width, "width", 1, DataError, runs.differences.shape[-1])
 
     def loss(rows: Tensor, shift: Tensor) -> Tensor:
         divergences = divergence(targets[rows], predict(runs.shifted(rows, shift)))
-        return _checked_loss(divergences.mean())
+        return _checked_loss(divergences)
 
     span = _span(runs.differences, width, site)
     first = _first_order(runs.differences, span, width, loss, batch_size)
@@ -360,6 +365,7 @@ def _gradient(value: Tensor, variable: Tensor) -> Tensor:
 
 
 def _checked_loss(value: Tensor) -> Tensor:
+    value = checks.tensor(value, "what divergence returns", "…", DataError).mean()
     if not value.isfinite():
         raise DataError(
             "the divergence of the targets from the patched predictions must be finite; its mean "

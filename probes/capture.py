@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from probes import checks
-from probes.errors import DataError, SiteError
+from probes.errors import DataError, SiteError, shown
 from probes.passes import alone
 from probes.sites import Band, Site, check_hooks
 from probes.subject import HookedModel, subject_of
@@ -55,8 +55,8 @@ def read_activations(
             times in a pass with different activations.
         DataError: Tokens that the model cannot read.
     """
-    check_hooks(model, (site.hook for site in sites.values()))
-    return _run(model, tokens, sites, batch_size, stop=_last_layer(sites.values()))[0]
+    sites = checked_sites(sites)
+    return _run(model, tokens, sites, batch_size, stop=_last_layer(model, sites.values()))[0]
 
 
 def run_and_capture(
@@ -78,7 +78,7 @@ def run_and_capture(
             times in a pass with different activations.
         DataError: Tokens that the model cannot read.
     """
-    return _run(model, tokens, sites, batch_size, stop=None)
+    return _run(model, tokens, checked_sites(sites), batch_size, stop=None)
 
 
 class NaturalRuns:
@@ -186,23 +186,22 @@ def _same(first: Tensor, second: Tensor) -> bool:
 def check_tokens(model: HookedModel, tokens: Tensor) -> None:
     """Raise a DataError unless ``tokens`` are sequences that ``model`` can read."""
     subject = subject_of(model)
-    kind = f"{tokens.dtype} {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else tokens
+    dense = isinstance(tokens, Tensor) and tokens.layout == torch.strided and not tokens.is_meta
+    kind = shown(tokens)
     size = subject.vector_size
     if size is not None:
-        real = isinstance(tokens, Tensor) and tokens.is_floating_point()
+        real = dense and tokens.is_floating_point()
         if not real or tokens.ndim != 3 or tokens.shape[2] != size:
             raise DataError(
                 "this model reads vectors: tokens must be a floating-point tensor, [sequence, "
-                f"position, {size}]; got {kind!r}."
+                f"position, {size}]; got {kind}."
             )
         if not tokens.isfinite().all():
             raise DataError("tokens must be finite; they hold NaN or infinity.")
     else:
-        whole = isinstance(tokens, Tensor) and tokens.dtype in (torch.int64, torch.int32)
+        whole = dense and tokens.dtype in (torch.int64, torch.int32)
         if not whole or tokens.ndim != 2:
-            raise DataError(
-                f"tokens must be an integer tensor, [sequence, position]; got {kind!r}."
-            )
+            raise DataError(f"tokens must be an integer tensor, [sequence, position]; got {kind}.")
     if len(tokens) < 1 or not 1 <= tokens.shape[1] <= subject.n_ctx:
         raise DataError(
             f"tokens must hold sequences of 1 to {subject.n_ctx} positions, the model's context; "
@@ -217,9 +216,13 @@ def check_tokens(model: HookedModel, tokens: Tensor) -> None:
 
 def check_source(tokens: Tensor, source: Tensor) -> None:
     """Raise a DataError unless ``source`` names a row of ``tokens`` for each of them."""
-    whole = isinstance(source, Tensor) and not source.is_floating_point()
-    shaped = whole and source.shape == tokens.shape[:1]
-    if not shaped or int(source.min()) < 0 or int(source.max()) >= len(tokens):
+    what = "source, one row number of tokens for each sequence,"
+    source = checks.tensor(source, what, "sequence", DataError, "integer")
+    if (
+        source.shape != tokens.shape[:1]
+        or int(source.min()) < 0
+        or int(source.max()) >= len(tokens)
+    ):
         raise DataError(
             f"source must hold one row number of tokens, 0 … {len(tokens) - 1}, for each of the "
             f"{len(tokens)} sequences; got {source!r}."
@@ -243,8 +246,21 @@ def last_outputs(model: HookedModel, tokens: Tensor, batch_size: int = BATCH_SIZ
     return _run(model, tokens, {}, batch_size, stop=None)[1]
 
 
-def _last_layer(sites: Iterable[Readable]) -> int | None:
+def checked_sites(sites: object) -> Mapping[str, Readable]:
+    """``sites``, if they are a mapping to what can be read.
+
+    Raises:
+        DataError: They are something else.
+    """
+    known = checks.mapping(sites, "sites", DataError)
+    checks.listed(known.values(), "sites", "sites, by name", DataError, Readable)
+    return known
+
+
+def _last_layer(model: HookedModel, sites: Iterable[Readable]) -> int | None:
     """The layer before which a forward pass may stop, or None where it must run to the end."""
+    sites = list(sites)
+    check_hooks(model, [site.hook for site in sites])
     layers = [Site(site.hook).layer for site in sites]
     known = [layer for layer in layers if layer is not None]
     return max(known) + 1 if len(known) == len(layers) and known else None

@@ -1,15 +1,24 @@
-"""Checks of arguments, each with an error that says what came and what to do."""
+"""Checks of arguments, each with an error that says what came and what to do.
+
+A public function calls them once, at its door: what it hands on is of the kind that it says.
+"""
 
 import math
 import numbers
 import unicodedata
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from torch import Tensor
+import numpy as np
 
 from probes.errors import ProbesError, nearest, shown
 
-MAX_SEED = 2**63 - 1
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MAX_SEED = MAX_INTEGER = 2**63 - 1
+
+Kind = TypeVar("Kind")
 
 JOINERS = "\u200c\u200d"
 """Of letters, in the words of some scripts; they show nothing of their own."""
@@ -19,14 +28,16 @@ def integer(
     value: object, what: str, minimum: int, error: type[ProbesError], maximum: int | None = None
 ) -> int:
     """``value`` as an int, if it is an integer (not a bool) of at least ``minimum``."""
+    most = MAX_INTEGER if maximum is None else maximum
     if (
         not isinstance(value, numbers.Integral)
         or isinstance(value, bool)
         or value < minimum
-        or not (maximum is None or value <= maximum)
+        or not value <= most
     ):
-        bounds = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
-        raise error(f"{what} must be an integer {bounds}; got {value!r}.")
+        huge = maximum is not None or (isinstance(value, int) and value > most)
+        bounds = f"from {minimum} to {most}" if huge else f"of at least {minimum}"
+        raise error(f"{what} must be an integer {bounds}; got {shown(value)}.")
     return int(value)
 
 
@@ -56,18 +67,8 @@ def number(
     ):
         start = f"of at least {low:g}" if low_included else f"above {low:g}"
         end = f", at most {high:g}" if math.isfinite(high) else " and finite"
-        raise error(f"{what} must be a number {start}{end}; got {value!r}. {advice}".rstrip())
+        raise error(f"{what} must be a number {start}{end}; got {shown(value)}. {advice}".rstrip())
     return float(value)
-
-
-def tensor(value: object, what: str, error: type[ProbesError]) -> Tensor:
-    """``value``, if it is a tensor of real numbers."""
-    if not isinstance(value, Tensor) or value.is_complex():
-        kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
-        raise error(
-            f"{what} must be a tensor of real numbers; got {kind}. Convert it with torch.as_tensor."
-        )
-    return value
 
 
 def choice(value: object, what: str, known: Collection[str], error: type[ProbesError]) -> str:
@@ -77,17 +78,27 @@ def choice(value: object, what: str, known: Collection[str], error: type[ProbesE
     return value
 
 
+def flag(value: object, what: str, error: type[ProbesError]) -> bool:
+    """``value`` as a bool, if it is True or False; 1 and 0 stand for them, also NumPy's."""
+    plain: Any = value
+    if isinstance(plain, np.generic):
+        plain = plain.item()
+    if not isinstance(plain, int) or plain not in (0, 1):
+        raise error(f"{what} must be True or False; got {shown(value)}.")
+    return bool(plain)
+
+
 def text(value: object, what: str, error: type[ValueError]) -> str:
     """``value``, if it is a text that a terminal, a page and a figure can show on one line."""
     if not isinstance(value, str):
-        raise error(f"{what} must be a text; got {value!r}.")
+        raise error(f"{what} must be a text; got {shown(value)}.")
     if not value.isprintable():
         for character in value:
-            shown = character.isprintable() or character in JOINERS
-            if not shown and unicodedata.category(character) != "Zs":  # spaces of other widths
+            visible = character.isprintable() or character in JOINERS
+            if not visible and unicodedata.category(character) != "Zs":  # spaces of other widths
                 raise error(
-                    f"{what} holds {character!r}, which cannot be shown; got {value!r}. Leave out "
-                    "control characters, line breaks and halves of characters."
+                    f"{what} holds {character!r}, which cannot be shown; got {shown(value)}. Leave "
+                    "out control characters, line breaks and halves of characters."
                 )
     return value
 
@@ -103,3 +114,109 @@ def texts(value: object, what: str, error: type[ValueError]) -> None:
     elif isinstance(value, list | tuple):
         for item in value:
             texts(item, what, error)
+
+
+def instance(
+    value: object, kind: type[Kind], what: str, error: type[ProbesError], advice: str = ""
+) -> Kind:
+    """``value``, if it is of a class."""
+    if not isinstance(value, kind):
+        raise error(
+            f"{what} must be of the class {kind.__name__}; got {shown(value)}. {advice}".rstrip()
+        )
+    return value
+
+
+def function(value: object, what: str, error: type[ProbesError]) -> Callable[..., Any]:
+    """``value``, if it can be called."""
+    if not callable(value):
+        raise error(f"{what} must be a function; got {shown(value)}.")
+    return value
+
+
+def mapping(value: object, what: str, error: type[ProbesError]) -> Mapping[Any, Any]:
+    """``value``, if it is a dict or another mapping."""
+    if not isinstance(value, Mapping):
+        raise error(f"{what} must be a mapping, such as a dict; got {shown(value)}.")
+    return value
+
+
+def listed(
+    value: object, what: str, of: str, error: type[ProbesError], kind: type | None = None
+) -> list[Any]:
+    """The entries of a list, or of anything else that has some in an order, one after another."""
+    entries = list(value) if isinstance(value, list | tuple) else None
+    if (
+        entries is None
+        and isinstance(value, Iterable)
+        and not isinstance(value, str | bytes | Mapping)
+    ):
+        try:  # of a tensor or an array, plain numbers
+            plain = value.tolist() if kind is None and hasattr(value, "tolist") else value
+            entries = list(plain)
+        except (TypeError, RuntimeError):  # without axes, or without data
+            entries = None
+    if entries is None or not (kind is None or all(isinstance(e, kind) for e in entries)):
+        raise error(f"{what} must be a list of {of}; got {shown(value)}.")
+    return entries
+
+
+def integers(
+    value: object,
+    what: str,
+    error: type[ProbesError],
+    low: int = -MAX_INTEGER,
+    high: int = MAX_INTEGER,
+) -> list[int]:
+    """The entries of a list of integers, no bools, from ``low`` to ``high``."""
+    start = "" if low == -MAX_INTEGER else f" from {low}"
+    of = f"integers{start}" + ("" if high == MAX_INTEGER else f" to {high}")
+    found = []
+    for entry in listed(value, what, of, error):
+        if isinstance(entry, bool) or not isinstance(entry, int | numbers.Integral):
+            raise error(f"{what} must be a list of {of}; got {shown(value)}.")
+        if entry < low or not entry <= high:
+            raise error(f"{what} must be a list of {of}; {entry} is outside.")
+        found.append(int(entry))
+    return found
+
+
+def bounds(value: object, what: str, error: type[ProbesError]) -> tuple[float, float]:
+    """``value`` as the two ends of a range, in any order."""
+    ends = listed(value, what, "two numbers", error)
+    if len(ends) != 2 or not all(
+        isinstance(end, numbers.Real) and not isinstance(end, bool) for end in ends
+    ):
+        raise error(f"{what} must be a pair of numbers; got {shown(value)}.")
+    low, high = ends
+    return float(low), float(high)
+
+
+def tensor(
+    value: object,
+    what: str,
+    axes: str,
+    error: type[ProbesError],
+    kind: str = "floating-point",
+) -> "Tensor":
+    """``value``, if it is a dense tensor of a kind of numbers with these axes.
+
+    Args:
+        value: What came.
+        what: What it is called.
+        axes: Their names, ``"sequence, position"``; ``"…"`` stands for any number of them.
+        error: What is raised.
+        kind: ``"floating-point"``, ``"integer"`` or ``"real"``, which is either.
+    """
+    import torch
+
+    if isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_meta:
+        dtype, n_axes = value.dtype, axes.count(",") + 1
+        if value.ndim >= n_axes - 1 if "…" in axes else value.ndim == n_axes:
+            whole = not dtype.is_floating_point and not dtype.is_complex and dtype != torch.bool
+            if (dtype.is_floating_point and kind != "integer") or (
+                whole and kind != "floating-point"
+            ):
+                return value
+    article = "an" if kind == "integer" else "a"
+    raise error(f"{what} must be {article} {kind} tensor, [{axes}]; got {shown(value)}.")

@@ -76,7 +76,11 @@ class WeightFinding:
 
         Args:
             nulls: The same finding of every random model.
+
+        Raises:
+            DataError: Something else than findings.
         """
+        nulls = checks.listed(nulls, "nulls", "findings", DataError, WeightFinding)
 
         def span(figures: list[float]) -> tuple[float, float] | None:
             if not figures:
@@ -134,7 +138,11 @@ def key_softmax_divergence(
     Args:
         scores: ``[query_token, key_token]``.
         target: ``[query_token, key_token]``, rows sum to 1.
+
+    Raises:
+        DataError: Something else, or other shapes.
     """
+    scores = checks.tensor(scores, "scores", "query_token, key_token", DataError)
     return kl_divergence(target, scores.softmax(-1))
 
 
@@ -260,8 +268,12 @@ def centred(matrix: Float[Tensor, "row column"], *axes: int) -> Float[Tensor, "r
     Args:
         matrix: ``[row, column]``.
         *axes: Of the means, in turn; -1 takes away what a softmax ignores.
+
+    Raises:
+        DataError: No matrix, or an axis that it does not have.
     """
-    for axis in axes:
+    matrix = checks.tensor(matrix, "matrix", "row, column", DataError)
+    for axis in (checks.integer(axis, "axis", -2, DataError, 1) for axis in axes):
         matrix = matrix - matrix.mean(axis, keepdim=True)
     return matrix
 
@@ -285,6 +297,8 @@ def fit_scale(
     Raises:
         DataError: A reference of zeros, or matrices of two shapes.
     """
+    matrix = checks.tensor(matrix, "matrix", "row, column", DataError)
+    reference = checks.tensor(reference, "reference", "row, column", DataError)
     if matrix.shape != reference.shape:
         raise DataError(
             "a matrix and its reference must have one shape; got "
@@ -318,12 +332,25 @@ def block_of(model: HookedModel, layer: int, head: int) -> Any:
         SiteError: The model has no such layer or head.
     """
     subject = subject_of(model)
+    layer, head = checks.integers((layer, head), "(layer, head)", SiteError)
     if not (0 <= layer < subject.n_layers and 0 <= head < subject.n_heads):
         raise SiteError(
             f"the model has {subject.n_layers} layers of {subject.n_heads} heads; layer "
             f"{layer}, head {head} is outside. Count from 0."
         )
     return subject.model.blocks[layer]
+
+
+def checked_head(head: object, what: str) -> Head:
+    """``head`` as a layer and a head.
+
+    Raises:
+        SiteError: It is no pair of integers from 0 on.
+    """
+    pair = checks.integers(head, what, SiteError, 0)
+    if len(pair) != 2:
+        raise SiteError(f"{what} must be (layer, head); got {head!r}.")
+    return pair[0], pair[1]
 
 
 def mean_embeddings(model: HookedModel, length: int) -> Float[Tensor, "pos d_model"]:

@@ -44,10 +44,13 @@ def token_windows(
         tensor([[[1, 2],
                  [2, 3]]])
     """
-    if min(positions) < length - 1:
+    checks.tensor(tokens, "tokens", "sequence, position, …", DataError, "real")
+    length = checks.integer(length, "length", 1, DataError)
+    positions = tuple(checks.integers(positions, "positions", DataError, 0, tokens.shape[1] - 1))
+    if not positions or min(positions) < length - 1:
         raise DataError(
-            f"a window of {length} tokens does not fit before position {min(positions)}. "
-            "Use later positions or shorter windows."
+            f"a window of {length} tokens does not fit before position "
+            f"{min(positions, default=0)}. Use later positions or shorter windows."
         )
     ends = torch.tensor(positions, device=tokens.device)[:, None]
     return tokens[:, ends + torch.arange(1 - length, 1, device=tokens.device)]
@@ -64,7 +67,18 @@ def one_hot_windows(
 
     Returns:
         ``[sequence, window, length * n_tokens]``, float64.
+
+    Raises:
+        DataError: No tokens of the vocabulary.
     """
+    checks.tensor(windows, "windows", "sequence, window, length", DataError, "integer")
+    n_tokens = checks.integer(n_tokens, "n_tokens", 1, DataError)
+    if windows.numel() and not 0 <= int(windows.min()) <= int(windows.max()) < n_tokens:
+        raise DataError(
+            f"windows must hold tokens from 0 to {n_tokens - 1}; got {int(windows.min())} … "
+            f"{int(windows.max())}."
+        )
+    windows = windows.long()
     return functional.one_hot(windows, n_tokens).flatten(2).to(torch.float64)
 
 
@@ -86,7 +100,7 @@ def raw_features(
         ``[sequence, window, feature]``, float64.
 
     Raises:
-        DataError: A window that would start before the sequence.
+        DataError: A window that would start before the sequence, or tokens outside the vocabulary.
     """
     windows = token_windows(tokens, positions, length)
     if windows.is_floating_point():
@@ -118,7 +132,8 @@ def random_wave_map(
         ``[sequence, window, output]``, float64.
 
     Raises:
-        DataError: A size that is not positive and finite.
+        DataError: No windows of vectors, a number or seed that cannot be used, or a size that is
+            not positive and finite.
 
     Examples:
         >>> import probes, torch
@@ -127,8 +142,10 @@ def random_wave_map(
         torch.Size([1, 4, 6])
     """
     size = checks.number(size, "size", 0, math.inf, DataError)
+    checks.tensor(windows, "windows", "sequence, window, component, …", DataError)
+    n_outputs = checks.integer(n_outputs, "n_outputs", 1, DataError)
+    rng = np.random.default_rng(checks.seed(seed, DataError))
     flat = windows.flatten(2).to(torch.float64)
-    rng = np.random.default_rng(seed)
     directions = torch.from_numpy(rng.normal(size=(flat.shape[-1], n_outputs))).to(flat)
     phases = torch.from_numpy(rng.uniform(0, 2 * np.pi, n_outputs)).to(flat)
     return math.sqrt(2) * torch.cos(WAVES / size * flat @ directions + phases)
@@ -149,7 +166,13 @@ def random_simplex_map(
 
     Returns:
         ``[sequence, window, output]``, float64, sums to 1 over outputs.
+
+    Raises:
+        DataError: No windows of tokens, or a number or seed that cannot be used.
     """
+    checks.tensor(windows, "windows", "sequence, window, length", DataError, "integer")
+    n_outputs = checks.integer(n_outputs, "n_outputs", 1, DataError)
+    seed = checks.seed(seed, DataError)
     distinct, inverse = torch.unique(windows.flatten(0, 1), dim=0, return_inverse=True)
     points = np.random.default_rng(seed).dirichlet(np.ones(n_outputs), len(distinct))
     table = torch.from_numpy(points).to(windows.device)

@@ -1,7 +1,10 @@
 """Every refusal of bad input by an instrument is a :class:`ProbesError`."""
 
 import difflib
-from collections.abc import Iterable
+import numbers
+from collections.abc import Collection, Iterable
+
+import numpy as np
 
 
 class ProbesError(ValueError):
@@ -28,13 +31,18 @@ class MemoryLimitError(ProbesError):
     """More than there is memory for."""
 
 
-MOST_SHOWN = 200
-
-
-def shown(value: object) -> str:
-    """A value in an error message, of which a very long one would hide the rest."""
-    text = repr(value)
-    return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN // 2]}…"
+def shown(value: object, most: int = 100) -> str:
+    """A value in an error, of at most so many characters; of tensors and arrays what they are."""
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if isinstance(shape, tuple) and dtype is not None and not isinstance(value, np.generic):
+        where = ", without data" if getattr(value, "is_meta", False) else ""
+        sparse = ", sparse" if getattr(value, "is_sparse", False) else ""
+        return f"a {type(value).__name__} of {dtype} and shape {tuple(shape)}{where}{sparse}"
+    plain = value is None or isinstance(value, bool | numbers.Number | str | bytes | Collection)
+    found = repr(value) if plain else f"a {type(value).__name__}"
+    if len(found) <= most:
+        return found
+    return f"{found[:most]}…" + ("" if isinstance(value, str) else f" (a {type(value).__name__})")
 
 
 def nearest(name: object, known: Iterable[str], limit: int = 5) -> str:

@@ -48,7 +48,7 @@ def checked_path(path: object, error: type[ProbesError], problem: str) -> Path:
 
 def named(path: object) -> str:
     """A path in an error message."""
-    return shown(str(path))
+    return shown(str(path), 200)
 
 
 def reason_of(error: Exception) -> str:

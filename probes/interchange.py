@@ -92,9 +92,15 @@ def run_interchange(
     """
     check_tokens(model, tokens)
     batch_size = checks.integer(batch_size, "batch_size", 1, DataError)
+    of = "sites, or lists of sites, by name"
     sets = {
-        name: (value,) if isinstance(value, Site) else tuple(value) for name, value in sites.items()
+        name: (value,)
+        if isinstance(value, Site)
+        else tuple(checks.listed(value, f"the set {name!r}", of, DataError, Site))
+        for name, value in checks.mapping(sites, "sites", DataError).items()
     }
+    if natural is not None:
+        checks.instance(natural, NaturalRuns, "natural", DataError)
     for name, group in sets.items():
         _check_set(name, group)
     check_source(tokens, source)
@@ -232,9 +238,11 @@ def check_editable(model: HookedModel, tokens: Tensor, hook_suffixes: tuple[str,
     Raises:
         SiteError: Edits that are ignored or on which nothing depends, or a hook that the model
             does not have.
+        DataError: Tokens that the model cannot read.
     """
+    check_tokens(model, tokens)
     few = tokens[:2]
-    for suffix in hook_suffixes:
+    for suffix in checks.listed(hook_suffixes, "hook_suffixes", "kinds of hooks", SiteError):
         checks.choice(suffix, "kind of hook", _WITNESS, SiteError)
         moved, names = False, []
         perturb = partial(_perturb, suffix.rpartition("hook_")[2])

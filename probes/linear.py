@@ -4,6 +4,7 @@ The penalty is chosen by cross-validation over *sequences* (positions of one seq
 independent), from Gram matrices alone, so the data are read once.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -46,7 +47,15 @@ class RidgeProbe:
 
         Returns:
             ``[sequence, position, output]``, float64.
+
+        Raises:
+            DataError: Something else, or other numbers of features than the probe was fitted on.
         """
+        features = checks.tensor(features, "features", "sequence, position, feature", DataError)
+        if features.shape[-1] != len(self.weights):
+            raise DataError(
+                f"the probe reads {len(self.weights)} features; got {features.shape[-1]}."
+            )
         return features.to(self.weights) @ self.weights + self.bias
 
     def errors(
@@ -64,9 +73,15 @@ class RidgeProbe:
             Error and deviation, each ``[sequence]``, in squared units of the targets.
 
         Raises:
-            DataError: Other shapes.
+            DataError: Other shapes, or no tensors of real numbers.
         """
         _check_pair(features, targets)
+        if targets.shape[-1] != self.weights.shape[-1]:
+            raise DataError(
+                f"the probe reads {self.weights.shape[-1]} outputs; the targets have "
+                f"{targets.shape[-1]}."
+            )
+        targets = targets if targets.is_floating_point() else targets.to(self.weights)
         residual = targets - self.predict(features).to(targets)
         deviation = targets - targets.mean((0, 1))
         return residual.square().sum((1, 2)), deviation.square().sum((1, 2))
@@ -123,8 +138,15 @@ def fit_ridges(
         DataError: As ``fit_ridge``.
     """
     n_folds = checks.integer(n_folds, "n_folds", 2, DataError)
-    if not penalties or min(penalties) <= 0:
+    candidates = checks.listed(penalties, "penalties", "numbers", DataError)
+    penalties = tuple(
+        checks.number(penalty, "a penalty", 0, math.inf, DataError) for penalty in candidates
+    )
+    if not penalties:
         raise DataError(f"penalties must be positive, at least one; got {penalties!r}.")
+    targets = checks.listed(targets, "targets", "tensors", DataError, Tensor)
+    if not targets:
+        raise DataError("targets must hold at least one variable to read; got none.")
     for target in targets:
         _check_pair(features, target)
     if len(features) < n_folds:
@@ -177,6 +199,8 @@ def _check_pair(features: Tensor, targets: Tensor) -> None:
             f"[sequence, position, output]; got {shapes[0]} and {shapes[1]}. Use x[:, None] for "
             "one position."
         )
+    checks.tensor(features, "features", "sequence, position, feature", DataError)
+    checks.tensor(targets, "targets", "sequence, position, output", DataError, "real")
     if features.shape[:2] != targets.shape[:2]:
         raise DataError(
             "features and targets must agree in their numbers of sequences and positions; got "

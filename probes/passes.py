@@ -38,11 +38,23 @@ def undisturbed(model: object) -> Iterator[None]:
     subject = subject_of(model)
     with _making:
         lock = _locks.setdefault(model, RLock())
-    with lock, torch.inference_mode(False), ExitStack() as without:
+    with lock, own_modes(subject.device.type):
         check_eager(model)
-        for kind in {"cpu", subject.device.type}:
+        yield
+
+
+@contextmanager
+def own_modes(device: str) -> Iterator[None]:
+    """A context in which the caller's inference mode and autocast are off.
+
+    Args:
+        device: The kind of device that computes, beside CPUs.
+    """
+    with ExitStack() as off:
+        off.enter_context(torch.inference_mode(False))
+        for kind in {"cpu", device}:
             if torch.is_autocast_enabled(kind):
-                without.enter_context(torch.autocast(kind, enabled=False))
+                off.enter_context(torch.autocast(kind, enabled=False))
         yield
 
 

@@ -22,8 +22,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probes import checks
-from probes.errors import SiteError, nearest
-from probes.subject import HookedModel
+from probes.errors import SiteError, nearest, shown
+from probes.subject import HookedModel, subject_of
 
 HEADLESS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 HEADED = ("z", "q", "k", "v")
@@ -82,25 +82,22 @@ class Site:
     subspace: Float[Tensor, "component width"] | None = None
 
     def __post_init__(self) -> None:
+        checks.text(self.hook, "hook", SiteError)
         if self.positions is not None:
-            positions = tuple(self.positions) if isinstance(self.positions, Iterable) else ()
-            if not positions or not all(isinstance(p, int) for p in positions):
-                raise SiteError(
-                    f"positions at {self.hook!r} must be a list of integers, or None for all; got "
-                    f"{self.positions!r}."
-                )
+            what = f"positions at {self.hook!r}"
+            positions = tuple(checks.integers(self.positions, what, SiteError))
+            if not positions:
+                raise SiteError(f"{what} must be a list of integers, or None for all; got none.")
             object.__setattr__(self, "positions", positions)
+        if self.head is not None:
+            object.__setattr__(self, "head", checks.integer(self.head, "head", 0, SiteError))
         if self.head is not None and not self._has_heads:
             raise SiteError(
                 f"hook {self.hook!r} has no head axis, so head={self.head} cannot be selected. "
                 "Leave head=None, or use a hook such as 'attn.hook_z' or 'attn.hook_pattern'."
             )
         if self.subspace is not None:
-            if self.subspace.ndim != 2:
-                raise SiteError(
-                    f"the subspace at {self.hook!r} must be a matrix [component, width]; got shape "
-                    f"{tuple(self.subspace.shape)}. Use subspace[:, None] for one direction."
-                )
+            checks.tensor(self.subspace, "subspace", "component, width", SiteError)
             basis = self.subspace.double()  # which autocast leaves as it is
             gram = basis.T @ basis
             if not torch.allclose(gram, torch.eye(len(gram)).to(gram), atol=1e-4):
@@ -129,6 +126,7 @@ class Site:
             SiteError: No such component, or positions or a head that it cannot have.
         """
         checks.choice(component, "component", COMPONENTS, SiteError)
+        layer = checks.integer(layer, "layer", 0, SiteError)
         return cls(hook_name(component, layer), positions, head)
 
     @property
@@ -169,6 +167,14 @@ class Site:
 
     def _index(self, activation: Tensor) -> tuple[Any, ...]:
         """Indices of this site's positions and head in ``activation``, keeping their order."""
+        dense = isinstance(activation, Tensor) and activation.layout == torch.strided
+        n_axes = activation.ndim if dense else 0
+        if (n_axes != 4) if self._has_heads else (n_axes < 2):
+            axes = "4 axes" if self._has_heads else "axes of sequences and positions"
+            raise SiteError(
+                f"an activation at {self.hook!r} must be a tensor with {axes}; got "
+                f"{shown(activation)}."
+            )
         head: Any = slice(None) if self.head is None else self.head
         axis = 2 if self.component in _HEAD_FIRST else 1
         length = activation.shape[axis]
@@ -208,7 +214,8 @@ class Site:
             ``[batch, …]``, with the positions and the head that were chosen.
 
         Raises:
-            SiteError: A position, head or subspace that the activation does not have.
+            SiteError: No activation of the hook's axes, or a position, head or subspace that it
+                does not have.
         """
         value = activation[self._index(activation)].clone()
         return value if self.subspace is None else value @ self.subspace.to(value)
@@ -227,13 +234,23 @@ class Site:
         Raises:
             SiteError: As for ``read``.
         """
-        edited = activation.clone()
         index = self._index(activation)
-        if self.subspace is not None:
-            basis = self.subspace.to(activation)
-            current = activation[index]
-            value = current + (value - current @ basis) @ basis.T
-        edited[index] = value.to(edited.dtype)
+        edited = activation.clone()
+        if not isinstance(value, Tensor):
+            raise SiteError(
+                f"what is written at {self.hook!r} must be a tensor; got {shown(value)}."
+            )
+        try:
+            if self.subspace is not None:
+                basis = self.subspace.to(activation)
+                current = activation[index]
+                value = current + (value - current @ basis) @ basis.T
+            edited[index] = value.to(edited.dtype)
+        except (RuntimeError, TypeError) as error:
+            raise SiteError(
+                f"what is written at {self.hook!r} does not fit there: the site holds "
+                f"{shown(activation[index])}; got {shown(value)}."
+            ) from error
         return edited
 
 
@@ -264,8 +281,9 @@ class Band:
             ``[batch, head, query, offset]``.
 
         Raises:
-            SiteError: A band that reaches outside the sequence.
+            SiteError: No pattern, or a band that reaches outside the sequence.
         """
+        checks.tensor(activation, "activation", "batch, head, query, key", SiteError)
         queries = torch.tensor(self.queries, device=activation.device)[:, None]
         keys = queries - torch.tensor(self.offsets, device=activation.device)
         if int(keys.min()) < 0 or int(queries.max()) >= activation.shape[-2]:
@@ -285,9 +303,11 @@ def check_hooks(model: HookedModel, hooks: Iterable[str]) -> None:
 
     Raises:
         SiteError: A name that ``model.hook_dict`` does not have.
+        DataError: No hooked model.
     """
-    for hook in hooks:
-        if hook not in model.hook_dict:
+    known = subject_of(model).model.hook_dict
+    for hook in checks.listed(hooks, "hooks", "names of hooks", SiteError):
+        if not isinstance(hook, str) or hook not in known:
             raise SiteError(
                 f"the model has no hook {hook!r}. {nearest(hook, model.hook_dict)} "
                 "List them all with model.hook_dict."

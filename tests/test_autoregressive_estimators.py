@@ -209,7 +209,11 @@ def test_the_step_size_is_fitted_in_closed_form(case):
     ("call", "error", "message"),
     [
         (lambda m, t: m.do(weights=t), ArgumentError, "unknown variable 'weights'"),
-        (lambda m, t: m.do(prediction=t.long()), ArgumentError, "at a floating-point tensor"),
+        (
+            lambda m, t: m.do(prediction=t.long()),
+            ArgumentError,
+            "held at must be a floating-point",
+        ),
         (
             lambda m, t: m.do(prediction=t[:, :2]).run(t),
             ArgumentError,
@@ -234,7 +238,7 @@ def test_the_step_size_is_fitted_in_closed_form(case):
         (
             lambda m, t: mtd_lens.fit_step_size(m.task, t, t[:, 0].tolist()),
             ArgumentError,
-            "targets must be a tensor.*got list",
+            "targets must be a floating-point tensor.*a list",
         ),
         (
             lambda m, t: mtd_lens.fit_step_size(m.task, 0 * t, t[:, 0]),

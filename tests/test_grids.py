@@ -10,6 +10,7 @@ import pytest
 import torch
 from matplotlib import image
 
+import mtd_lens
 import probes
 from probes.patching import grid as grids
 
@@ -318,3 +319,21 @@ def test_figures_that_cannot_be(tmp_path):
     many = make({"layer": range(13), "head": range(12), "dest": range(2), "src": range(2)})
     with pytest.raises(probes.DataError, match=r"144 panels; got layer 13 × head 12.*Select"):
         many.plot()
+
+
+def test_one_sequence_can_be_ablated(task):
+    model, tokens = mtd_lens.construct(task, 2.0), task.sample(3, seed=0).tokens
+    whole = probes.ablate(model, tokens, "z", lambda logits: logits[:, 0], "zero")
+    alone = probes.ablate(model, tokens[:1], "z", lambda logits: logits[:, 0], "zero")
+    torch.testing.assert_close(alone.values, whole.values[..., :1])
+
+
+def test_a_metric_of_truth_values_is_one_of_zeros_and_ones(task):
+    model, tokens = mtd_lens.construct(task, 2.0), task.sample(3, seed=0).tokens
+
+    def right(logits):
+        return logits.argmax(-1) == 0
+
+    grid = probes.ablate(model, tokens, "z", right, "zero")
+    assert set(grid.values.unique().tolist()) <= {0.0, 1.0}
+    assert grid.base.tolist() == right(model(tokens)[:, -1]).double().tolist()

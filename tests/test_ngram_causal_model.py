@@ -130,7 +130,7 @@ def test_bad_arguments(model, tokens):
         mtd_lens.NGramCausalModel(task, -1.0)
     with pytest.raises(ArgumentError, match="unknown variable 'match_weight'"):
         model.do(match_weight=natural["match_weights"])
-    with pytest.raises(ArgumentError, match="copied_parents must be held at a floating-point"):
+    with pytest.raises(ArgumentError, match="held at must be a floating-point tensor"):
         model.do(copied_parents=tokens)
     with pytest.raises(ArgumentError, match=r"match_weights must be held on the simplex.* 2"):
         model.do(match_weights=2 * natural["match_weights"])

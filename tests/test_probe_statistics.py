@@ -217,5 +217,17 @@ def test_what_softmax_gives_is_a_distribution(dtype):
 )
 def test_statistics_of_what_is_no_tensor(call):
     for values in ([0.5] * 20, np.full(20, 0.5), torch.full((20,), 0.5j)):
-        with pytest.raises(probes.DataError, match="must be a tensor of real numbers; got"):
+        with pytest.raises(probes.DataError, match=r"must be a floating-point tensor, .*; got"):
             call(values)
+
+
+def test_errors_of_integer_targets_are_those_of_the_same_numbers():
+    features = torch.randn(12, 2, 3, generator=torch.Generator().manual_seed(0))
+    targets = (features[..., :2] * 3).round()
+    probe = probes.fit_ridge(features, targets.long())
+    for integer, real in zip(
+        probe.errors(features, targets.long()),
+        probe.errors(features, targets.double()),
+        strict=True,
+    ):
+        torch.testing.assert_close(integer, real)

@@ -1,5 +1,6 @@
 """Names: what is listed can be loaded, and what others register is found."""
 
+import dataclasses
 from importlib import metadata
 
 import pytest
@@ -141,3 +142,18 @@ def test_one_broken_package_does_not_hide_the_models_of_the_others(monkeypatch):
     with pytest.warns(UserWarning, match="task 'broken' is left out"):
         assert mtd_lens.DEFAULT_MODEL in mtd_lens.list_models()
     assert mtd_lens.load_model(mtd_lens.DEFAULT_MODEL).cfg.n_layers == 3
+
+
+@pytest.mark.usefixtures("_no_type_checker")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"algorithms": ()}, "family 'mtd' names no algorithm. Give at least one"),
+        ({"algorithms": None}, "algorithms must be a list of mtd_lens.Algorithm records; got None"),
+        ({"algorithms": (1,)}, "algorithms must be a list of mtd_lens.Algorithm records"),
+        ({"name": 3}, "family's name must be a text; got 3"),
+    ],
+)
+def test_a_family_without_an_algorithm_or_a_name_cannot_be_made(changes, message):
+    with pytest.raises(mtd_lens.ArgumentError, match=message):
+        dataclasses.replace(mtd_lens.families.mtd.FAMILY, **changes)

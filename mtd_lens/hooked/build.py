@@ -128,7 +128,7 @@ def check_dtype(dtype: torch.dtype) -> torch.dtype:
     Raises:
         ArgumentError: It is not.
     """
-    if dtype not in DTYPES:
+    if not isinstance(dtype, torch.dtype) or dtype not in DTYPES:
         raise ArgumentError(
             f"dtype must be a floating-point torch dtype, one of {', '.join(map(str, DTYPES))}; "
             f"got {dtype!r}."

@@ -9,8 +9,10 @@ from torch import Tensor
 
 import probes
 from mtd_lens.contracts import EVERY, Measurement
+from mtd_lens.errors import ArgumentError
 from mtd_lens.measures.words import heads_in_words, where
-from mtd_lens.trial import Trial
+from mtd_lens.trial import Trial, checked_trial
+from probes import checks
 from probes.statistics import NEGLIGIBLE
 
 PATTERN = "attn.hook_pattern"
@@ -36,6 +38,7 @@ class Attention:
 
     def reads(self, trial: Trial) -> list[probes.Band]:
         """The band at every query."""
+        checked_trial(trial)
         length = trial.tokens.shape[1]
         offsets = self.offsets(length) if callable(self.offsets) else self.offsets
         positions = trial.positions[self.queries]
@@ -50,6 +53,7 @@ class Attention:
         Args:
             trial: The model under test.
         """
+        checked_trial(trial)
         fit, test = (trial.run(t)[self.variable][:, self.queries] for t in trial.splits)
         fit_reference, reference = (
             probes.total_variation(torch.full_like(x, 1 / x.shape[-1]), x) for x in (fit, test)
@@ -106,6 +110,7 @@ class Pattern:
 
     def reads(self, trial: Trial) -> list[probes.Site]:
         """The patterns at every query."""
+        checked_trial(trial)
         positions = trial.positions[self.queries]
         return [
             probes.Site(f"blocks.{layer}.{PATTERN}", positions) for layer in range(trial.n_layers)
@@ -117,6 +122,7 @@ class Pattern:
         Args:
             trial: The model under test.
         """
+        checked_trial(trial)
         sites, splits = self.reads(trial), []
         for (
             tokens
@@ -165,6 +171,10 @@ def signed_shares(
 
     Args:
         pattern: ``[…, query, key]``.
+
+    Raises:
+        ArgumentError: Something else.
     """
+    checks.tensor(pattern, "pattern", "…, query, key", ArgumentError)
     total = pattern.abs().sum(-1, keepdim=True)
     return pattern / torch.where(total > 0, total, 1.0)

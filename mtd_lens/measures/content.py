@@ -11,7 +11,7 @@ from torch import Tensor
 import probes
 from mtd_lens.contracts import Measurement
 from mtd_lens.measures.pairs import negligible
-from mtd_lens.trial import Trial
+from mtd_lens.trial import Trial, checked_trial
 from probes.statistics import NEGLIGIBLE
 from probes.subject import subject_of
 
@@ -34,6 +34,7 @@ class Content:
         Args:
             trial: The model under test.
         """
+        checked_trial(trial)
         target = self.target
         uniform = probes.key_softmax_divergence(torch.zeros_like(target), target)
         if float(uniform.mean()) <= NEGLIGIBLE:
@@ -78,6 +79,7 @@ class Prediction:
         Args:
             trial: The model under test.
         """
+        checked_trial(trial)
         divergence, halves = trial.task.outputs.divergence, []
         for tokens in trial.splits:
             own = trial.run(tokens)["prediction"][:, -1]

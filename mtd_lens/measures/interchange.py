@@ -9,7 +9,7 @@ import probes
 from mtd_lens.contracts import EVERY, Measurement
 from mtd_lens.measures.pairs import Pairs, first, negligible, pairs_of, swap_errors
 from mtd_lens.measures.words import hook_of, where
-from mtd_lens.trial import Trial
+from mtd_lens.trial import Trial, checked_trial
 from probes.interchange import streams_of
 from probes.subject import Subject
 
@@ -33,10 +33,12 @@ class Interchange:
 
     def edits(self, trial: Trial) -> str:
         """The hook within a block that is edited."""
+        checked_trial(trial)
         return hook_of(self.hook, trial)
 
     def reads(self, trial: Trial) -> list[probes.Site]:
         """What is swapped, and the streams from which patched runs go on."""
+        checked_trial(trial)
         if not trial.positions[self.queries]:
             return []
         return [*self._sites(trial).values(), *streams_of(trial.model)]
@@ -47,6 +49,7 @@ class Interchange:
         Args:
             trial: The model under test.
         """
+        checked_trial(trial)
         positions = trial.positions[self.queries]
         if not positions:
             return []

@@ -10,9 +10,12 @@ from torch import Tensor
 
 import probes
 from mtd_lens.contracts import CausalModel
+from mtd_lens.errors import ArgumentError
 from mtd_lens.spaces import Space
 from mtd_lens.trial import Trial
+from probes import checks
 from probes.capture import BATCH_SIZE, NaturalRuns
+from probes.errors import shown
 from probes.statistics import NEGLIGIBLE
 from probes.subject import HookedModel
 
@@ -51,7 +54,13 @@ def prediction_with(
         variable: What is held.
         values: At what, ``[sequence, query, …]``.
         queries: At which query positions (index into the variable's query axis).
+
+    Raises:
+        ArgumentError: Any of these of another kind, or an unknown variable.
+        TokensError: Tokens that do not fit the task.
     """
+    _check_held(causal_model, variable, queries)
+    checks.tensor(values, "values", "sequence, query, …", ArgumentError)
     held = torch.full_like(values, torch.nan)
     held[:, queries] = values[:, queries]
     return causal_model.do(**{variable: held}).run(tokens)["prediction"][:, -1]
@@ -74,7 +83,14 @@ def draw_pairs(
         queries: At which query positions (index into the variable's query axis).
         divergence: Between predictions.
         seed: Of the candidates.
+
+    Raises:
+        ArgumentError: Any of these of another kind, or an unknown variable.
+        TokensError: Tokens that do not fit the task.
     """
+    _check_held(causal_model, variable, queries)
+    checks.function(divergence, "divergence", ArgumentError)
+    seed = checks.seed(seed, ArgumentError)
     natural = causal_model.run(tokens)
     base, values = natural["prediction"][:, -1], natural[variable]
     rows = torch.arange(len(tokens), device=tokens.device)
@@ -84,6 +100,7 @@ def draw_pairs(
         source = (rows + int(shift)) % len(tokens)
         outcome = prediction_with(causal_model, tokens, variable, values[source], queries)
         effect = divergence(outcome, base)
+        checks.tensor(effect, "what divergence returns", "sequence", ArgumentError)
         if best is None:
             best = Pairs(source, outcome, effect)
             continue
@@ -95,6 +112,13 @@ def draw_pairs(
         )
     assert best is not None
     return best
+
+
+def _check_held(causal_model: CausalModel, variable: str, queries: slice) -> None:
+    if not isinstance(causal_model, CausalModel):
+        raise ArgumentError(f"causal_model must be a causal model; got {shown(causal_model)}.")
+    checks.choice(variable, "variable", causal_model.variables, ArgumentError)
+    checks.instance(queries, slice, "queries", ArgumentError, "EVERY is slice(None).")
 
 
 def pairs_of(trial: Trial, tokens: Tensor, variable: str, queries: slice, seed: int) -> Pairs:

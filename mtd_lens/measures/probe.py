@@ -11,7 +11,7 @@ import probes
 from mtd_lens.contracts import EVERY, Measurement
 from mtd_lens.measures.pairs import negligible
 from mtd_lens.measures.words import hook_of, where
-from mtd_lens.trial import Trial
+from mtd_lens.trial import Trial, checked_trial
 from probes.subject import Subject
 
 ATTENTION_AND_STREAM = ("hook_attn_out", "hook_resid_post")
@@ -42,6 +42,7 @@ class Probe:
 
     def reads(self, trial: Trial) -> list[probes.Site]:
         """What is probed."""
+        checked_trial(trial)
         return [site for sites in self._sites(trial) for site in sites]
 
     def __call__(self, trial: Trial) -> list[Measurement]:
@@ -50,6 +51,7 @@ class Probe:
         Args:
             trial: The model under test.
         """
+        checked_trial(trial)
         positions = trial.positions[self.queries]
         target = self.target(trial)
         if negligible((target - target.mean((0, 1))).square().sum(-1), target):
@@ -82,6 +84,7 @@ class Probe:
 
     def target(self, trial: Trial) -> Tensor:
         """The variable on both splits, ``[sequence, query, output]``."""
+        checked_trial(trial)
         return trial.memo(
             "target",
             trial.causal_model,

@@ -13,7 +13,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mtd_lens.errors import SiteError
-from probes.circuits import Head, block_of, causal_attention, double, mean_embeddings
+from probes import checks
+from probes.circuits import (
+    Head,
+    block_of,
+    causal_attention,
+    checked_head,
+    double,
+    mean_embeddings,
+)
 from probes.subject import HookedModel, subject_of
 
 
@@ -91,6 +99,9 @@ def table_path(
         SiteError: Heads that the model does not have or that are not in the order of their layers,
             no relative tables, or normalisation layers, through which no such path is linear.
     """
+    writer, reader = checked_head(writer, "writer"), checked_head(reader, "reader")
+    between = checks.listed(carriers, "carriers", "pairs (layer, head)", SiteError)
+    carriers = [checked_head(head, "a carrier") for head in between]
     heads = [writer, *carriers, reader]
     layers = [layer for layer, _ in heads]
     blocks = [block_of(model, *head) for head in heads]
@@ -102,12 +113,15 @@ def table_path(
             f"{normalization}."
         )
     first, last = _with_tables(blocks[0]).attn, _with_tables(blocks[-1]).attn
+    most = first.RV.shape[1] - 1
+    value_offsets = checks.integers(value_offsets, "value_offsets", SiteError, 0, most)
+    key_offsets = checks.integers(key_offsets, "key_offsets", SiteError, 0, most)
     with torch.no_grad():
-        written = double(first.RV[writer[1], list(value_offsets)]) @ double(first.W_O[writer[1]])
+        written = double(first.RV[writer[1], value_offsets]) @ double(first.W_O[writer[1]])
         for block, (_, head) in zip(blocks[1:-1], carriers, strict=True):
             written = written @ double(block.attn.W_V[head]) @ double(block.attn.W_O[head])
         query = written @ double(last.W_Q[reader[1]])
-        scores = query @ double(last.RK[reader[1], list(key_offsets)]).T
+        scores = query @ double(last.RK[reader[1], key_offsets]).T
         return scores / float(last.attn_scale)
 
 

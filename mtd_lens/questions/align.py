@@ -12,8 +12,8 @@ from torch import Tensor
 
 import probes
 from mtd_lens.contracts import Carrier, Task
-from mtd_lens.errors import ArgumentError, SiteError
-from mtd_lens.experiment import FEWER_SEQUENCES, Experiment
+from mtd_lens.errors import ArgumentError, ModelError, SiteError
+from mtd_lens.experiment import Experiment, asked
 from mtd_lens.measures.pairs import draw_pairs, negligible, prediction_with, swap_errors
 from mtd_lens.questions.localize import carriers_of
 from mtd_lens.results.alignment import AlignmentReport
@@ -22,7 +22,6 @@ from mtd_lens.trial import Memo
 from probes import checks
 from probes.alignment import STEPS, Alignment
 from probes.capture import NaturalRuns
-from probes.memory import within_memory
 from probes.sites import HEADED, HEADLESS, hook_name
 from probes.statistics import Interval
 from probes.subject import HookedModel, subject_of
@@ -33,7 +32,7 @@ KINDS = (*HEADLESS, *HEADED)
 """Kinds of sites. Those with heads (``z``, ``q``, ``k``, ``v``) need one to be named."""
 
 
-@within_memory(FEWER_SEQUENCES)
+@asked
 def align(
     model: HookedModel,
     variable: str,
@@ -71,13 +70,19 @@ def align(
         ArgumentError: An unknown variable or kind, too few sequences, or a variable that does not
             vary.
         MemoryLimitError: More sequences than there is memory for.
-        ModelError: The model does not fit the task, no task is known, or its family does not say
-            where variables may be sought.
+        ModelError: The model does not fit the task, no task is known, its family does not say
+            where variables may be sought, or its weights were made in inference mode.
         SiteError: A layer, head or hook that the model does not have.
         DataError: A width that the site does not have, or a site that leads to no prediction.
     """
     checks.choice(kind, "kind of site", KINDS, ArgumentError)
+    steps = checks.integer(steps, "steps", 1, ArgumentError)
     experiment = Experiment.of(model, task, seed).drawn(n_sequences)
+    if any(parameter.is_inference() for parameter in subject_of(model).model.parameters()):
+        raise ModelError(
+            "align takes gradients, and the model's weights were made in inference mode, which has "
+            "none. Load or build the model outside of torch.inference_mode()."
+        )
     carriers = {c.variable: c for c in carriers_of(experiment.algorithm, experiment.task)}
     checks.choice(variable, "variable", carriers, ArgumentError)
     subject = subject_of(model)
@@ -96,7 +101,7 @@ def align(
     to_arbitrary = search.fit(model, site, width, steps, arbitrary=True)
     scores = {
         "learned": search.score(model, learned.site),
-        "random_rotation": search.score(model, _random_site(learned, seed)),
+        "random_rotation": search.score(model, _random_site(learned, experiment.seed)),
         "random_weights": search.score(null, on_null.site),
         "arbitrary_labels": search.score(model, to_arbitrary.site, arbitrary=True),
         "whole_site": search.score(model, site),

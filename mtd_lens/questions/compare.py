@@ -4,17 +4,16 @@ from collections.abc import Iterable
 
 from mtd_lens.contracts import Task
 from mtd_lens.errors import ArgumentError
-from mtd_lens.experiment import FEWER_SEQUENCES, Experiment, check_room, check_sampling
+from mtd_lens.experiment import Experiment, asked, check_room, check_sampling
 from mtd_lens.questions.estimators import from_truth, means
 from mtd_lens.results.comparison import Comparison
 from probes import checks
-from probes.memory import within_memory
 from probes.subject import HookedModel, subject_of
 
 N_SEQUENCES = 256
 
 
-@within_memory(FEWER_SEQUENCES)
+@asked
 def compare(
     model: HookedModel,
     task: Task | str | None = None,
@@ -49,8 +48,10 @@ def compare(
     """
     from tqdm.auto import tqdm
 
-    check_sampling(n_sequences, seed)
+    n_sequences = check_sampling(n_sequences)
+    progress = checks.flag(progress, "progress", ArgumentError)
     experiment = Experiment.of(model, task, seed, name=name)
+    seed = experiment.seed
     chosen, shown = _checked_lengths(experiment, lengths), None if progress else True
     check_room(2 * n_sequences, max(chosen, default=0))
     family, known = experiment.family, experiment.task
@@ -74,7 +75,8 @@ def _checked_lengths(experiment: Experiment, lengths: Iterable[int] | None) -> t
     if lengths is None:
         halves = [task.seq_len // 2**power for power in (3, 2, 1, 0)]
         return tuple(length for length in dict.fromkeys(halves) if length >= shortest)
-    if not isinstance(lengths, Iterable) or not (chosen := tuple(lengths)):
+    chosen = checks.listed(lengths, "lengths", "at least one context length", ArgumentError)
+    if not chosen:
         raise ArgumentError(f"lengths must list at least one context length; got {lengths!r}.")
     return tuple(
         checks.integer(length, "a context length", shortest, ArgumentError, maximum=longest)

@@ -11,13 +11,12 @@ from torch import Tensor
 import probes
 from mtd_lens.contracts import Analysis, AnalyticPattern, Batch, Task
 from mtd_lens.errors import ArgumentError, ModelError
-from mtd_lens.experiment import FEWER_SEQUENCES, Experiment
+from mtd_lens.experiment import Experiment, asked
 from mtd_lens.measures import signed_shares
 from mtd_lens.results.inspection import Inspection, distances
 from mtd_lens.spaces import Space
 from probes import checks
 from probes.capture import BATCH_SIZE, NaturalRuns, check_tokens
-from probes.memory import within_memory
 from probes.subject import HookedModel, subject_of
 
 N_SEQUENCES = 4
@@ -40,7 +39,7 @@ MAX_SEED = 2**63
 """Seeds lie below."""
 
 
-@within_memory(FEWER_SEQUENCES)
+@asked
 def inspect(
     model: HookedModel,
     tokens: Tensor | None = None,
@@ -82,6 +81,7 @@ def inspect(
     """
     n_sequences = checked_number(n_sequences)
     experiment = Experiment.of(model, task, seed, name=name)
+    seed = experiment.seed
     task, family, subject = experiment.task, experiment.family, subject_of(model)
     if not subject.causal:
         raise ModelError(

@@ -16,7 +16,7 @@ from torch import Tensor
 import probes
 from mtd_lens.contracts import Algorithm, Carrier, Task
 from mtd_lens.errors import ArgumentError, ModelError
-from mtd_lens.experiment import FEWER_SEQUENCES, Experiment
+from mtd_lens.experiment import Experiment, asked
 from mtd_lens.measures.interchange import N_SELECTION_PAIRS
 from mtd_lens.measures.pairs import (
     Pairs,
@@ -38,7 +38,6 @@ from mtd_lens.results.localization import (
 )
 from mtd_lens.trial import Trial
 from probes import checks
-from probes.memory import within_memory
 from probes.sites import hook_name, hook_suffix
 from probes.subject import HookedModel, subject_of
 
@@ -68,7 +67,7 @@ WITH_HEADS = ("pattern", "z")
 Places = tuple[Place, ...]
 
 
-@within_memory(FEWER_SEQUENCES)
+@asked
 def localize(
     model: HookedModel,
     task: Task | str | None = None,
@@ -112,7 +111,9 @@ def localize(
 
     threshold = checks.number(threshold, "threshold", 0, 1, ArgumentError)
     level = checks.number(level, "level", 0, 1, ArgumentError)
+    progress = checks.flag(progress, "progress", ArgumentError)
     experiment = Experiment.of(model, task, seed, name=name).drawn(n_sequences)
+    seed = experiment.seed
     carriers = carriers_of(experiment.algorithm, experiment.task)
     kinds = dict.fromkeys(kind for carrier in carriers for kind in carrier.kinds)
     for kind in kinds:

@@ -2,7 +2,7 @@
 
 from mtd_lens.contracts import Task
 from mtd_lens.errors import ArgumentError, ModelError
-from mtd_lens.experiment import Experiment
+from mtd_lens.experiment import Experiment, asked
 from mtd_lens.hooked import reads_logits
 from mtd_lens.results.weights import WeightReading
 from probes import checks
@@ -12,6 +12,7 @@ N_RANDOM = 20
 """Random models that every figure stands beside."""
 
 
+@asked
 def read_weights(
     model: HookedModel,
     task: Task | str | None = None,
@@ -50,7 +51,7 @@ def read_weights(
     findings = family.weights(model, task, logits)
     nulls = [
         family.weights(experiment.null(number), task, logits)
-        for number in range(seed, seed + n_random)
+        for number in range(experiment.seed, experiment.seed + n_random)
     ]
     return WeightReading(
         **experiment.head | {"divergence": ""},

@@ -9,12 +9,11 @@ import numpy as np
 import probes
 from mtd_lens.contracts import Claim, Measurement, Task
 from mtd_lens.errors import ArgumentError
-from mtd_lens.experiment import FEWER_SEQUENCES, NULL_SEED, Experiment
+from mtd_lens.experiment import NULL_SEED, Experiment, asked
 from mtd_lens.questions.estimators import from_model, means
 from mtd_lens.results.scorecard import ClaimResult, MatrixEntry, Scorecard
 from mtd_lens.trial import Trial
 from probes import checks
-from probes.memory import within_memory
 from probes.statistics import Interval
 from probes.subject import HookedModel
 
@@ -32,7 +31,7 @@ REFERENCE = 1e-6
 Found = Sequence[Measurement]
 
 
-@within_memory(FEWER_SEQUENCES)
+@asked
 def score(
     model: HookedModel,
     task: Task | str | None = None,
@@ -76,7 +75,9 @@ def score(
     from tqdm.auto import tqdm
 
     threshold = checks.number(threshold, "threshold", 0, 1, ArgumentError)
+    progress = checks.flag(progress, "progress", ArgumentError)
     experiment = Experiment.of(model, task, seed, name=name).drawn(n_sequences)
+    seed = experiment.seed
     tested = _all_claims(experiment.algorithm.claims(experiment.task), claims)
     trial = experiment.trial()
     probes.check_editable(model, experiment.tokens, _edited(tested, trial))
@@ -143,12 +144,8 @@ def verdict_of(score: Interval, null: Interval, ceiling: Interval | None, thresh
 
 def _all_claims(own: Sequence[Claim], further: Iterable[Claim]) -> list[Claim]:
     """The family's claims and then the caller's, each with an id of its own."""
-    tested = list(own)
-    for claim in further if isinstance(further, Iterable) else [None]:
-        if not isinstance(claim, Claim):
-            raise ArgumentError(
-                f"claims must be a list of mtd_lens.Claim(id, statement, measure); got {further!r}."
-            )
+    tested, made = list(own), "mtd_lens.Claim(id, statement, measure)"
+    for claim in checks.listed(further, "claims", made, ArgumentError, Claim):
         if not isinstance(claim.id, str) or not claim.id:
             raise ArgumentError(f"a claim's id must be a text, variable.test; got {claim.id!r}.")
         if claim.id in {known.id for known in tested}:

@@ -76,6 +76,7 @@ class Result:
         Raises:
             ArgumentError: A field is missing, unknown or of another form.
         """
+        given = dict(checks.mapping(data, f"what {cls.__name__}.to_dict returned", ArgumentError))
         try:
             check(isinstance(data, Mapping), "a mapping", data, "it")
             checks.texts(data, cls.__name__, UnreadableError)

@@ -13,6 +13,7 @@ from mtd_lens.errors import ArgumentError
 from mtd_lens.results.base import Result
 from mtd_lens.results.forms import Table, figure
 from mtd_lens.results.plain import check
+from probes import checks
 
 if TYPE_CHECKING:
     import pandas
@@ -131,9 +132,17 @@ class Inspection(Result):
 
         Returns:
             ``[layer]``, from 0 to 1; NaN where the algorithm says nothing at any query.
+
+        Raises:
+            ArgumentError: Something else than one of them.
         """
-        heads = self.nearest_heads[pattern.name].cpu()[:, None]
-        return self.distances(pattern).cpu().gather(1, heads)[:, 0].nanmean(-1)
+        away = self.distances(pattern).cpu()
+        known, name = (
+            self.nearest_heads,
+            checks.text(pattern.name, "a pattern's name", ArgumentError),
+        )
+        heads = known[checks.choice(name, "pattern", known, ArgumentError)].cpu()[:, None]
+        return away.gather(1, heads)[:, 0].nanmean(-1)
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """The attention on and below the diagonal; rows: layer, head, sequence, query, key."""

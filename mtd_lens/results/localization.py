@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, ClassVar
 
-from mtd_lens.errors import UnknownNameError, nearest
+from mtd_lens.errors import ArgumentError, UnknownNameError
 from mtd_lens.results.base import Result
 from mtd_lens.results.forms import NOTHING, Table, figure, interval
 from mtd_lens.results.plain import check, to_plain
+from probes import checks
 from probes.statistics.intervals import Interval
 
 VERDICTS = {
@@ -198,11 +199,8 @@ class Localization(Result):
             check(has, "a list of at least one", finding.places, f"findings[{index}].places")
 
     def __getitem__(self, variable: str) -> Finding:
-        for finding in self.findings:
-            if finding.variable == variable:
-                return finding
-        known = [finding.variable for finding in self.findings]
-        raise UnknownNameError(f"no variable is named {variable!r}. {nearest(variable, known)}")
+        by_variable = {finding.variable: finding for finding in self.findings}
+        return by_variable[checks.choice(variable, "variable", by_variable, UnknownNameError)]
 
     @property
     def order(self) -> tuple[Appearance, ...]:
@@ -237,7 +235,11 @@ class Localization(Result):
 
         Args:
             entry: One of ``sites``.
+
+        Raises:
+            ArgumentError: Something else.
         """
+        checks.instance(entry, SiteScore, "entry", ArgumentError, "Give one of sites.")
         return entry.place in self[entry.variable].places
 
     def has_joint_layers(self, variable: str) -> bool:
@@ -245,7 +247,11 @@ class Localization(Result):
 
         Args:
             variable: Of the causal model.
+
+        Raises:
+            UnknownNameError: No such variable.
         """
+        variable = self[variable].variable
         layers = [entry.place.layer for entry in self.sites if entry.variable == variable]
         return len(layers) > len(set(layers))
 

@@ -4,12 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from mtd_lens.errors import UnknownNameError, nearest
+from mtd_lens.errors import UnknownNameError
 from mtd_lens.results import forms
 from mtd_lens.results.base import Result
 from mtd_lens.results.first_form import sources_of
 from mtd_lens.results.forms import NOTHING, Table, figure, interval, parameters
 from mtd_lens.results.plain import from_plain, to_plain
+from probes import checks
 from probes.statistics.intervals import Interval
 
 VERDICTS = {
@@ -129,11 +130,8 @@ class Scorecard(Result):
         return len(self.claims)
 
     def __getitem__(self, claim_id: str) -> ClaimResult:
-        for claim in self.claims:
-            if claim.id == claim_id:
-                return claim
-        ids = [claim.id for claim in self.claims]
-        raise UnknownNameError(f"no claim is named {claim_id!r}. {nearest(claim_id, ids)}")
+        by_id = {claim.id: claim for claim in self.claims}
+        return by_id[checks.choice(claim_id, "claim", by_id, UnknownNameError)]
 
     @property
     def n_layers(self) -> int:

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from mtd_lens.errors import UnknownNameError, nearest
+from mtd_lens.errors import UnknownNameError
 from mtd_lens.results.base import Result
 from mtd_lens.results.forms import NOTHING, Table, figure
+from probes import checks
 from probes.circuits import WeightFinding
 
 
@@ -44,11 +45,9 @@ class WeightReading(Result):
         return len(self.findings)
 
     def __getitem__(self, name: str) -> tuple[WeightFinding, ...]:
-        found = tuple(finding for finding in self.findings if finding.name == name)
-        if not found:
-            known = [finding.name for finding in self.findings]
-            raise UnknownNameError(f"no finding is named {name!r}. {nearest(name, known)}")
-        return found
+        known = {finding.name for finding in self.findings}
+        checks.choice(name, "finding", known, UnknownNameError)
+        return tuple(finding for finding in self.findings if finding.name == name)
 
     def __repr__(self) -> str:
         best: dict[str, float] = {}

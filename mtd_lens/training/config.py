@@ -195,6 +195,8 @@ class TrainingConfig:
         Raises:
             ArgumentError: A field out of its range.
         """
+        for name in checks.mapping(settings, "settings", ArgumentError):
+            checks.choice(name, "setting", SETTINGS, ArgumentError)
         return replace(self, **{name: v for name, v in settings.items() if v is not None})
 
 

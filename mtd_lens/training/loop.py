@@ -120,6 +120,9 @@ def train(
             f"the task's sequences are of {has}, which the architecture {config.architecture!r} "
             f"does not read. Use one of {', '.join(fitting)}."
         )
+    resume = checks.flag(resume, "resume", ArgumentError)
+    progress = checks.flag(progress, "progress", ArgumentError)
+    tensorboard = checks.flag(tensorboard, "tensorboard", ArgumentError)
     last = config.steps
     if stop_after is not None:
         last = checks.integer(stop_after, "stop_after", 1, ArgumentError, config.steps)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, distributed, nn
 
 from mtd_lens.errors import ArgumentError
+from probes import passes
 
 
 @dataclass(frozen=True)
@@ -106,11 +107,8 @@ def own_modes(device: torch.device, n_threads: int) -> Iterator[None]:
     with ExitStack() as stack:
         stack.callback(torch.set_num_threads, threads)
         stack.callback(torch.set_default_dtype, dtype)
-        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(passes.own_modes(device.type))
         stack.enter_context(torch.enable_grad())
-        for kind in {"cpu", device.type}:
-            if torch.is_autocast_enabled(kind):
-                stack.enter_context(torch.autocast(kind, enabled=False))
         torch.set_num_threads(n_threads)
         torch.set_default_dtype(torch.float32)
         yield

@@ -63,9 +63,10 @@ class Dashboard:
         Raises:
             OutputPathError: The path cannot be written to.
         """
+        target = None if path is None else files.check_output_path(path)
         text = _page(self.inspection, self.scorecard)
-        if path is not None:
-            files.write_text(path, text)
+        if target is not None:
+            files.write_text(target, text)
         return text
 
     def with_scorecard(self, scorecard: Scorecard) -> "Dashboard":
@@ -128,6 +129,7 @@ def dashboard(
         TokensError: Tokens that do not fit the task.
         ModelError: The model does not fit the task, or no task is known.
     """
+    _check_card(scorecard)
     found = inspecting.inspect(
         model,
         tokens,
@@ -140,14 +142,16 @@ def dashboard(
     return Dashboard(found, _checked_card(scorecard, found))
 
 
-def _checked_card(scorecard: Scorecard | None, inspection: Inspection) -> Scorecard | None:
-    if scorecard is None:
-        return None
-    if not isinstance(scorecard, Scorecard):
+def _check_card(scorecard: Scorecard | None) -> None:
+    if scorecard is not None and not isinstance(scorecard, Scorecard):
         raise ArgumentError(
             f"scorecard takes what mtd_lens.score returned; got a {type(scorecard).__name__}."
         )
-    if scorecard.task != inspection.task:
+
+
+def _checked_card(scorecard: Scorecard | None, inspection: Inspection) -> Scorecard | None:
+    _check_card(scorecard)
+    if scorecard is not None and scorecard.task != inspection.task:
         raise ArgumentError(
             f"the scorecard is of the model {scorecard.model!r} on another task than the "
             "dashboard's. Score the model on the task that is shown."

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from probes import checks
 from probes.capture import check_tokens
-from probes.errors import DataError
+from probes.errors import DataError, shown
 from probes.passes import alone
 from probes.patching.edits import Selection
 from probes.patching.engines import Run
@@ -169,10 +169,10 @@ def ablate(
 
 
 def _others(n: int, n_reference: int, same: bool, seed: int) -> Tensor:
-    """A random reference row for each of ``n`` sequences; another's, where they are the same."""
+    """A random reference row for each of ``n`` sequences; another's, where there is another."""
     generator = np.random.default_rng(seed)
     if same:
-        return torch.from_numpy((np.arange(n) + generator.integers(1, n, size=n)) % n)
+        return torch.from_numpy((np.arange(n) + generator.integers(1, max(n, 2), size=n)) % n)
     return torch.from_numpy(generator.integers(n_reference, size=n))
 
 
@@ -248,21 +248,21 @@ def metric_name(metric: Metric) -> str:
 
 def checked_metric(metric: Metric, n: int) -> Metric:
     """``metric``, raising a DataError unless it gives one finite value for each of n sequences."""
-    if not callable(metric):
-        raise DataError(f"metric must be a function of logits; got {metric!r}.")
+    checks.function(metric, "metric", DataError)
     checks.text(metric_name(metric), "the metric's name", DataError)
 
     def measure(outputs: Tensor) -> Tensor:
         value = metric(outputs.clone())  # which it may edit in place
-        if not isinstance(value, Tensor) or value.shape != (n,) or not value.isfinite().all():
-            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
-            if isinstance(value, Tensor) and value.shape == (n,):
-                got = "NaN or infinity"
+        fits = isinstance(value, Tensor) and value.shape == (n,) and not value.is_complex()
+        if not fits or not value.isfinite().all():
+            got = "NaN or infinity" if fits else shown(value)
             raise DataError(
                 f"the metric must return one finite value for each of the {n} sequences; got "
                 f"{got} from logits of shape {tuple(outputs.shape)}. Leave out a final mean()."
             )
-        return value.detach().clone()  # it may be the same tensor at every call
+        value = value.detach()
+        # a copy, since it may be the same tensor at every call
+        return value.clone() if value.is_floating_point() else value.double()
 
     return measure
 

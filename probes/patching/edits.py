@@ -149,11 +149,10 @@ def chosen_labels(chosen: Iterable[int] | None, size: int, what: str) -> list[in
     """
     if chosen is None:
         return list(range(size))
-    if not isinstance(chosen, Iterable) or isinstance(chosen, str):
-        raise SiteError(f"{what} must be a list of integers, or None for all; got {chosen!r}.")
-    labels = [checks.integer(label, what, -size, SiteError, size - 1) for label in chosen]
+    entries = checks.listed(chosen, what, "integers, or None for all", SiteError)
+    labels = [checks.integer(label, what, -size, SiteError, size - 1) for label in entries]
     if not labels or len({label % size for label in labels}) < len(labels):
-        raise SiteError(f"{what} must be distinct, at least one; got {list(chosen)!r}.")
+        raise SiteError(f"{what} must be distinct, at least one; got {entries!r}.")
     return [label % size for label in labels]
 
 
@@ -162,8 +161,10 @@ def _axes(component: str, by: str | Iterable[str] | None) -> list[str]:
         return ["position"] if component in HEADLESS else ["head"]
     allowed = ["position"] if component in HEADLESS else ["head", "position"]
     allowed += ["key"] if component == PATTERN else []
-    wanted = list(by) if isinstance(by, Iterable) and not isinstance(by, str) else [by]
-    if not wanted or any(axis not in allowed for axis in wanted) or len(set(wanted)) < len(wanted):
+    entries = [by] if isinstance(by, str) or not isinstance(by, Iterable) else by
+    wanted = checks.listed(entries, "by", f"axes, from {', '.join(allowed)}", SiteError)
+    named = all(isinstance(axis, str) for axis in wanted)
+    if not named or not wanted or not set(wanted) <= set(allowed) or len(set(wanted)) < len(wanted):
         raise SiteError(
             f"a grid of {component!r} can be by {', '.join(allowed)}; got {by!r}. Name each axis "
             "once."

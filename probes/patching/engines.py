@@ -37,7 +37,7 @@ class Run:
         progress: Show a progress bar.
 
     Raises:
-        DataError: Other logits.
+        DataError: Other logits, or a switch that is neither on nor off.
     """
 
     logits: str = "last"
@@ -47,6 +47,8 @@ class Run:
 
     def __post_init__(self) -> None:
         checks.choice(self.logits, "kind of logits", ("last", "all"), DataError)
+        for switch in ("accelerate", "progress"):
+            object.__setattr__(self, switch, checks.flag(getattr(self, switch), switch, DataError))
 
     @property
     def last_only(self) -> bool:

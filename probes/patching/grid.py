@@ -24,12 +24,7 @@ from probes import checks, files
 from probes.errors import DataError
 from probes.patching import labelled
 from probes.patching.figures import draw_heat_map
-from probes.statistics.intervals import (
-    CONFIDENCE,
-    MIN_SEQUENCES,
-    mean_intervals,
-    ratio_intervals,
-)
+from probes.statistics.intervals import CONFIDENCE, MIN_SEQUENCES, mean_intervals, ratio_intervals
 from probes.statistics.significance import N_FLIPS, adjust_p_values, sign_flip_p_values
 
 if TYPE_CHECKING:
@@ -233,7 +228,12 @@ class Grid:
     def significant(
         self, level: float = LEVEL, method: str = "holm", seed: int = 0
     ) -> Bool[Tensor, "*axes"]:
-        """Where the corrected p is at most ``level``, ``[*axes]``."""
+        """Where the corrected p is at most ``level``, ``[*axes]``.
+
+        Raises:
+            DataError: A level outside 0 … 1, or a method or seed that cannot be used.
+        """
+        level = checks.number(level, "level", 0, 1, DataError)
         return self.adjusted(method, seed) <= level
 
     def top(self, n: int = 5) -> list[tuple[dict[str, int | str], float]]:
@@ -342,6 +342,7 @@ class Grid:
         """
         if path is not None:
             files.check_figure_path(path)
+        level = checks.number(level, "level", 0, 1, DataError)
         self._warned()
         marks = self.significant(level, seed=seed) if self.n_sequences >= MIN_SEQUENCES else None
         note = "" if marks is None else f"; dots: p ≤ {level:g} (sign flips, Holm)"

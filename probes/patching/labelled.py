@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ def _labels(name: str, labels: Sequence[Any]) -> tuple[Label, ...]:
     checks.texts(tuple(labels), f"a label of axis {name!r}", DataError)
     plain = tuple(
         label if isinstance(label, str) else checks.integer(label, what, 0, DataError)
-        for label in labels
+        for label in checks.listed(labels, f"axis {name!r}", "labels, integers or text", DataError)
     )
     if not plain or len(set(plain)) < len(plain):
         raise DataError(f"axis {name!r} needs at least one label, each once; got {plain}.")
@@ -58,12 +59,14 @@ def choose(axes: Axes, wanted: Mapping[str, Any]) -> tuple[dict[str, Any], list[
         if name not in axes:
             raise DataError(f"there is no axis {name!r}. {nearest(name, axes)}")
     chosen = dict(axes) | {
-        name: (labels,) if isinstance(labels, Label) else tuple(labels)
+        name: (labels,)
+        if isinstance(labels, Label)
+        else tuple(checks.listed(labels, name, "labels", DataError))
         for name, labels in wanted.items()
     }
     for name, labels in chosen.items():
         for label in labels:
-            if label not in axes[name]:
+            if not isinstance(label, Label | Integral) or label not in axes[name]:
                 known = nearest(label, map(str, axes[name]))
                 raise DataError(f"axis {name!r} has no label {label!r}. {known}")
     places = [

@@ -78,6 +78,7 @@ def patch_paths(
     """
     checks.choice(direction, "direction", DIRECTIONS, DataError)
     checks.choice(receiver_input, "input of the receiver", INPUTS, SiteError)
+    freeze_mlps = checks.flag(freeze_mlps, "freeze_mlps", DataError)
     run = Run(logits, max_memory)
     check_pair(model, clean, corrupted)
     base, source = (corrupted, clean) if direction == "denoising" else (clean, corrupted)
@@ -124,7 +125,7 @@ def _receiver(
 ) -> tuple[int, int | None]:
     """The number of layers below the receiver, and its head."""
     subject = subject_of(model)
-    if receiver == "logits":
+    if isinstance(receiver, str) and receiver == "logits":
         return subject.n_layers, None
     pair = isinstance(receiver, tuple | list) and len(receiver) == 2
     if not pair:

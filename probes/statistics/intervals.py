@@ -71,8 +71,8 @@ def one_minus_ratio(
         >>> print(probes.one_minus_ratio(error, reference))
         0.500 [0.430, 0.575]
     """
-    for values, what in ((numerator, "numerator"), (denominator, "denominator")):
-        checks.tensor(values, what, DataError)
+    checks.tensor(numerator, "numerator", "…, sequence", DataError)
+    checks.tensor(denominator, "denominator", "…, sequence", DataError)
     if numerator.shape != denominator.shape or numerator.ndim != 1:
         raise DataError(
             "a score needs as many numerators as denominators, [sequence] each; got "
@@ -100,7 +100,7 @@ def mean_interval(values: Float[Tensor, " sequence"], seed: int = 0) -> Interval
     Raises:
         DataError: Fewer than 16 values, or values that are not finite.
     """
-    if checks.tensor(values, "values", DataError).ndim != 1:
+    if checks.tensor(values, "values", "…, sequence", DataError).ndim != 1:
         raise DataError(f"a mean is over one axis, [sequence]; got shape {tuple(values.shape)}.")
     mean, low, high = mean_intervals(values, seed)
     return Interval(float(mean), float(low), float(high))
@@ -131,7 +131,7 @@ def ratio_intervals(
     Raises:
         DataError: Fewer than 16 sequences, shapes that do not fit, or values that are not finite.
     """
-    above, below = _checked(numerator), _checked(denominator)
+    above, below = _checked(numerator, "numerator"), _checked(denominator, "denominator")
     try:
         spread = np.broadcast_to(below, above.shape)
     except ValueError:
@@ -165,15 +165,15 @@ def mean_intervals(
     Raises:
         DataError: Fewer than 16 sequences, or values that are not finite.
     """
-    array = _checked(values)
+    array = _checked(values, "values")
     low, high = _limits((array,), lambda mean: mean, seed, confidence)
     mean, low, high = (torch.as_tensor(figure) for figure in (array.mean(-1), low, high))
     return mean, low, high
 
 
-def _checked(values: Tensor) -> np.ndarray:
+def _checked(values: Tensor, what: str) -> np.ndarray:
     """Values as a NumPy array, if there are enough sequences and all are finite."""
-    n_sequences = values.shape[-1] if checks.tensor(values, "values", DataError).ndim else 0
+    n_sequences = checks.tensor(values, what, "…, sequence", DataError).shape[-1]
     if n_sequences < MIN_SEQUENCES:
         raise DataError(
             f"a bootstrap interval needs at least {MIN_SEQUENCES} sequences; got {n_sequences}. "

@@ -57,7 +57,8 @@ def sign_flip_p_values(
         ``[*site]``: p in float64; 1 at sites whose values are all 0.
 
     Raises:
-        DataError: No sequences, values that are not finite, or another alternative.
+        DataError: No floating-point tensor, no sequences, values that are not finite, or another
+            alternative.
 
     Examples:
         >>> import probes, torch
@@ -67,8 +68,8 @@ def sign_flip_p_values(
     n_flips = checks.integer(n_flips, "n_flips", 1, DataError)
     rng = np.random.default_rng(checks.seed(seed, DataError))
     checks.choice(alternative, "alternative", ALTERNATIVES, DataError)
-    checks.tensor(differences, "differences", DataError)
-    if differences.ndim == 0 or differences.shape[-1] == 0 or not differences.isfinite().all():
+    checks.tensor(differences, "differences", "…, sequence", DataError)
+    if differences.shape[-1] == 0 or not differences.isfinite().all():
         raise DataError(
             "a sign-flip test needs finite differences, [*site, sequence], of at least one "
             f"sequence; got shape {tuple(differences.shape)}"
@@ -116,7 +117,7 @@ def adjust_p_values(
         ``[*site]``, float64.
 
     Raises:
-        DataError: Another method, or values outside 0 … 1.
+        DataError: Another method, no floating-point tensor, or values outside 0 … 1.
 
     Examples:
         >>> import probes, torch
@@ -126,7 +127,8 @@ def adjust_p_values(
     from statsmodels.stats.multitest import multipletests
 
     checks.choice(method, "method", METHODS, DataError)
-    array = checks.tensor(p_values, "p_values", DataError).detach().to("cpu", torch.float64).numpy()
+    p_values = checks.tensor(p_values, "p_values", "…", DataError)
+    array = p_values.detach().to("cpu", torch.float64).numpy()
     known = ~np.isnan(array)
     if not ((array[known] >= 0) & (array[known] <= 1)).all():
         raise DataError(

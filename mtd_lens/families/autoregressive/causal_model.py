@@ -20,6 +20,7 @@ from mtd_lens.algorithms import (
     around,
     check_fit,
     is_at_bound,
+    positions_from,
     with_flag,
 )
 from mtd_lens.errors import ArgumentError, TokensError
@@ -83,7 +84,7 @@ class AutoregressiveCausalModel(Intervenable):
         Args:
             length: Of the sequences.
         """
-        return tuple(range(1, length))
+        return positions_from(1, length)
 
     def run(self, tokens: Tensor) -> dict[str, Tensor]:
         """All variables at every query position, in float64.
@@ -144,7 +145,9 @@ def fit_step_size(
     """
     vectors = check_tokens(task, tokens)
     expected, axes = (len(vectors), task.dim), "[sequence, component]"
-    check_fit("step_size", targets, expected, axes, bounds, MAX_STEP_SIZE, from_zero=True)
+    low, high = check_fit(
+        "step_size", targets, expected, axes, bounds, MAX_STEP_SIZE, from_zero=True
+    )
     one = estimators.gradient_descent(vectors, torch.ones(1), last_only=True)
     unit = estimators.predict_next(vectors, one)[:, 0]
     square = float(unit.square().sum())
@@ -155,7 +158,7 @@ def fit_step_size(
             "so none can be fitted. Scale them, or leave out sequences of zero vectors."
         )
     best = float((unit * targets.to(unit)).sum()) / square
-    return min(max(best, bounds[0]), bounds[1])
+    return min(max(best, low), high)
 
 
 def fit_one_step(

@@ -7,6 +7,7 @@ At query t the evidence is the pairs ``(s_{j-1}, s_j)``, j = 1 … t, and the lo
 import math
 import numbers
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from mtd_lens.families.autoregressive.task import (
     check_task,
     check_tokens,
 )
+from probes import checks
 
 RANK_TOLERANCE = 1e-10
 """Directions of the evidence below this share of its largest singular value count as not there."""
@@ -159,6 +161,7 @@ def autoregressive_gradient_descent(
         TokensError: Tokens that do not fit the task.
         ArgumentError: No AutoregressiveTask, no step sizes, or one that is no finite number.
     """
+    prefix = checks.flag(prefix, "prefix", ArgumentError)
     vectors = check_tokens(task, tokens)
     sizes = vectors.new_tensor(checked_step_sizes(step_sizes))
     if prefix:
@@ -223,7 +226,12 @@ def checked_step_sizes(step_sizes: StepSizes) -> list[float]:
     Raises:
         ArgumentError: None, or one that is no finite number.
     """
-    plain = step_sizes.tolist() if isinstance(step_sizes, Tensor | np.ndarray) else step_sizes
+    plain: Any = step_sizes
+    if isinstance(step_sizes, Tensor):
+        dense = step_sizes.layout == torch.strided and not step_sizes.is_meta
+        plain = step_sizes.tolist() if dense else None
+    elif isinstance(step_sizes, np.ndarray):
+        plain = step_sizes.tolist()
     listed = plain if isinstance(plain, Sequence) else [plain]
     if not listed or not all(_is_finite(value) for value in listed):
         raise ArgumentError(

@@ -19,6 +19,7 @@ from mtd_lens.algorithms import (
     around,
     check_fit,
     is_at_bound,
+    positions_from,
     search,
     with_flag,
 )
@@ -82,7 +83,7 @@ class MTDCausalModel(Intervenable):
         Args:
             length: Of the sequences.
         """
-        return tuple(range(self.task.order, length))
+        return positions_from(self.task.order, length)
 
     def run(self, tokens: Tensor) -> dict[str, Tensor]:
         """All variables at every query position, in float64.
@@ -138,9 +139,9 @@ def fit_beta(
         ArgumentError: Targets of another shape or not finite, or bounds out of order.
         TokensError: Tokens that do not fit the task.
     """
-    expected = (len(tokens), task.n_tokens)
-    check_fit("beta", targets, expected, "[sequence, token]", bounds, MAX_BETA)
     mean = estimators.responsibilities(task, tokens).mean(1)
+    expected, axes = (len(mean), task.n_tokens), "[sequence, token]"
+    low, high = check_fit("beta", targets, expected, axes, bounds, MAX_BETA)
     rows = estimators.parent_rows(task, tokens)[:, -1]
     targets = targets.to(mean)
 
@@ -149,8 +150,7 @@ def fit_beta(
         prediction = torch.einsum("nl,nlb->nb", weights, rows)
         return -float(torch.xlogy(targets, prediction.clamp_min(1e-300)).sum(-1).mean())
 
-    low, high = (math.log(bound) for bound in bounds)
-    return math.exp(search(cross_entropy, (low, high), 1e-10))
+    return math.exp(search(cross_entropy, (math.log(low), math.log(high)), 1e-10))
 
 
 def fit_one_step(task: MTDTask, tokens: Tensor, predictions: Tensor) -> MTDCausalModel:

@@ -15,6 +15,7 @@ from torch import Tensor
 from mtd_lens.errors import ArgumentError, TokensError
 from mtd_lens.families.mtd.task import MTDTask, check_tokens
 from mtd_lens.shapes import Likelihoods, PerSequence, Responsibilities, Tokens, Weights
+from probes import checks
 
 SIMPLEX_TOLERANCE = 1e-5
 
@@ -151,11 +152,7 @@ def predict(
         tensor([[0.6500, 0.3500]], dtype=torch.float64)
     """
     rows = parent_rows(task, tokens)
-    if not isinstance(weights, Tensor) or weights.ndim not in (2, 3):
-        raise ArgumentError(
-            "weights must be a tensor, [sequence, lag] or [sequence, query, lag]; got "
-            f"{tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__}."
-        )
+    weights = checks.tensor(weights, "weights", "sequence, …, lag", ArgumentError)
     rows = rows if weights.ndim == 3 else rows[:, -1]
     weights = on_simplex(weights.to(rows.device, torch.float64), tuple(rows.shape[:-1]))
     return torch.einsum("...l,...lb->...b", weights, rows)
@@ -196,8 +193,7 @@ def _checked_weights(task: MTDTask, weights: Tensor | None, like: Tensor) -> Ten
     n, m = like.shape[0], task.order
     if weights is None:
         return like.new_full((n, m), 1 / m)
-    if not isinstance(weights, Tensor) or not weights.is_floating_point():
-        raise ArgumentError("weights must be a floating-point tensor, [sequence, lag] or [lag].")
+    weights = checks.tensor(weights, "weights", "…, lag", ArgumentError)
     weights = weights.to(like.device, torch.float64)
     if weights.ndim == 1:
         return on_simplex(weights, (m,)).expand(n, m)

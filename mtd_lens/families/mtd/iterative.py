@@ -80,6 +80,8 @@ def mirror_descent(
         >>> mtd_lens.mirror_descent(task, torch.tensor([[0, 1, 0]]), step_size=1 / 3)
         tensor([[0.4362, 0.5638]], dtype=torch.float64)
     """
+    prefix = checks.flag(prefix, "prefix", ArgumentError)
+    every_query = checks.flag(every_query, "every_query", ArgumentError)
     likelihoods = lag_likelihoods(task, tokens)
     n_queries = likelihoods.shape[1] if prefix or every_query else 1
     steps = [
@@ -200,6 +202,7 @@ def expectation_maximization(
         >>> mtd_lens.expectation_maximization(task, torch.tensor([[0, 1, 0]]))
         tensor([[0.3077, 0.6923]], dtype=torch.float64)
     """
+    every_query = checks.flag(every_query, "every_query", ArgumentError)
     likelihoods = lag_likelihoods(task, tokens)
     seen = _seen(likelihoods, every_query)
     weights = _uniform(likelihoods, seen)
@@ -343,7 +346,11 @@ def _checked_step(value: StepSize, what: str, n_queries: int, like: Tensor) -> T
         step = torch.as_tensor(value, dtype=torch.float64, device=like.device)
     except (TypeError, ValueError, RuntimeError):
         step = like.new_tensor(torch.nan)
-    if not ((step > 0).all() and step.isfinite().all()) or step.ndim > 1:
+    if (
+        step.layout != torch.strided
+        or not ((step > 0).all() and step.isfinite().all())
+        or step.ndim > 1
+    ):
         raise ArgumentError(
             f"{what} must be positive and finite, a number or one a query; got {value!r}."
         )

@@ -233,8 +233,8 @@ def _checked_transition(transition: object) -> Transition:
     """A float64 copy with rows that sum to 1 exactly."""
     try:
         given = torch.as_tensor(transition)
-        if given.is_complex():
-            raise TypeError("it is complex")
+        if given.is_complex() or given.layout != torch.strided:
+            raise TypeError("it is complex, or sparse")
         exact = torch.as_tensor(transition, dtype=torch.float64)
         matrix = exact.detach().cpu().clone()
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
@@ -279,9 +279,10 @@ def check_tokens(task: MTDTask, tokens: Tensor, max_length: int | None = None) -
         max_length: A model's context, if one is involved.
 
     Raises:
+        ArgumentError: The task is no MTD task.
         TokensError: Not an integer tensor of rank 2, out of the vocabulary, too short or too long.
     """
-    return task.inputs.check(tokens, ("order + 1", task.order + 1), max_length)
+    return check_task(task).inputs.check(tokens, ("order + 1", task.order + 1), max_length)
 
 
 def check_task(task: object) -> MTDTask:

@@ -24,6 +24,7 @@ from mtd_lens.algorithms import (
     around,
     check_fit,
     is_at_bound,
+    positions_from,
     search,
     with_flag,
 )
@@ -87,7 +88,7 @@ class NGramCausalModel(Intervenable):
         Args:
             length: Of the sequences.
         """
-        return tuple(range(self.task.window, length))
+        return positions_from(self.task.window, length)
 
     def run(self, tokens: Tensor) -> dict[str, Tensor]:
         """All variables at every query position, in float64.
@@ -154,9 +155,13 @@ def fit_sharpness(
         ArgumentError: Targets of another shape or not finite, or bounds out of order.
         TokensError: Tokens that do not fit the task.
     """
-    expected = (len(tokens), task.n_tokens)
-    check_fit("sharpness", targets, expected, "[sequence, token]", bounds, estimators.MAX_SHARPNESS)
     everything = estimators.last_counts(task, tokens, ())
+    expected, axes, most = (
+        (len(everything), task.n_tokens),
+        "[sequence, token]",
+        estimators.MAX_SHARPNESS,
+    )
+    ends = check_fit("sharpness", targets, expected, axes, bounds, most)
     matching = estimators.last_counts(task, tokens)
     seen = everything > 0
     targets = targets.to(everything)
@@ -165,7 +170,7 @@ def fit_sharpness(
         prediction = estimators.of_counts(matching, everything, sharpness)
         return -float((targets * prediction.where(seen, 1.0).log()).sum(-1).mean())
 
-    return search(cross_entropy, bounds, 1e-8)
+    return search(cross_entropy, ends, 1e-8)
 
 
 def nearest_sharpness(task: NGramTask, tokens: Tensor, predictions: Predictions) -> float:
@@ -207,7 +212,11 @@ def best_sharpness(task: NGramTask) -> float:
 
     Args:
         task: The task.
+
+    Raises:
+        ArgumentError: Something else than an NGramTask.
     """
+    check_task(task)
     batch = task.sample(N_FIT_SEQUENCES, seed=FIT_SEED)
     truth = estimators.ngram_truth(task, batch.tokens, batch.tables)[:, -1]
     return fit_sharpness(task, batch.tokens, truth)

@@ -1,5 +1,6 @@
 """Mean attention at the last query, of several models."""
 
+import math
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 from mtd_lens.errors import ArgumentError
 from mtd_lens.views.plots import style
 from mtd_lens.views.plots.outputs import written
+from probes import checks
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -37,6 +39,13 @@ def plot_attention(
             that do not end in ``.csv``.
         OutputPathError: A path cannot be written to.
     """
+    patterns = {
+        checks.text(name, "a model's name", ArgumentError): [
+            _attention(values, f"layer {layer} of {name!r}")
+            for layer, values in enumerate(checks.listed(layers, name, "layers", ArgumentError))
+        ]
+        for name, layers in checks.mapping(patterns, "patterns", ArgumentError).items()
+    }
     if not patterns or not all(patterns.values()):
         raise ArgumentError("plot_attention needs at least one model with one layer.")
     table = [
@@ -46,6 +55,14 @@ def plot_attention(
         for key, value in enumerate(values)
     ]
     return written(path, data, lambda: _draw(patterns), lambda: table)
+
+
+def _attention(values: object, what: str) -> list[float]:
+    entries = checks.listed(values, what, "numbers, one a key", ArgumentError)
+    return [
+        checks.number(value, f"an entry of {what}", -math.inf, math.inf, ArgumentError)
+        for value in entries
+    ]
 
 
 def _draw(patterns: Mapping[str, Sequence[Sequence[float]]]) -> "matplotlib.figure.Figure":

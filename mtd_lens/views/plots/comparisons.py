@@ -9,6 +9,7 @@ from mtd_lens.errors import ArgumentError, UnknownNameError, nearest
 from mtd_lens.results.comparison import Comparison
 from mtd_lens.views.plots import style
 from mtd_lens.views.plots.outputs import written
+from probes import checks
 
 if TYPE_CHECKING:
     import matplotlib.axes
@@ -165,12 +166,10 @@ def _last_height(handle_and_label: tuple[Any, str]) -> float:
 
 
 def _checked(comparisons: Iterable[Comparison] | Comparison) -> list[Comparison]:
-    listed = list(comparisons) if isinstance(comparisons, Iterable) else [comparisons]
+    given = [comparisons] if isinstance(comparisons, Comparison) else comparisons
+    listed = checks.listed(given, "comparisons", "results of compare", ArgumentError, Comparison)
     if not listed:
         raise ArgumentError("there is nothing to draw: give at least one result of compare.")
-    for item in listed:
-        if not isinstance(item, Comparison):
-            raise ArgumentError(f"expected results of compare; got a {type(item).__name__}.")
     first = listed[0]
     for other in listed[1:]:
         for what in ("task", "lengths", "n_sequences", "seed", "divergence"):

@@ -1,5 +1,6 @@
 """Scores of claims over the steps of a training run."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -8,6 +9,9 @@ from mtd_lens.errors import ArgumentError
 from mtd_lens.views.plots import style
 from mtd_lens.views.plots.cells import LOWEST_SCORE
 from mtd_lens.views.plots.outputs import written
+from probes import checks
+
+FIGURES = ("score", "low", "high", "threshold")
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -40,6 +44,15 @@ def plot_training(
             not end in ``.csv``.
         OutputPathError: A path cannot be written to.
     """
+    steps = checks.integers(steps, "steps", ArgumentError)
+    claims = {
+        checks.text(claim, "a claim's id", ArgumentError): [
+            _result(result, claim)
+            for result in checks.listed(results, claim, "results, one a step", ArgumentError)
+        ]
+        for claim, results in checks.mapping(claims, "claims", ArgumentError).items()
+    }
+    title = checks.text(title, "title", ArgumentError)
     if not steps or not claims or any(len(results) != len(steps) for results in claims.values()):
         raise ArgumentError("plot_training needs at least one step, and as many results a claim.")
     drawn = {
@@ -50,6 +63,18 @@ def plot_training(
     return written(
         path, data, lambda: _draw(steps, claims, drawn, title), lambda: _table(steps, drawn)
     )
+
+
+def _result(result: object, claim: str) -> dict[str, float | None]:
+    """The figures of a claim at a step; None of all where it does not apply."""
+    what = f"a result of {claim!r}"
+    known = checks.mapping(result, what, ArgumentError)
+    if known.get("score", "") is not None:
+        for name in FIGURES:
+            checks.number(
+                known.get(name), f"{name!r} of {what}", -math.inf, math.inf, ArgumentError
+            )
+    return dict(known)
 
 
 def _draw(
@@ -91,8 +116,7 @@ def _table(
     steps: Sequence[int], drawn: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> list[dict[str, Any]]:
     return [
-        {"claim": claim, "step": step}
-        | {key: result[key] for key in ("score", "low", "high", "threshold")}
+        {"claim": claim, "step": step} | {key: result[key] for key in FIGURES}
         for claim, results in drawn.items()
         for step, result in zip(steps, results, strict=True)
     ]

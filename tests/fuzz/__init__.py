@@ -1,0 +1,1 @@
+"""Every public door, tried with values of every wrong kind."""
