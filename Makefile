@@ -72,4 +72,4 @@ $(LOWEST)/.ready: pyproject.toml constraints-lowest.txt
 	touch $@
 
 clean:
-	rm -rf .venv $(LOWEST) build dist *.egg-info report.json report.html
+	rm -rf .venv $(LOWEST) build dist report.json report.html

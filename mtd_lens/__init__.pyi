@@ -20,6 +20,7 @@ from .errors import (
     ArgumentError as ArgumentError,
     CheckpointError as CheckpointError,
     DataError as DataError,
+    MemoryLimitError as MemoryLimitError,
     ModelError as ModelError,
     MTDLensError as MTDLensError,
     OutputPathError as OutputPathError,

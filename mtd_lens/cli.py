@@ -1,7 +1,8 @@
-"""The commands. Exit status: 0 for a finished run whatever the verdicts, 2 for bad input.
+"""The commands.
 
-Files are written before anything is printed, and nobody who reads what is printed can make a run
-fail: see :class:`_Output`.
+Exit status: 0 for a finished run whatever the verdicts, 2 for bad input, 130 and 143 for training
+that SIGINT or SIGTERM stopped. Files are written before anything is printed, and nobody who reads
+what is printed can make a run fail: see :class:`_Output`.
 """
 
 import inspect
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from mtd_lens.training.config import SETTINGS, TrainingConfig, descriptions, option_of
+from mtd_lens.training.signals import Interrupted, Stopped
 
 if TYPE_CHECKING:
     from probes.subject import HookedModel
@@ -216,17 +218,17 @@ def train(
     **settings: Any,
 ) -> None:
     """Train a model from scratch; a run that was stopped goes on with --resume."""
-    from mtd_lens.training.config import read_settings
-    from mtd_lens.training.loop import train_or_resume
-
-    given = ({} if config is None else read_settings(config)) | _given(**settings)
     try:
+        from mtd_lens.training.config import read_settings
+        from mtd_lens.training.loop import train_or_resume
+
+        given = ({} if config is None else read_settings(config)) | _given(**settings)
         run = train_or_resume(
             task, given, out, resume, stop_after=stop_after, progress=True, tensorboard=tensorboard
         )
-    except KeyboardInterrupt:
-        _say(f"stopped; go on with: mtd-lens train --resume {out or resume}")
-        raise typer.Exit(130) from None
+    except (Stopped, KeyboardInterrupt) as stopped:
+        _say(str(stopped) or "training was stopped before its first step.")
+        raise typer.Exit(getattr(stopped, "exit_status", Interrupted.exit_status)) from None
     for row in run.metrics[-1:]:
         print("   ".join(f"{name} {value:.5g}" for name, value in row.items()))
     _say_written(run.folder)

@@ -155,7 +155,8 @@ class Claim(Record):
         measure: The test: one measurement for every layer that it can be made at; none where the
             claim does not apply (the variable does not vary). ``mtd_lens.measures`` has those that
             any causal model can use. A test with a method ``reads(trial)`` says which activations
-            it will ask for, so that those of all claims are read in one pass.
+            it will ask for, so that those of all claims are read in one pass; one with a method
+            ``edits(trial)`` names the hook within a block that it edits, which is tried first.
     """
 
     id: str

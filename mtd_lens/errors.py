@@ -4,13 +4,22 @@ Those of this package are :class:`MTDLensError` s as well; the instruments, whic
 their own.
 """
 
-from probes.errors import DataError, OutputPathError, ProbesError, SiteError, nearest
+from probes.errors import (
+    DataError,
+    MemoryLimitError,
+    OutputPathError,
+    ProbesError,
+    SiteError,
+    nearest,
+    shown,
+)
 
 __all__ = [
     "ArgumentError",
     "CheckpointError",
     "DataError",
     "MTDLensError",
+    "MemoryLimitError",
     "ModelError",
     "OutputPathError",
     "ProbesError",
@@ -20,6 +29,7 @@ __all__ = [
     "TrainingError",
     "UnknownNameError",
     "nearest",
+    "shown",
 ]
 
 

@@ -23,9 +23,15 @@ from mtd_lens.registry import family_of, load_task
 from mtd_lens.spaces import check_model, last_predictions
 from mtd_lens.trial import Memo, Trial
 from probes import checks
+from probes.memory import check_memory
 from probes.subject import HookedModel, subject_of
 
 MIN_SEQUENCES = 64
+
+FEWER_SEQUENCES = "Use fewer: lower n_sequences (--sequences)."
+
+BYTES_A_POSITION = 24
+"""To draw it: two integers and a uniform number, or a vector."""
 
 NULL_SEED = 1_000_003
 """Seed of the null's weights, far from the seeds that the registry's random models use."""
@@ -94,8 +100,10 @@ class Experiment:
 
         Raises:
             ArgumentError: Too few sequences.
+            MemoryLimitError: More than there is memory for.
         """
         check_sampling(n_sequences, self.seed)
+        check_room(n_sequences, self.task.seq_len)
         tokens = self.task.sample(n_sequences, self.seed).tokens.to(self.device)
         return replace(
             self, fit_tokens=tokens[: n_sequences // 2], tokens=tokens[n_sequences // 2 :]
@@ -110,12 +118,7 @@ class Experiment:
     def causal_model(self) -> CausalModel:
         """The algorithm with the parameters that the model's predictions follow."""
         tokens, outputs = self.fit_tokens, self.task.outputs
-        predicted = self.memo(
-            "predictions",
-            self.model,
-            tokens,
-            compute=lambda: last_predictions(self.model, tokens, outputs),
-        )
+        predicted = last_predictions(self.model, tokens, outputs)
         fitted = self.algorithm.fit(self.task, tokens, predicted)
         for names in (fitted.variables, fitted.parameters):
             checks.texts(names, "a name of the causal model", ArgumentError)
@@ -137,16 +140,17 @@ class Experiment:
             self.memo,
         )
 
-    def null(self, seed: int | None = None) -> HookedModel:
+    def null(self, seed: int | None = None, over: HookedModel | None = None) -> HookedModel:
         """A model of the same architecture with random weights.
 
         Args:
             seed: Of the weights; by default one that is far from the experiment's own.
+            over: A null that is done with, whose weights may be drawn anew in place of a copy's.
         """
         seed = NULL_SEED + self.seed if seed is None else seed
         if self.family.null is not None:
             return self.family.null(self.model, self.task, seed)
-        return hooked.randomized(self.model, seed, name="null")
+        return hooked.randomized(self.model, seed, "null", over)
 
     def ceiling(self) -> HookedModel | None:
         """A model that computes the algorithm exactly, on the same device, if one is known."""
@@ -201,6 +205,12 @@ def check_sampling(n_sequences: int, seed: int) -> None:
             f"Use at least {MIN_SEQUENCES}."
         )
     checks.seed(seed, ArgumentError)
+
+
+def check_room(n_sequences: int, length: int) -> None:
+    """Raise a MemoryLimitError for more sequences than can be drawn."""
+    needed = n_sequences * length * BYTES_A_POSITION
+    check_memory(needed, "drawing the sequences", FEWER_SEQUENCES)
 
 
 def name_of(model: HookedModel) -> str:

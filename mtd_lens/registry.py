@@ -22,7 +22,6 @@ from typing import Any
 import torch
 
 from mtd_lens import checkpoints, families, hooked
-from mtd_lens.architectures import build_trainable, size_for
 from mtd_lens.contracts import Family, Task
 from mtd_lens.errors import (
     ArgumentError,
@@ -30,10 +29,12 @@ from mtd_lens.errors import (
     ProbesError,
     UnknownNameError,
     nearest,
+    shown,
 )
 from mtd_lens.hooked import ModelInfo, info_of, moved, with_info
 from mtd_lens.spaces import check_model
 from probes import checks
+from probes.memory import within_memory
 from probes.subject import HookedModel
 
 DEFAULT_TASK = "mtd-q5-m3-t64"
@@ -150,7 +151,7 @@ def load_task(name: str) -> Any:
     loaders = _task_loaders()
     if not isinstance(name, str) or name not in loaders:
         raise UnknownNameError(
-            f"no task is named {name!r}. {nearest(name, loaders)} "
+            f"no task is named {shown(name)}. {nearest(name, loaders)} "
             "list_tasks() or `mtd-lens tasks` lists all."
         )
     return _called(loaders[name], f"task {name!r}", Task)
@@ -214,8 +215,8 @@ def load_model(
     target = _checked_device(device)
     if dtype is not None:
         hooked.check_dtype(dtype)
-    loaders = _model_loaders()
-    task_name, _, variant = str(name).partition("/")
+    name, loaders = str(name), _model_loaders()
+    task_name, _, variant = name.partition("/")
     variants: Mapping[str, Callable[..., Any]] = {}
     task = None
     if task_name in _task_loaders():
@@ -230,7 +231,7 @@ def load_model(
         model = variants[variant](task, dtype=dtype or torch.float32)
     else:
         raise UnknownNameError(
-            f"no model is named {name!r}. {nearest(name, list_models())} "
+            f"no model is named {shown(name)}. {nearest(name, list_models())} "
             "list_models() or `mtd-lens models` lists all."
         )
     return _knowing(moved(model, target), name, task).eval()
@@ -252,6 +253,7 @@ def task_from_json(data: Mapping[str, Any], where: str) -> Any:
         raise CheckpointError(f"{where} describes no task: {error}") from error
 
 
+@within_memory("Use a smaller model.")
 def load_checkpoint(
     path: str | os.PathLike[str], device: str | torch.device | None = None
 ) -> HookedModel:
@@ -267,24 +269,14 @@ def load_checkpoint(
     Raises:
         CheckpointError: Missing, truncated, tampered with, of another version, or with weights that
             are not those of the architecture that it names.
+        MemoryLimitError: A model too large for memory.
         ArgumentError: A device that does not exist here.
     """
     target = _checked_device(device)
     folder = checkpoints.checkpoint_folder(path)
     manifest = checkpoints.read_manifest(folder)
-    weights = checkpoints.read_tensors(folder, manifest, checkpoints.MODEL)
     task = task_from_json(manifest["task"], str(folder))
-    config = manifest["config"]
-    try:
-        size = size_for(task, config["n_layers"], config["d_model"], config["n_heads"])
-        trained = build_trainable(config["architecture"], size)
-        trained.load(weights)
-    except (ProbesError, KeyError) as error:
-        reason = f"the manifest lacks {error}." if isinstance(error, KeyError) else error
-        raise CheckpointError(
-            f"the checkpoint {folder} cannot be loaded: {reason} Its manifest and its weights do "
-            "not belong together; use another checkpoint."
-        ) from error
+    trained = checkpoints.read_trained(folder, manifest, task)
     label = f"{task.name or task.family}/{folder.resolve().name}"
     info = ModelInfo(task, label, redraw=trained.redraw if trained.has_fixed_weights else None)
     model = hooked.assemble(trained.architecture, trained.weights(), info, trained.dtype)

@@ -43,6 +43,7 @@ class Trial:
         tokens: ``[sequence, position]``: for scores alone.
         seed: Of pairs, controls and resampling.
         memo: What does not depend on the model, shared with other trials of the same experiment.
+            What was read of the model itself is the trial's own, and goes with it.
     """
 
     model: HookedModel
@@ -88,11 +89,11 @@ class Trial:
             outputs = check_outputs(self.natural(tokens).outputs)
             return self.task.outputs.prediction(self.model, outputs)
 
-        return self.memo("predictions", self.model, tokens, compute=compute)
+        return self._own("predictions", tokens, compute=compute)
 
     @cached_property
-    def _natural(self) -> Memo:
-        return Memo()  # of this model alone, so that it goes with the trial
+    def _own(self) -> Memo:
+        return Memo()
 
     def natural(self, tokens: Tensor) -> NaturalRuns:
         """The model's runs on one of the splits: what is read of them is read once.
@@ -100,7 +101,7 @@ class Trial:
         Args:
             tokens: ``[sequence, position]``, one of the splits.
         """
-        return self._natural("runs", tokens, compute=lambda: NaturalRuns(self.model, tokens))
+        return self._own("runs", tokens, compute=lambda: NaturalRuns(self.model, tokens))
 
     def read(self, tokens: Tensor, sites: Sequence[Readable]) -> list[Tensor]:
         """The activations at sites, ``[sequence, …]`` each.

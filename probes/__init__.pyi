@@ -29,6 +29,7 @@ from .controls import (
 )
 from .errors import (
     DataError as DataError,
+    MemoryLimitError as MemoryLimitError,
     OutputPathError as OutputPathError,
     ProbesError as ProbesError,
     SiteError as SiteError,

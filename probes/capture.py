@@ -101,15 +101,15 @@ class NaturalRuns:
             SiteError: A hook that the model does not have, or that does not run.
             DataError: Tokens that the model cannot read.
         """
-        whole = {site for site in (*self._found, *sites) if site == whole_of(site)}
-        derived = {site for site in sites if site not in whole and whole_of(site) in whole}
-        missing = [site for site in dict.fromkeys(sites) if site not in derived | {*self._found}]
-        if missing:
-            names = {f"{index}": site for index, site in enumerate(missing)}
+        unread = [site for site in dict.fromkeys(sites) if site not in self._found]
+        known = {*self._found, *unread}
+        parts = {site for site in unread if site != whole_of(site) and whole_of(site) in known}
+        names = {f"{index}": site for index, site in enumerate(unread) if site not in parts}
+        if names:
             found, self.outputs = run_and_capture(self.model, self.tokens, names, self.batch_size)
             self._found |= {site: found[name] for name, site in names.items()}
         return [
-            site.read(self._found[whole_of(site)]) if site in derived else self._found[site]
+            site.read(self._found[whole_of(site)]) if site in parts else self._found[site]
             for site in sites
         ]
 

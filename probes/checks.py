@@ -5,7 +5,7 @@ import numbers
 import unicodedata
 from collections.abc import Collection, Mapping
 
-from probes.errors import ProbesError, nearest
+from probes.errors import ProbesError, nearest, shown
 
 MAX_SEED = 2**63 - 1
 
@@ -61,7 +61,7 @@ def number(
 def choice(value: object, what: str, known: Collection[str], error: type[ProbesError]) -> str:
     """``value``, if it is one of the ``known`` names."""
     if not isinstance(value, str) or value not in known:
-        raise error(f"unknown {what} {value!r}. {nearest(value, known)}")
+        raise error(f"unknown {what} {shown(value)}. {nearest(value, known)}")
     return value
 
 

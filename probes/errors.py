@@ -16,8 +16,25 @@ class DataError(ProbesError):
     """Activations, targets or scores that an instrument cannot work with."""
 
 
+class InputPathError(ProbesError):
+    """A path that nothing can be read from; readers raise errors of their own from it."""
+
+
 class OutputPathError(ProbesError):
     """A path that a result cannot be written to."""
+
+
+class MemoryLimitError(ProbesError):
+    """More than there is memory for."""
+
+
+MOST_SHOWN = 200
+
+
+def shown(value: object) -> str:
+    """A value in an error message, of which a very long one would hide the rest."""
+    text = repr(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN // 2]}…"
 
 
 def nearest(name: object, known: Iterable[str], limit: int = 5) -> str:

@@ -1,13 +1,15 @@
-"""Writing results: text, JSON and figures in files that are never half-written."""
+"""Files: read only where they are regular and of a size that can be, and never half-written."""
 
+import contextlib
 import io
 import json
 import os
+import stat
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from probes.errors import OutputPathError, ProbesError
+from probes.errors import InputPathError, OutputPathError, ProbesError, shown
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -17,7 +19,113 @@ StrPath = str | os.PathLike[str]
 FIGURE_FORMATS = (".png", ".svg")
 DOTS_PER_INCH = 200
 
+MAX_TEXT_BYTES = 2**29
+"""Of a file that is read as text; the largest that this package writes are a tenth of it."""
+
 _PREFIX = ".mtd-lens-"
+
+
+def checked_path(path: object, error: type[ProbesError], problem: str) -> Path:
+    """``path``, if the system can look it up; what it names need not exist.
+
+    Args:
+        path: What was given as a path.
+        error: What to raise.
+        problem: What to say of it otherwise, with braces for it: ``"cannot write {}"``.
+
+    Raises:
+        error: It is no path, is too long, holds a NUL, or its links lead round in a circle.
+    """
+    try:
+        found = Path(path)  # type: ignore[arg-type]
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            found.stat()
+    except (TypeError, ValueError, OSError) as reason:
+        said = problem.format(named(path))
+        raise error(f"{said}: {reason_of(reason)}. Give another path.") from reason
+    return found
+
+
+def named(path: object) -> str:
+    """A path in an error message."""
+    return shown(str(path))
+
+
+def reason_of(error: Exception) -> str:
+    """Why a file cannot be read or written, without the number and the path."""
+    return getattr(error, "strerror", None) or str(error)
+
+
+def open_regular(path: StrPath, limit: int | None = None) -> BinaryIO:
+    """A regular file, opened for reading; every reader of these packages opens files here.
+
+    What might never end or never begin, such as a pipe or a device, is not opened.
+
+    Args:
+        path: The file.
+        limit: Bytes that it may have; None for any number, of which the caller reads a part.
+
+    Raises:
+        OSError: No such file, no regular file, or a larger one.
+        TypeError, ValueError: No path.
+    """
+    status = Path(path).stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError("it is a folder, a pipe or a device, not a regular file")
+    if limit is not None and status.st_size > limit:
+        raise OSError(f"it has {status.st_size:,} bytes, more than the {limit:,} that it may have")
+    return open(path, "rb")
+
+
+def read_text(path: StrPath, *, errors: str = "strict") -> str:
+    """The text of a regular file of at most ``MAX_TEXT_BYTES``, UTF-8.
+
+    Args:
+        path: The file.
+        errors: What to do with other bytes, as for ``bytes.decode``.
+
+    Raises:
+        InputPathError: It cannot be read.
+    """
+    try:
+        return _text(path, errors)
+    except (OSError, TypeError, ValueError) as error:
+        raise InputPathError(f"{named(path)} cannot be read: {reason_of(error)}.") from error
+
+
+def read_json(source: StrPath) -> tuple[dict[str, Any], str]:
+    """The mapping in a JSON file, or in JSON text that is given itself; and where that was.
+
+    Args:
+        source: A path, or text that begins with a brace.
+
+    Returns:
+        Plain data, and in words where they came from, for errors.
+
+    Raises:
+        InputPathError: It cannot be read, or holds no mapping.
+    """
+    is_text = isinstance(source, str) and source.lstrip().startswith("{")
+    where = "this text" if is_text else named(source)
+    try:
+        data = parsed_json(str(source) if is_text else _text(source))
+        if not isinstance(data, dict):
+            raise TypeError(f"it holds a {type(data).__name__}, not a mapping")
+    except (OSError, TypeError, ValueError) as error:
+        raise InputPathError(f"{where} cannot be read as JSON: {reason_of(error)}.") from error
+    return data, where
+
+
+def parsed_json(text: str | bytes) -> Any:
+    """The plain data in JSON text.
+
+    Raises:
+        ValueError: It is no JSON, or nested deeper than can be read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
 
 
 def check_output_path(path: StrPath) -> Path:
@@ -27,7 +135,7 @@ def check_output_path(path: StrPath) -> Path:
         OutputPathError: Its folder is missing or cannot be written to, or it is a folder.
     """
     try:
-        target = Path(path).resolve()
+        target = checked_path(path, OutputPathError, "cannot write {}").resolve()
         folder = target.parent
         if not folder.is_dir():
             raise OutputPathError(
@@ -38,12 +146,10 @@ def check_output_path(path: StrPath) -> Path:
         if _replaceable(target):
             with tempfile.NamedTemporaryFile(dir=folder, prefix=_PREFIX):
                 pass
-    except (OSError, TypeError, ValueError) as error:
-        if isinstance(error, OutputPathError):
-            raise
+    except OSError as error:
         raise OutputPathError(
-            f"cannot write {str(path)!r}: {getattr(error, 'strerror', None) or error}. Choose "
-            "another path, or change the folder's permissions."
+            f"cannot write {named(path)}: {reason_of(error)}. Choose another path, or change the "
+            "folder's permissions."
         ) from error
     return target
 
@@ -81,7 +187,7 @@ def write_bytes(path: StrPath, content: bytes) -> Path:
         _write_and_rename(target, content)
     except OSError as error:
         raise OutputPathError(
-            f"writing {target} failed: {error.strerror or error}. What was there is unchanged."
+            f"writing {target} failed: {reason_of(error)}. What was there is unchanged."
         ) from error
     return target
 
@@ -126,7 +232,7 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputPathError(
-            f"cannot make the folder {path}: {error.strerror or error}. Choose another one."
+            f"cannot make the folder {path}: {reason_of(error)}. Choose another one."
         ) from error
 
 
@@ -136,6 +242,11 @@ def json_text(data: object, path: StrPath | None = None, indent: int | None = 2)
     if path is not None:
         write_text(path, text)
     return text
+
+
+def _text(path: StrPath, errors: str = "strict") -> str:
+    with open_regular(path, MAX_TEXT_BYTES) as file:
+        return file.read(MAX_TEXT_BYTES).decode("utf-8", errors)
 
 
 def _replaceable(target: Path) -> bool:

@@ -158,7 +158,7 @@ def patched(
     if fused is None:
         return HookedRuns(natural, rows)
     streams = streams_of(natural.model)
-    return SwappedRuns(natural.model, lambda layer: natural.read(streams)[layer][rows], fused)
+    return SwappedRuns(natural.model, lambda layer: natural.read([streams[layer]])[0][rows], fused)
 
 
 def streams_of(model: HookedModel) -> list[Site]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mtd_lens import ArgumentError
-from mtd_lens.architectures import ARCHITECTURES, Size, build_trainable
+from mtd_lens.architectures import ARCHITECTURES, VECTOR_ARCHITECTURES, Size, build_trainable
 from mtd_lens.errors import ModelError
 from mtd_lens.hooked import ModelInfo, assemble, randomized
 
@@ -114,6 +114,21 @@ def test_a_null_keeps_the_copies_and_redraws_the_rest():
     scores = null.run_with_cache(tokens)[1]
     seen = scores["blocks.2.attn.hook_attn_scores"]
     assert 0.2 < float(seen[seen.isfinite()].std()) < 5
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES | VECTOR_ARCHITECTURES)
+def test_shapes_alone_are_those_of_the_weights(name):
+    """And take no memory; a model of shapes alone becomes one with values by taking them."""
+    size = Size(5, 16, 2, d_model=8, n_heads=2, n_outputs=None)
+    shapes, trained = build_trainable(name, size, seed=None), build_trainable(name, size)
+    weights = {name: value.detach() for name, value in trained.named_parameters()}
+    assert all(value.is_meta for value in shapes.parameters())
+    assert {n: v.shape for n, v in shapes.named_parameters()} == {
+        n: v.shape for n, v in weights.items()
+    }
+    shapes.load(weights)
+    for name, value in shapes.named_parameters():
+        assert torch.equal(value, weights[name])
 
 
 def test_load_refuses_what_is_not_of_the_architecture():

@@ -196,9 +196,20 @@ def test_a_manifest_without_a_setting_or_a_task_that_cannot_be(copy):
         mtd_lens.load_checkpoint(copy)
 
 
-def test_metrics_that_were_cut_off_or_are_not_rows_end_there(tmp_path):
-    (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1, "loss": 2.0}\n[1]\n{"step": 2}\n\xff')
-    assert read_metrics(tmp_path) == [{"step": 1, "loss": 2.0}]
+def test_lines_of_metrics_that_are_no_rows_hide_no_others(tmp_path):
+    broken = b'{"step": 1, "loss": 2.0}\n[1]\n' + b"[" * 100_000 + b'\n{"step": 2}\n\xff'
+    (tmp_path / "metrics.jsonl").write_bytes(broken)
+    assert read_metrics(tmp_path) == [{"step": 1, "loss": 2.0}, {"step": 2}]
+
+
+def test_a_broken_line_of_metrics_does_not_take_the_others_along_on_resume(copy):
+    path = copy / "metrics.jsonl"
+    rows = read_metrics(copy)
+    path.write_text('{"step": 5, "lo\n' + path.read_text())
+    found, config = read_run(copy)
+    train(mtd_lens.MTDTask.from_json(found["task"]), config, copy, resume=True)
+    assert read_metrics(copy) == rows
+    assert [row["step"] for row in rows] == [10, 20]
 
 
 # Killed at any moment.

@@ -290,6 +290,7 @@ def test_arguments(task):
     assert accepted(ARGUMENTS, task, tokens_of(task)) == {}
 
 
+FEWER = r"needs at least .* GiB of memory.* Use fewer: lower n_sequences"
 MODELS = {
     "text": (lambda m, t: mtd_lens.score("mtd-q3-m2-t32/random-relative"), r"Use load_model"),
     "threshold text": (lambda m, t: mtd_lens.score(m, t, threshold="a"), r"threshold.*'a'"),
@@ -305,6 +306,13 @@ MODELS = {
     "other context": (
         lambda m, t: mtd_lens.score(m, mtd_lens.MTDTask(t.transition, 3, 40)),
         r"sequences have 40 tokens, but the model's context is 14",
+    ),
+    "sequences": (lambda m, t: mtd_lens.score(m, t, n_sequences=10**12), FEWER),
+    "sequences to compare": (lambda m, t: mtd_lens.compare(m, t, n_sequences=10**12), FEWER),
+    "sequences to localize": (lambda m, t: mtd_lens.localize(m, t, n_sequences=10**400), FEWER),
+    "sequences to align": (
+        lambda m, t: mtd_lens.align(m, "mixture_weights", 2, task=t, n_sequences=10**12),
+        FEWER,
     ),
     "not a model": (lambda m, t: mtd_lens.score(torch.nn.Identity(), t), r"got Identity"),
     "no task": (lambda m, t: mtd_lens.score(torch.nn.Identity()), r"does not know its task"),
@@ -322,7 +330,7 @@ MODELS = {
 
 
 def test_scoring(task):
-    assert accepted(MODELS, mtd_lens.construct(task, 4.0), task) == {}
+    assert accepted(MODELS, mtd_lens.construct(task, 4.0), task, kind=mtd_lens.ProbesError) == {}
 
 
 def test_nan_weights_in_a_model_are_named(task):
@@ -339,6 +347,15 @@ NAMES = {
         r"Nearest known: mtd-q5-m3-t64/constructed-absolute",
     ),
     "no slash": (lambda: mtd_lens.load_model("mtd-q5-m3-t64"), r"no model is named"),
+    "long": (lambda: mtd_lens.load_model("x" * 5000), r"^no model is named 'x{99}…\. Known"),
+    "long task": (lambda: mtd_lens.load_task("x" * 5000), r"^no task is named 'x{99}…\. Known"),
+    "long choice": (
+        lambda: mtd_lens.TrainingConfig(architecture="x" * 5000),
+        r"^unknown architecture 'x{99}…\. Known",
+    ),
+    "NUL": (lambda: mtd_lens.load_model("a\0b/c"), r"no model is named 'a\\x00b/c'"),
+    "no name": (lambda: mtd_lens.load_model(None), r"no model is named 'None'"),
+    "list": (lambda: mtd_lens.load_model(["a"]), r"no model is named"),
     "device": (
         lambda: mtd_lens.load_model("mtd-q3-m2-t32/random-relative", device="gpu"),
         r"device 'gpu' cannot be used",

@@ -1,5 +1,6 @@
 """Training: what is drawn, what is minimised, and what a run leaves behind."""
 
+import contextlib
 import json
 import math
 import sys
@@ -157,10 +158,36 @@ def test_the_same_run_twice_is_the_same_to_the_bit(finished, task, tmp_path):
     assert untimed(again) == untimed(finished)
 
 
-def test_gradients_may_be_switched_off_around_it(finished, task, tmp_path):
-    with torch.no_grad():
-        again = train(task, TrainingConfig(**TINY), tmp_path / "again")
-    assert weights_of(again) == weights_of(finished)
+@contextlib.contextmanager
+def default_dtype(dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        assert torch.get_default_dtype() == dtype
+        torch.set_default_dtype(before)
+
+
+MODES = {
+    "no gradients": torch.no_grad,
+    "inference": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", dtype=torch.bfloat16),
+    "double": lambda: default_dtype(torch.float64),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("architecture", ["disentangled", "gpt"])
+def test_modes_around_it_change_nothing(finished, task, tmp_path, mode, architecture):
+    config = TrainingConfig(**TINY | {"architecture": architecture})
+    plain = finished if architecture == "disentangled" else train(task, config, tmp_path / "plain")
+    with MODES[mode]():
+        same = mtd_lens.MTDTask(task.transition, task.order, task.seq_len)
+        again = train(same, config, tmp_path / "again")
+    assert weights_of(again) == weights_of(plain)
+    assert untimed(again) == untimed(plain)
+    assert not any(weight.is_inference() for weight in again.model.parameters())
 
 
 @pytest.mark.parametrize("stop", [20, 30])
@@ -292,7 +319,10 @@ def test_settings_from_toml(tmp_path):
     with pytest.raises(ArgumentError, match="line 1: unknown setting 'training'"):
         read_settings(path)
     path.write_text("steps = = 10\n")
-    with pytest.raises(ArgumentError, match="cannot be read"):
+    with pytest.raises(ArgumentError, match="cannot be read as TOML"):
+        read_settings(path)
+    path.write_text("a = " + "[" * 100_000 + "]" * 100_000)
+    with pytest.raises(ArgumentError, match="cannot be read as TOML"):
         read_settings(path)
     with pytest.raises(ArgumentError, match="No such file"):
         read_settings(tmp_path / "none.toml")

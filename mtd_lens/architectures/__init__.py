@@ -7,6 +7,7 @@ import torch
 
 from mtd_lens.architectures.models import (
     MAX_LAYERS,
+    MAX_WIDTH,
     DisentangledTransformer,
     Size,
     StockTransformer,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ARCHITECTURES",
     "MAX_LAYERS",
+    "MAX_WIDTH",
     "VECTOR_ARCHITECTURES",
     "Size",
     "Trainable",
@@ -61,19 +63,23 @@ def size_for(task: "mtd_lens.contracts.Task", n_layers: int, d_model: int, n_hea
     return Size(reads, task.seq_len, n_layers, d_model, n_heads, other)
 
 
-def build_trainable(name: str, size: Size, seed: int = 0) -> Trainable:
+def build_trainable(name: str, size: Size, seed: int | None = 0) -> Trainable:
     """A new model of a named architecture, with initial weights.
 
     Args:
         name: ``"disentangled"``, ``"attn-only"`` or ``"gpt"``; for vectors ``"linear"``,
             ``"linear-augmented"``, ``"softmax"`` or ``"softmax-augmented"``.
         size: Its shape.
-        seed: Of the initial weights; the process's random state is left alone.
+        seed: Of the initial weights; the process's random state is left alone. None for shapes
+            alone: weights without values, on the device ``"meta"``.
 
     Raises:
         ArgumentError: An unknown name.
     """
     known = ARCHITECTURES | VECTOR_ARCHITECTURES
     checks.choice(name, "architecture", known, ArgumentError)
+    if seed is None:
+        with torch.device("meta"):
+            return known[name](size, None)
     generator = torch.Generator().manual_seed(checks.seed(seed, ArgumentError))
     return known[name](size, generator)

@@ -9,6 +9,7 @@ gives what :func:`mtd_lens.hooked.assemble` needs for the hooked model of the sa
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from mtd_lens.errors import ArgumentError, ModelError
 from probes import checks
 
 MAX_LAYERS = 6
+MAX_WIDTH = 2**20
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,25 @@ class Size:
 
     def __post_init__(self) -> None:
         for name in ("n_tokens", "n_ctx", "d_model", "n_heads"):
-            checks.integer(getattr(self, name), name, 1, ArgumentError)
+            checks.integer(getattr(self, name), name, 1, ArgumentError, MAX_WIDTH)
         checks.integer(self.n_layers, "n_layers", 1, ArgumentError, MAX_LAYERS)
         if self.d_model % self.n_heads:
             raise ArgumentError(
                 f"n_heads must divide d_model; got {self.n_heads} heads and d_model {self.d_model}."
             )
+
+
+def normal(generator: torch.Generator | None, *shape: int, std: float) -> Tensor:
+    """Initial weights, drawn at random; without a generator they have no values.
+
+    Args:
+        generator: Of the draw.
+        *shape: Of the weights.
+        std: Their standard deviation.
+    """
+    if generator is None:
+        return torch.empty(shape)
+    return std * torch.randn(*shape, generator=generator)
 
 
 class Trainable(nn.Module):
@@ -73,7 +88,7 @@ class Trainable(nn.Module):
         return next(self.parameters()).dtype
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Take trained weights and their dtype.
+        """Take trained weights and their dtype; a model on ``"meta"`` takes their device too.
 
         Raises:
             ModelError: They are not those of this architecture and size.
@@ -82,9 +97,6 @@ class Trainable(nn.Module):
         wrong = sorted(set(own) ^ set(weights))
         if wrong:
             raise ModelError(f"the architecture and the weights do not both have {wrong[0]}.")
-        dtypes = {value.dtype for value in weights.values()}
-        if len(dtypes) > 1 or not next(iter(dtypes)).is_floating_point:
-            raise ModelError("the weights must have one floating-point dtype.")
         for name, value in sorted(weights.items()):
             if not value.isfinite().all():
                 raise ModelError(f"{name} holds values that are not finite.")
@@ -93,7 +105,9 @@ class Trainable(nn.Module):
                     f"{name} has shape {tuple(value.shape)}; the architecture's has "
                     f"{tuple(own[name].shape)}."
                 )
-        self.to(next(iter(weights.values())).dtype).load_state_dict(dict(weights))
+        without_values = next(self.parameters()).is_meta
+        dtype = next(iter(weights.values())).dtype
+        self.to(dtype).load_state_dict(dict(weights), assign=without_values)
 
     def _register(self, weights: Mapping[str, Tensor]) -> None:
         """Hold ``blocks.0.attn.W_K`` and the like as parameters of nested modules."""
@@ -126,11 +140,11 @@ class StockTransformer(Trainable):
 
     Args:
         size: Its shape.
-        generator: Of the initial weights.
+        generator: Of the initial weights; None for weights without values.
         gpt: With LayerNorm and MLPs of width ``4 d_model``; without, attention alone.
     """
 
-    def __init__(self, size: Size, generator: torch.Generator, *, gpt: bool) -> None:
+    def __init__(self, size: Size, generator: torch.Generator | None, *, gpt: bool) -> None:
         super().__init__()
         self.size = size
         d, n_heads, d_head = size.d_model, size.n_heads, size.d_model // size.n_heads
@@ -149,29 +163,27 @@ class StockTransformer(Trainable):
             scaled=True,
         )
 
-        def normal(*shape: int, std: float) -> Tensor:
-            return std * torch.randn(*shape, generator=generator)
-
+        drawn = partial(normal, generator)
         inward, outward = 1 / math.sqrt(d), 1 / math.sqrt(2 * d * size.n_layers)
         weights = {
-            "embed.W_E": normal(size.n_tokens, d, std=0.5),
-            "pos_embed.W_pos": normal(size.n_ctx, d, std=0.5),
+            "embed.W_E": drawn(size.n_tokens, d, std=0.5),
+            "pos_embed.W_pos": drawn(size.n_ctx, d, std=0.5),
         }
         for layer in range(size.n_layers):
             attention = {
-                "W_Q": normal(n_heads, d, d_head, std=inward),
-                "W_K": normal(n_heads, d, d_head, std=inward),
-                "W_V": normal(n_heads, d, d_head, std=inward),
-                "W_O": normal(n_heads, d_head, d, std=outward),
+                "W_Q": drawn(n_heads, d, d_head, std=inward),
+                "W_K": drawn(n_heads, d, d_head, std=inward),
+                "W_V": drawn(n_heads, d, d_head, std=inward),
+                "W_O": drawn(n_heads, d_head, d, std=outward),
                 **{f"b_{part}": torch.zeros(n_heads, d_head) for part in "QKV"},
                 "b_O": torch.zeros(d),
             }
             block = {f"attn.{name}": value for name, value in attention.items()}
             if gpt:
                 block |= {
-                    "mlp.W_in": normal(d, 4 * d, std=inward),
+                    "mlp.W_in": drawn(d, 4 * d, std=inward),
                     "mlp.b_in": torch.zeros(4 * d),
-                    "mlp.W_out": normal(4 * d, d, std=outward / 2),
+                    "mlp.W_out": drawn(4 * d, d, std=outward / 2),
                     "mlp.b_out": torch.zeros(d),
                 }
                 for norm in ("ln1", "ln2"):
@@ -180,7 +192,7 @@ class StockTransformer(Trainable):
         if gpt:
             weights |= {"ln_final.w": torch.ones(d), "ln_final.b": torch.zeros(d)}
         n_outputs = size.n_outputs or size.n_tokens
-        weights["unembed.W_U"] = normal(d, n_outputs, std=inward)
+        weights["unembed.W_U"] = drawn(d, n_outputs, std=inward)
         weights["unembed.b_U"] = torch.zeros(n_outputs)
         self._register(weights)
 
@@ -252,7 +264,7 @@ class DisentangledTransformer(Trainable):
 
     Args:
         size: Its shape; ``d_model`` and ``n_heads`` are not used.
-        generator: Of the initial weights.
+        generator: Of the initial weights; None for weights without values.
     """
 
     has_fixed_weights = True
@@ -266,7 +278,7 @@ class DisentangledTransformer(Trainable):
     FLOOR = 1e-3
     """Probabilities below this count as this; in training the gradient passes through."""
 
-    def __init__(self, size: Size, generator: torch.Generator) -> None:
+    def __init__(self, size: Size, generator: torch.Generator | None) -> None:
         super().__init__()
         self.size = size
         q = size.n_tokens
@@ -285,17 +297,15 @@ class DisentangledTransformer(Trainable):
             probability_floor=self.FLOOR,
         )
 
-        def normal(*shape: int, std: float) -> Tensor:
-            return std * torch.randn(*shape, generator=generator)
-
-        weights = {"pos_embed.W_pos": normal(size.n_ctx, self.D_POSITION, std=0.02)}
+        drawn = partial(normal, generator)
+        weights = {"pos_embed.W_pos": drawn(size.n_ctx, self.D_POSITION, std=0.02)}
         for layer, width in enumerate(self.widths[:-1]):
             weights |= {
-                f"blocks.{layer}.attn.W_K": normal(width, width, std=0.02),
-                f"blocks.{layer}.attn.RK": normal(size.n_ctx, width, std=0.02),
-                f"blocks.{layer}.attn.RV": normal(size.n_ctx, self.D_RELATIVE, std=0.5),
+                f"blocks.{layer}.attn.W_K": drawn(width, width, std=0.02),
+                f"blocks.{layer}.attn.RK": drawn(size.n_ctx, width, std=0.02),
+                f"blocks.{layer}.attn.RV": drawn(size.n_ctx, self.D_RELATIVE, std=0.5),
             }
-        weights["unembed.W_U"] = normal(self.widths[-1], q, std=0.02)
+        weights["unembed.W_U"] = drawn(self.widths[-1], q, std=0.02)
         weights["unembed.W_U"][q] += 1 / q  # the constant: at first all tokens are equally likely
         self._register(weights)
         self._offsets: dict[tuple[Any, ...], tuple[Tensor, Tensor, Tensor]] = {}

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mtd_lens.architectures.layout import Form, last_vectors
-from mtd_lens.architectures.models import Size, StockTransformer
+from mtd_lens.architectures.models import Size, StockTransformer, normal
 
 
 class VectorTransformer(StockTransformer):
@@ -15,17 +15,19 @@ class VectorTransformer(StockTransformer):
 
     Args:
         size: Its shape; ``n_tokens`` is the number of components of a vector.
-        generator: Of the initial weights.
+        generator: Of the initial weights; None for weights without values.
         linear: Without the softmax: the pattern is the scores, 0 where attention is masked.
         lags: How many last vectors the embedding of a position reads.
     """
 
-    def __init__(self, size: Size, generator: torch.Generator, *, linear: bool, lags: int) -> None:
+    def __init__(
+        self, size: Size, generator: torch.Generator | None, *, linear: bool, lags: int
+    ) -> None:
         super().__init__(size, generator, gpt=False)
         self.linear, self.lags = linear, lags
         form: Form = "linear" if linear else "absolute"
         self.architecture = replace(self.architecture, form=form, reads_vectors=True, lags=lags)
-        draw = torch.randn(lags * size.n_tokens, size.d_model, generator=generator)
+        draw = normal(generator, lags * size.n_tokens, size.d_model, std=1.0)
         self.embed = nn.Module()
         self.embed.W_E = nn.Parameter(draw)
         self.get_parameter("pos_embed.W_pos").data.mul_(0.1)

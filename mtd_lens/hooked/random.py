@@ -22,7 +22,9 @@ LOGIT_STD = 0.5
 """Standard deviation of a random model's logits: that of a construction's log-probabilities."""
 
 
-def randomized(model: HookedModel, seed: int, name: str) -> HookedModel:
+def randomized(
+    model: HookedModel, seed: int, name: str, over: HookedModel | None = None
+) -> HookedModel:
     """A model of the same architecture with random weights of trained scale and a stock read-out.
 
     Attention scores and logits vary as much as those of the analytic models on the preset tasks.
@@ -33,8 +35,9 @@ def randomized(model: HookedModel, seed: int, name: str) -> HookedModel:
         model: Any HookedTransformer; it is not changed.
         seed: Of the weights; the process's random state is left alone.
         name: Of the new model.
+        over: A random model of the same one whose weights are drawn anew, in place of a copy.
     """
-    twin: Any = copy.deepcopy(model)
+    twin: Any = copy.deepcopy(model) if over is None else over
     if isinstance(twin.unembed, LogProbUnembed):
         twin.unembed = Unembed(twin.cfg).to(twin.unembed.W_U)
         twin.setup()

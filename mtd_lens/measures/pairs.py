@@ -14,6 +14,9 @@ from mtd_lens.trial import Trial
 N_CANDIDATES = 8
 """Sources tried for each base; the one whose counterfactual differs most is used."""
 
+TIE = 1e-9
+"""Effects whose ratio is this close to 1 differ by rounding alone; the source tried first stays."""
+
 Divergence = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -79,7 +82,7 @@ def draw_pairs(
         if best is None:
             best = Pairs(source, outcome, effect)
             continue
-        better = effect > best.effect
+        better = effect > best.effect * (1 + TIE)
         best = Pairs(
             torch.where(better, source, best.source),
             torch.where(better[:, None], outcome, best.counterfactual),

@@ -16,6 +16,10 @@ from probes.subject import Subject
 
 ATTENTION_AND_STREAM = ("hook_attn_out", "hook_resid_post")
 
+_TIE = 1e-6
+"""Cross-validated R² this close differ by rounding alone; the hook that is listed first is taken.
+"""
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -54,7 +58,8 @@ class Probe:
         measurements = []
         for layer, sites in enumerate(self._sites(trial)):
             fitted = [probe_errors(read_halves(trial, site), target, decoy) for site in sites]
-            best = max(range(len(sites)), key=lambda index: fitted[index][0][0].cross_validated)
+            found = [own.cross_validated for (own, _), _ in fitted]
+            best = next(i for i, value in enumerate(found) if value >= max(found) - _TIE)
             (probe, errors), (_, control_errors) = fitted[best]
             score, control = share_read(errors), share_read(control_errors)
             measurements.append(
@@ -92,6 +97,7 @@ class Probe:
         causal, seed = trial.causal_model, trial.seed
         return trial.memo(
             "decoy",
+            self.control,
             causal,
             *trial.splits,
             self.variable,

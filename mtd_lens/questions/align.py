@@ -13,7 +13,7 @@ from torch import Tensor
 import probes
 from mtd_lens.contracts import Carrier, Task
 from mtd_lens.errors import ArgumentError, SiteError
-from mtd_lens.experiment import Experiment
+from mtd_lens.experiment import FEWER_SEQUENCES, Experiment
 from mtd_lens.measures.pairs import draw_pairs, prediction_with
 from mtd_lens.questions.localize import carriers_of
 from mtd_lens.results.alignment import AlignmentReport
@@ -22,6 +22,7 @@ from mtd_lens.trial import Memo
 from probes import checks
 from probes.alignment import STEPS, Alignment
 from probes.capture import NaturalRuns
+from probes.memory import within_memory
 from probes.sites import HEADED, HEADLESS, hook_name
 from probes.statistics import NEGLIGIBLE, Interval
 from probes.subject import HookedModel, subject_of
@@ -32,6 +33,7 @@ KINDS = (*HEADLESS, *HEADED)
 """Kinds of sites. Those with heads (``z``, ``q``, ``k``, ``v``) need one to be named."""
 
 
+@within_memory(FEWER_SEQUENCES)
 def align(
     model: HookedModel,
     variable: str,
@@ -68,6 +70,7 @@ def align(
     Raises:
         ArgumentError: An unknown variable or kind, too few sequences, or a variable that does not
             vary.
+        MemoryLimitError: More sequences than there is memory for.
         ModelError: The model does not fit the task, no task is known, or its family does not say
             where variables may be sought.
         SiteError: A layer, head or hook that the model does not have.

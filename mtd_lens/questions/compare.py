@@ -4,15 +4,17 @@ from collections.abc import Iterable
 
 from mtd_lens.contracts import Task
 from mtd_lens.errors import ArgumentError
-from mtd_lens.experiment import Experiment, check_sampling
+from mtd_lens.experiment import FEWER_SEQUENCES, Experiment, check_room, check_sampling
 from mtd_lens.questions.estimators import from_truth, means
 from mtd_lens.results.comparison import Comparison
 from probes import checks
+from probes.memory import within_memory
 from probes.subject import HookedModel, subject_of
 
 N_SEQUENCES = 256
 
 
+@within_memory(FEWER_SEQUENCES)
 def compare(
     model: HookedModel,
     task: Task | str | None = None,
@@ -42,6 +44,7 @@ def compare(
 
     Raises:
         ArgumentError: Lengths that the task or the model cannot take, or too few sequences.
+        MemoryLimitError: More sequences than there is memory for.
         ModelError: The model does not fit the task, or no task is known.
     """
     from tqdm.auto import tqdm
@@ -49,6 +52,7 @@ def compare(
     check_sampling(n_sequences, seed)
     experiment = Experiment.of(model, task, seed, name=name)
     chosen, shown = _checked_lengths(experiment, lengths), None if progress else True
+    check_room(2 * n_sequences, max(chosen, default=0))
     family, known = experiment.family, experiment.task
     rows = [
         means(from_truth(family, known, model, length, n_sequences, seed), seed)

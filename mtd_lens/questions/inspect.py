@@ -11,12 +11,13 @@ from torch import Tensor
 import probes
 from mtd_lens.contracts import Analysis, AnalyticPattern, Batch, Task
 from mtd_lens.errors import ArgumentError, ModelError
-from mtd_lens.experiment import Experiment
+from mtd_lens.experiment import FEWER_SEQUENCES, Experiment
 from mtd_lens.measures import signed_shares
 from mtd_lens.results.inspection import Inspection, distances
 from mtd_lens.spaces import Space
 from probes import checks
 from probes.capture import BATCH_SIZE, NaturalRuns, check_tokens
+from probes.memory import within_memory
 from probes.subject import HookedModel, subject_of
 
 N_SEQUENCES = 4
@@ -39,6 +40,7 @@ MAX_SEED = 2**63
 """Seeds lie below."""
 
 
+@within_memory(FEWER_SEQUENCES)
 def inspect(
     model: HookedModel,
     tokens: Tensor | None = None,
@@ -75,6 +77,7 @@ def inspect(
             or too many heads and sequences to look at together.
         DataError: Tokens that the model cannot read.
         TokensError: Tokens that do not fit the task.
+        MemoryLimitError: More sequences than there is memory for.
         ModelError: The model does not fit the task, is not causal, or no task is known.
     """
     n_sequences = checked_number(n_sequences)

@@ -16,7 +16,7 @@ from torch import Tensor
 import probes
 from mtd_lens.contracts import Algorithm, Carrier, Task
 from mtd_lens.errors import ArgumentError, ModelError
-from mtd_lens.experiment import Experiment
+from mtd_lens.experiment import FEWER_SEQUENCES, Experiment
 from mtd_lens.measures.interchange import N_SELECTION_PAIRS
 from mtd_lens.measures.pairs import Pairs, first, pairs_of, prediction_with
 from mtd_lens.measures.probe import probe_errors, share_read
@@ -31,6 +31,7 @@ from mtd_lens.results.localization import (
 )
 from mtd_lens.trial import Trial
 from probes import checks
+from probes.memory import within_memory
 from probes.sites import hook_name, hook_suffix
 from probes.statistics import NEGLIGIBLE
 from probes.subject import HookedModel, subject_of
@@ -61,6 +62,7 @@ WITH_HEADS = ("pattern", "z")
 Places = tuple[Place, ...]
 
 
+@within_memory(FEWER_SEQUENCES)
 def localize(
     model: HookedModel,
     task: Task | str | None = None,
@@ -95,6 +97,7 @@ def localize(
 
     Raises:
         ArgumentError: Too few sequences, or a threshold or level outside (0, 1).
+        MemoryLimitError: More sequences than there is memory for.
         ModelError: The model does not fit the task, no task is known, or its family does not say
             where variables may be sought.
         SiteError: The model lacks a hook, or ignores edits of one.

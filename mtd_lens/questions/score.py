@@ -9,11 +9,12 @@ import numpy as np
 import probes
 from mtd_lens.contracts import Claim, Measurement, Task
 from mtd_lens.errors import ArgumentError
-from mtd_lens.experiment import NULL_SEED, Experiment
+from mtd_lens.experiment import FEWER_SEQUENCES, NULL_SEED, Experiment
 from mtd_lens.questions.estimators import from_model, means
 from mtd_lens.results.scorecard import ClaimResult, MatrixEntry, Scorecard
 from mtd_lens.trial import Trial
 from probes import checks
+from probes.memory import within_memory
 from probes.statistics import Interval
 from probes.subject import HookedModel
 
@@ -31,6 +32,7 @@ REFERENCE = 1e-6
 Found = Sequence[Measurement]
 
 
+@within_memory(FEWER_SEQUENCES)
 def score(
     model: HookedModel,
     task: Task | str | None = None,
@@ -67,6 +69,7 @@ def score(
     Raises:
         ArgumentError: Too few sequences, a threshold outside (0, 1), or a further claim that is no
             Claim or bears the id of another.
+        MemoryLimitError: More sequences than there is memory for.
         ModelError: The model does not fit the task, or no task is known.
         SiteError: The model lacks a hook, or ignores edits of one.
     """
@@ -78,8 +81,10 @@ def score(
     trial = experiment.trial()
     probes.check_editable(model, experiment.tokens, _edited(tested, trial))
 
+    ceiling = experiment.ceiling()
+    n_tests = (2 if ceiling is None else 3) * len(tested)
     shown = None if progress else True
-    bar = tqdm(total=3 * len(tested), desc="claims", disable=shown, delay=2, leave=False)
+    bar = tqdm(total=n_tests, desc="claims", disable=shown, delay=2, leave=False)
 
     def measured(who: Trial) -> list[Found]:
         who.read_for(tested)
@@ -94,19 +99,15 @@ def score(
         estimators = means(from_model(experiment.family, trial), seed)
         of_model = measured(trial)
         del trial
-        nulls = [
-            _null_interval(claim, found, experiment) if found else None
-            for claim, found in zip(
-                tested, measured(experiment.trial(experiment.null())), strict=True
-            )
-        ]
-        ceiling = experiment.ceiling()
+        null = experiment.null()
+        of_null = measured(experiment.trial(null))
         of_ceiling: list[Found | None] = (
             [None] * len(tested) if ceiling is None else [*measured(experiment.trial(ceiling))]
         )
+        floors = _floors(tested, of_null, null, experiment)
     results = [
         _decide(*parts, threshold, seed)
-        for parts in zip(tested, of_model, nulls, of_ceiling, strict=True)
+        for parts in zip(tested, of_model, floors, of_ceiling, strict=True)
     ]
     return Scorecard(
         **experiment.head,
@@ -174,17 +175,24 @@ def _measured(claim: Claim, trial: Trial) -> Found:
     return found
 
 
-def _null_interval(claim: Claim, found: Found, experiment: Experiment) -> Interval:
-    """The null's score: over sequences, or over random models where sequences play no part."""
-    chosen, seed = _choose(found), experiment.seed
-    if not chosen.exact:
-        return _interval(chosen, seed)
-    scores = [_interval(chosen, seed).score]
-    for index in range(1, N_EXACT_NULLS):
-        another = _measured(claim, experiment.trial(experiment.null(NULL_SEED + seed + index)))
-        scores.append(_interval(_choose(another), seed).score)
-    low, middle, high = np.quantile(scores, [0.025, 0.5, 0.975])
-    return Interval(float(middle), float(low), float(high))
+def _floors(
+    claims: Sequence[Claim], of_null: Sequence[Found], null: HookedModel, experiment: Experiment
+) -> list[Interval | None]:
+    """The null's scores: over sequences, or over random models where sequences play no part."""
+    seed = experiment.seed
+    floors = [_interval(_choose(found), seed) if found else None for found in of_null]
+    exact = [i for i, found in enumerate(of_null) if found and _choose(found).exact]
+    drawn = [[floors[i]] for i in exact]
+    for number in range(1, N_EXACT_NULLS if exact else 0):
+        null = experiment.null(NULL_SEED + seed + number, over=null)
+        trial = experiment.trial(null)
+        for i, intervals in zip(exact, drawn, strict=True):
+            intervals.append(_interval(_choose(_measured(claims[i], trial)), seed))
+    for i, intervals in zip(exact, drawn, strict=True):
+        scores = [interval.score for interval in intervals if interval]
+        low, middle, high = np.quantile(scores, [0.025, 0.5, 0.975])
+        floors[i] = Interval(float(middle), float(low), float(high))
+    return floors
 
 
 def _decide(

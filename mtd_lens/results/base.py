@@ -1,17 +1,16 @@
 """What every result has: head fields, JSON both ways, text, HTML, a data frame, and a figure."""
 
 import importlib
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from mtd_lens.errors import ArgumentError
 from mtd_lens.results import forms
 from mtd_lens.results.plain import UnreadableError, check, plain_fields, read
 from probes import checks, files
+from probes.errors import InputPathError
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -121,16 +120,11 @@ class Result:
         Raises:
             ArgumentError: A file that cannot be read, or that holds something else.
         """
-        given = isinstance(source, str) and source.lstrip().startswith("{")
-        where = "this text" if given else repr(str(source))
         try:
-            data = json.loads(str(source) if given else Path(source).read_text("utf-8"))
-            if not isinstance(data, dict):
-                raise TypeError(f"it holds a {type(data).__name__}, not a mapping")
-        except (OSError, TypeError, ValueError) as error:
+            data, where = files.read_json(source)
+        except InputPathError as error:
             raise ArgumentError(
-                f"{where} cannot be read as JSON: {error}. Give a path that "
-                f"{cls.__name__}.to_json wrote, or its text."
+                f"{error} Give a path that {cls.__name__}.to_json wrote, or its text."
             ) from error
         try:
             return cls.from_dict(data)

@@ -6,11 +6,11 @@ import re
 import tomllib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any
 
 from mtd_lens.errors import ArgumentError, nearest
-from probes import checks
+from probes import checks, files
+from probes.errors import InputPathError
 
 LOSSES = {
     "next-token": "cross-entropy of the next token at every query position",
@@ -21,6 +21,8 @@ LOSSES = {
 }
 VECTOR_LOSS = "squared-error"
 DTYPES = ("float32", "float64")
+MAX_THREADS = 4_096
+"""With far more, libraries under torch end the process."""
 
 
 def _setting(
@@ -62,6 +64,12 @@ def _layers(value: object, name: str) -> None:
     from mtd_lens.architectures import MAX_LAYERS
 
     checks.integer(value, name, 1, ArgumentError, MAX_LAYERS)
+
+
+def _width(value: object, name: str) -> None:
+    from mtd_lens.architectures import MAX_WIDTH
+
+    checks.integer(value, name, 1, ArgumentError, MAX_WIDTH)
 
 
 def _device(value: object, name: str) -> None:
@@ -112,8 +120,8 @@ class TrainingConfig:
 
     architecture: str = _setting("attn-only", _architecture, option="--arch", always_shown=True)
     n_layers: int = _setting(3, _layers, option="--layers", always_shown=True)
-    d_model: int = _setting(64, _integer(1))
-    n_heads: int = _setting(4, _integer(1))
+    d_model: int = _setting(64, _width)
+    n_heads: int = _setting(4, _width)
     seed: int = _setting(0, _integer(0, checks.MAX_SEED), always_shown=True)
     steps: int = _setting(20_000, _integer(1), always_shown=True)
     batch_size: int = _setting(128, _integer(1))
@@ -131,7 +139,7 @@ class TrainingConfig:
     keep_checkpoints: int = _setting(2, _integer(0), bookkeeping=True)
     dtype: str = _setting("float32", _one_of(DTYPES))
     device: str = _setting("cpu", _device, bookkeeping=True)
-    threads: int = _setting(_threads, _integer(1), bookkeeping=True)
+    threads: int = _setting(_threads, _integer(1, MAX_THREADS), bookkeeping=True)
 
     def __post_init__(self) -> None:
         for entry in fields(self):
@@ -216,10 +224,12 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
         ArgumentError: No such file, no TOML, or a name that is not known, with its line.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = files.read_text(path)
         settings = tomllib.loads(text)
-    except (OSError, ValueError) as error:
-        raise ArgumentError(f"the settings in {path} cannot be read: {error}.") from error
+    except InputPathError as error:
+        raise ArgumentError(f"{error} Give a TOML file of settings.") from error
+    except (ValueError, RecursionError) as error:
+        raise ArgumentError(f"the settings in {path} cannot be read as TOML: {error}.") from error
     for name in settings:
         if name not in SETTINGS:
             line = _line_of(name, text)

@@ -2,18 +2,18 @@
 
 import math
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 from torch.nn.utils import clip_grad_norm_
 
 from mtd_lens import checkpoints
@@ -31,13 +31,17 @@ from mtd_lens.registry import family_of, load_checkpoint, load_task, task_from_j
 from mtd_lens.spaces import Vectors
 from mtd_lens.training import run_folder
 from mtd_lens.training.config import VECTOR_LOSS, TrainingConfig
-from mtd_lens.training.processes import Processes, processes_on
-from probes import checks
+from mtd_lens.training.objective import loss_of, schedule
+from mtd_lens.training.processes import Processes, own_modes, processes_on
+from mtd_lens.training.signals import KINDS, Signals, caught
+from mtd_lens.training.state import expected_state, load_state, state_of
+from probes import checks, files
+from probes.memory import check_memory, within_memory
 
 CHUNK_TOKENS = 2**18
 """Sequences for many steps are drawn at once, about this many tokens: a draw costs mostly calls."""
 
-ADAM_STATE = ("step", "exp_avg", "exp_avg_sq")
+LESS = "Lower batch_size, d_model, n_layers or evaluation_sequences."
 
 YARDSTICK_SEED = 2**40
 """Of the held-out sequences, the same for every run; training draws from hashed seeds."""
@@ -75,7 +79,9 @@ def train(
 ) -> Run:
     """Train a model from scratch on fresh sequences, writing checkpoints and metrics to a folder.
 
-    Several processes started by ``torchrun`` train one model together.
+    Several processes started by ``torchrun`` train one model together. At SIGINT (Ctrl-C) and
+    SIGTERM the running step is finished and saved first, unless a second one comes; handlers of the
+    caller's own are left in charge.
 
     Args:
         task: The task, or its name.
@@ -97,6 +103,9 @@ def train(
         CheckpointError: The last checkpoint is damaged.
         OutputPathError: The folder cannot be written to.
         ModelError: The family of the task has no examples to train on.
+        MemoryLimitError: The model or its batches do not fit into memory.
+        KeyboardInterrupt: SIGINT came; the message says where the run stands. SIGTERM raises a
+            SystemExit.
     """
     task = load_task(task) if isinstance(task, str) else task
     family = family_of(task)
@@ -118,25 +127,37 @@ def train(
             raise ArgumentError(
                 f"stop_after must be a multiple of log_every, {config.log_every}; got {last}."
             )
-    folder = run_folder.checked_folder(out)
+    folder = files.checked_path(out, ArgumentError, "{} cannot be the folder of a run")
     if tensorboard:
         _summary_writer_class()
-    with _threads(config), processes_on(config.device) as processes:
-        trainer = _Trainer(task, config, processes, family)
-        main = processes.is_main
-        if resume and (folder / run_folder.RUN).exists():
+    with ExitStack() as stack:
+        stack.enter_context(within_memory(LESS))
+        processes = stack.enter_context(processes_on(config.device))
+        stack.enter_context(own_modes(processes.device, config.threads))
+        where = partial(run_folder.how_to_go_on, folder, config.steps)
+        signals = stack.enter_context(caught(where, several=processes.count > 1))
+        trainer, main = _Trainer(task, config, processes, family), processes.is_main
+        made, resumed = False, resume and (folder / run_folder.RUN).exists()
+        if resumed:
             run_folder.check_same_run(folder, trainer.description)
         elif main:
-            run_folder.start_run(folder, trainer.description)
+            made = run_folder.start_run(folder, trainer.description)
         processes.wait()
-        with run_folder.alone(folder) if main else nullcontext():
-            step = trainer.restore(folder)
-            if main:
-                run_folder.tidy_run(folder, step)
-            processes.wait()
-            trainer.run(folder, step, last, progress=progress, tensorboard=tensorboard)
-            processes.wait()
-    return Run(folder, max(step, last), run_folder.read_metrics(folder), load_checkpoint(folder))
+        if main:
+            stack.enter_context(run_folder.alone(folder))
+            if not resumed:
+                stack.enter_context(run_folder.removed_if_empty(folder, made))
+        step = trainer.restore(folder)
+        if main:
+            run_folder.tidy_run(folder, step)
+            if resumed and progress:
+                there = run_folder.standing(folder, config.steps)
+                print(f"{there}; it goes on from step {step}", file=sys.stderr)
+        processes.wait()
+        trainer.run(folder, step, last, signals, progress=progress, tensorboard=tensorboard)
+        processes.wait()
+        rows = run_folder.read_metrics(folder)
+        return Run(folder, max(step, last), rows, load_checkpoint(folder))
 
 
 def train_or_resume(
@@ -179,9 +200,11 @@ class _Trainer:
         self, task: Task, config: TrainingConfig, processes: Processes, family: Any
     ) -> None:
         self.task, self.config, self.family = task, config, family
-        self.processes = processes
+        self.processes, self.losses = processes, list[float]()
         self.description = run_folder.describe_run(task, config, processes.count)
         size = size_for(task, config.n_layers, config.d_model, config.n_heads)
+        shapes = build_trainable(config.architecture, size, seed=None)
+        check_memory(_least_memory(shapes, config), "this training", LESS, processes.device)
         self.model: Trainable = build_trainable(config.architecture, size, config.seed)
         self.model.to(processes.device, getattr(torch, config.dtype))
         self.distributed = processes.shared(self.model)
@@ -193,56 +216,71 @@ class _Trainer:
             fused=True,
         )
 
-    def run(self, folder: Path, step: int, last: int, *, progress: bool, tensorboard: bool) -> None:
+    def run(
+        self,
+        folder: Path,
+        step: int,
+        last: int,
+        signals: Signals,
+        *,
+        progress: bool,
+        tensorboard: bool,
+    ) -> None:
         """Take the steps after ``step`` up to ``last``."""
         from tqdm.auto import tqdm
 
         config, main = self.config, self.processes.is_main
         yardsticks = self._yardsticks() if main else None
-        logs = str(folder / "tensorboard")
-        writer = _summary_writer_class()(logs, purge_step=step) if tensorboard and main else None
-        started, losses = time.perf_counter(), []
-        bar = tqdm(
-            total=config.steps,
-            initial=step,
-            disable=not (progress and main),
-            unit="step",
-            dynamic_ncols=True,
-            mininterval=0.5,
-        )
-        for examples in self._batches(step, last):
-            step += 1
-            losses.append(self._step(step, examples, folder))
-            bar.update()
-            row: dict[str, Any] = {}
-            if step % config.log_every == 0 or step == last:
-                here = torch.tensor(losses, dtype=torch.float64, device=self.processes.device)
-                row["loss"] = float(self.processes.mean(here).mean())
-                losses = []
-            if not main:
-                continue
-            if yardsticks and (step % config.evaluate_every == 0 or step == config.steps):
-                row |= self._evaluate(*yardsticks)
-                bar.set_postfix({name: f"{value:.4f}" for name, value in row.items()})
-            if row:
-                seconds = round(time.perf_counter() - started, 1)
-                run_folder.append_metrics(folder, {"step": step, **row, "seconds": seconds})
-            if writer:
-                for name, value in row.items():
-                    writer.add_scalar(name, value, step)
-            if step % config.checkpoint_every == 0 or step == last:
-                self._save(folder, step, row)
-        bar.close()
-        if writer:
-            writer.close()
+        started, losses = time.perf_counter(), self.losses
+        with ExitStack() as stack:
+            bar = stack.enter_context(
+                tqdm(
+                    total=config.steps,
+                    initial=step,
+                    disable=not (progress and main),
+                    unit="step",
+                    dynamic_ncols=True,
+                    mininterval=0.5,
+                )
+            )
+            writer = None
+            if tensorboard and main:
+                logs = str(folder / run_folder.TENSORBOARD)
+                writer = stack.enter_context(_summary_writer_class()(logs, purge_step=step))
+            stack.enter_context(signals.deferred())
+            for examples in self._batches(step, last):
+                step += 1
+                losses.append(self._step(step, examples, folder))
+                bar.update()
+                came = self.processes.largest(signals.number)
+                due = step % config.log_every == 0 or step == last
+                row: dict[str, Any] = {}
+                if due or came:
+                    here = torch.tensor(losses, dtype=torch.float64, device=self.processes.device)
+                    mean = self.processes.mean(here)
+                    losses = [] if due else mean.tolist()
+                    row |= {"loss": float(mean.mean())} if due else {}
+                if yardsticks and (step % config.evaluate_every == 0 or step == config.steps):
+                    row |= self._evaluate(*yardsticks)
+                    bar.set_postfix({name: f"{value:.4f}" for name, value in row.items()})
+                if row and main:
+                    seconds = round(time.perf_counter() - started, 1)
+                    run_folder.append_metrics(folder, {"step": step, **row, "seconds": seconds})
+                if writer:
+                    for name, value in row.items():
+                        writer.add_scalar(name, value, step)
+                if main and (step % config.checkpoint_every == 0 or step == last or came):
+                    self._save(folder, step, row, losses)
+                if came:
+                    self.processes.wait()  # or the launcher would end the process that still saves
+                    raise KINDS[came]
 
     def _step(self, step: int, examples: Examples, folder: Path) -> float:
         """One step of the optimiser; returns the loss before it."""
         config = self.config
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * schedule(config, step)
-        with torch.enable_grad():  # the caller may have switched gradients off
-            loss = loss_of(config.loss, self.distributed(examples.inputs), examples)
+        loss = loss_of(config.loss, self.distributed(examples.inputs), examples)
         value = loss.item()
         if not math.isfinite(value):
             kept = checkpoints.checkpoints_in(folder)
@@ -290,8 +328,10 @@ class _Trainer:
             for name, reference in yardsticks.items()
         }
 
-    def _save(self, folder: Path, step: int, metrics: Mapping[str, float]) -> None:
-        """A checkpoint of this step; older ones go."""
+    def _save(
+        self, folder: Path, step: int, metrics: Mapping[str, float], losses: list[float]
+    ) -> None:
+        """A checkpoint of this step, with the losses since the last row; older ones go."""
         target = folder / checkpoints.folder_name(step)
         weights = dict(self.model.named_parameters())
         for name, value in weights.items():
@@ -300,14 +340,11 @@ class _Trainer:
                     f"{name} is not finite after step {step}; no checkpoint was written. Start "
                     "again with a lower learning_rate."
                 )
-        state = {
-            f"{name}/{key}": value
-            for name, parameter in weights.items()
-            for key, value in self.optimizer.state[parameter].items()
-        }
+        known = {"step": step, "metrics": dict(metrics), "losses": losses, "versions": versions()}
+        state = state_of(self.model, self.optimizer)
         checkpoints.save_checkpoint(
             target,
-            {**self.description, "step": step, "metrics": dict(metrics), "versions": versions()},
+            self.description | known,
             {checkpoints.MODEL: weights, checkpoints.STATE: state},
         )
         run_folder.prune_checkpoints(folder, self.config.keep_checkpoints)
@@ -317,52 +354,34 @@ class _Trainer:
         found = run_folder.last_checkpoint(folder, self.description)
         if found is None:
             return 0
-        manifest = checkpoints.read_manifest(found)
-        weights = checkpoints.read_tensors(found, manifest, checkpoints.MODEL)
-        state = checkpoints.read_tensors(found, manifest, checkpoints.STATE)
+        manifest, weights = checkpoints.read_manifest(found), dict(self.model.named_parameters())
+        read = checkpoints.read_tensors
         try:
-            self.model.load(weights)
-        except ModelError as error:
+            self.model.load(read(found, manifest, checkpoints.MODEL, weights))
+            state = read(found, manifest, checkpoints.STATE, expected_state(self.model))
+            load_state(self.model, self.optimizer, state)
+            self.losses = [
+                checks.number(loss, "a loss", -math.inf, math.inf, ModelError)
+                for loss in manifest.get("losses", [])
+            ]
+        except (ModelError, TypeError) as error:
             raise CheckpointError(
                 f"{found} cannot be resumed: {error} Remove it to resume from the one before."
             ) from error
-        moments: dict[int, dict[str, Tensor]] = {}
-        for index, (name, parameter) in enumerate(self.model.named_parameters()):
-            for key in ADAM_STATE:
-                value = state.get(f"{name}/{key}")
-                if value is None or (key != "step" and value.shape != parameter.shape):
-                    raise CheckpointError(
-                        f"{found} lacks the optimiser's {key} of {name}. Remove it to resume from "
-                        "the checkpoint before."
-                    )
-                moments.setdefault(index, {})[key] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         return int(manifest["step"])
 
 
-def schedule(config: TrainingConfig, step: int) -> float:
-    """The learning rate of a step, from 1, as a fraction of its highest: warm-up, then a cosine."""
-    if step < config.warmup_steps:
-        return step / config.warmup_steps
-    done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+def _least_memory(shapes: Trainable, config: TrainingConfig) -> int:
+    """Bytes that training takes at the very least: what can be told without a step.
 
-
-def loss_of(
-    kind: str, output: Float[Tensor, "batch pos token"], examples: Examples
-) -> Float[Tensor, ""]:
-    """A loss of :data:`mtd_lens.training.config.LOSSES`, from the model's output."""
-    output = examples.at_queries(output)
-    if kind == "next-token":
-        return functional.cross_entropy(output.flatten(0, 1), examples.targets.flatten())
-    if kind == VECTOR_LOSS:
-        return (output - examples.targets.to(output)).square().sum(-1).mean()
-    assert examples.truth is not None
-    truth = examples.truth.to(output)
-    if kind == "distribution":
-        return -(truth * output.log_softmax(-1)).sum(-1).mean()
-    return (output[:, -1].softmax(-1) - truth[:, -1]).square().sum(-1).mean()
+    Weights, gradients and two moments; and of the larger of batch and held-out sequences, the last
+    stream and one layer's attention.
+    """
+    made, length = shapes.architecture, shapes.size.n_ctx
+    n_weights = sum(weight.numel() for weight in shapes.parameters())
+    n_sequences = max(config.batch_size, config.evaluation_sequences)
+    n_kept = n_sequences * length * (made.d_model + made.n_heads * length)
+    return (4 * n_weights + n_kept) * getattr(torch, config.dtype).itemsize
 
 
 def _summary_writer_class() -> Any:
@@ -374,14 +393,3 @@ def _summary_writer_class() -> Any:
             "`pip install tensorboard`, or leave the option out; metrics.jsonl has everything."
         ) from error
     return SummaryWriter
-
-
-@contextmanager
-def _threads(config: TrainingConfig) -> Iterator[None]:
-    """As many threads as the run is to use, and afterwards as many as before."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(config.threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

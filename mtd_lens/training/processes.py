@@ -1,8 +1,8 @@
-"""One process, or several that train one model together."""
+"""One process, or several that train one model together, and how each computes."""
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +44,14 @@ class Processes:
             distributed.all_reduce(values)
         return values / self.count
 
+    def largest(self, number: int) -> int:
+        """The largest of the numbers that the processes have."""
+        if self.count == 1:
+            return number
+        numbers = torch.tensor(number, device=self.device)
+        distributed.all_reduce(numbers, distributed.ReduceOp.MAX)
+        return int(numbers)
+
     def wait(self) -> None:
         """Until all have come this far."""
         if self.count > 1:
@@ -82,3 +90,27 @@ def processes_on(name: str) -> Iterator[Processes]:
     finally:
         if joined_here:
             distributed.destroy_process_group()
+
+
+@contextmanager
+def own_modes(device: torch.device, n_threads: int) -> Iterator[None]:
+    """The run's threads and torch's own modes, whatever the caller's are; they are as before after.
+
+    Gradients are on, autocasting and inference mode off, and numbers float32 where nothing is said.
+
+    Args:
+        device: Where it computes.
+        n_threads: Of a CPU.
+    """
+    threads, dtype = torch.get_num_threads(), torch.get_default_dtype()
+    with ExitStack() as stack:
+        stack.callback(torch.set_num_threads, threads)
+        stack.callback(torch.set_default_dtype, dtype)
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for kind in {"cpu", device.type}:
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        torch.set_num_threads(n_threads)
+        torch.set_default_dtype(torch.float32)
+        yield

@@ -4,28 +4,31 @@
 line; ``step-…`` are the checkpoints.
 """
 
+import contextlib
 import json
 import os
+import shlex
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mtd_lens import checkpoints
 from mtd_lens.checkpoints import TEMPORARY
 from mtd_lens.contracts import Task
-from mtd_lens.errors import ArgumentError, CheckpointError, OutputPathError, TrainingError
+from mtd_lens.errors import CheckpointError, OutputPathError, TrainingError
+from mtd_lens.registry import task_from_json
 from mtd_lens.training.config import BOOKKEEPING, TrainingConfig
 from probes import files
+from probes.errors import InputPathError
 
 try:
     import fcntl
 except ImportError:  # pragma: no cover (not on POSIX)
     fcntl = None  # type: ignore[assignment]
 
-RUN, METRICS = "run.json", "metrics.jsonl"
+RUN, METRICS, TENSORBOARD = "run.json", "metrics.jsonl", "tensorboard"
 
 
 def describe_run(task: Task, config: TrainingConfig, n_processes: int) -> dict[str, Any]:
@@ -39,21 +42,21 @@ def read_run(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], TrainingCo
     Raises:
         CheckpointError: There is none, or it cannot be read.
     """
-    path = Path(folder) / RUN
+    path = files.checked_path(folder, CheckpointError, "{} cannot be resumed") / RUN
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found, _ = files.read_json(path)
         if not isinstance(found["task"], dict):
             raise TypeError("it names no task")
         return found, TrainingConfig(**found["config"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(
             f"{folder} holds no training run that can be resumed: {RUN} cannot be used ({error}). "
             "Give the folder that a run was written to."
         ) from error
 
 
-def start_run(folder: Path, description: Mapping[str, Any]) -> None:
-    """Make the folder of a new run.
+def start_run(folder: Path, description: Mapping[str, Any]) -> bool:
+    """Make the folder of a new run; returns whether it was not there, not even empty.
 
     Raises:
         TrainingError: There is something in it already.
@@ -64,8 +67,48 @@ def start_run(folder: Path, description: Mapping[str, Any]) -> None:
         raise TrainingError(
             f"{folder} holds {there}. Use a new folder, or go on with a run (--resume DIR)."
         )
+    made = not folder.exists()
     files.make_folder(folder)
     files.json_text(description, folder / RUN)
+    return made
+
+
+@contextlib.contextmanager
+def removed_if_empty(folder: Path, made: bool) -> Iterator[None]:
+    """Take a new run away again if an error leaves nothing in it, so that another can start there.
+
+    Args:
+        folder: Of the run.
+        made: The folder itself was made for it, and goes too.
+    """
+    try:
+        yield
+    except BaseException:
+        if not checkpoints.checkpoints_in(folder) and not read_metrics(folder):
+            shutil.rmtree(folder / TENSORBOARD, ignore_errors=True)
+            for name in (METRICS, RUN):
+                (folder / name).unlink(missing_ok=True)
+            if made:
+                with contextlib.suppress(OSError):  # something else is in it
+                    folder.rmdir()
+        raise
+
+
+def standing(folder: Path, steps: int) -> str:
+    """Where a run stands, in words."""
+    found = checkpoints.checkpoints_in(folder)
+    if not found:
+        return f"{folder} holds no checkpoint: there is nothing to resume from"
+    step = int(found[-1].name.removeprefix(checkpoints.STEP_PREFIX))
+    return f"{folder} is saved up to step {step} of {steps}"
+
+
+def how_to_go_on(folder: Path, steps: int) -> str:
+    """Where a run stands, and the command that goes on with it if there is one."""
+    there = standing(folder, steps)
+    if not checkpoints.checkpoints_in(folder):
+        return f"{there}."
+    return f"{there}. Go on with: mtd-lens train --resume {shlex.quote(str(folder))}"
 
 
 def check_same_run(folder: Path, description: Mapping[str, Any]) -> None:
@@ -114,7 +157,7 @@ def last_checkpoint(folder: Path, description: Mapping[str, Any]) -> Path | None
     return found[-1]
 
 
-@contextmanager
+@contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Keep other processes from training into the same folder; given up when the process ends.
 
@@ -124,7 +167,7 @@ def alone(folder: Path) -> Iterator[None]:
     if fcntl is None:  # pragma: no cover (not on POSIX)
         yield
         return
-    with (folder / RUN).open() as file:
+    with files.open_regular(folder / RUN) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -132,20 +175,6 @@ def alone(folder: Path) -> Iterator[None]:
                 f"another process is training into {folder}. Wait for it or stop it."
             ) from error
         yield
-
-
-def checked_folder(path: str | os.PathLike[str]) -> Path:
-    """``path`` as the folder of a run.
-
-    Raises:
-        ArgumentError: It is no path.
-    """
-    try:
-        folder = Path(path)
-        folder.exists()
-    except (TypeError, ValueError, OSError) as error:
-        raise ArgumentError(f"{path!r} cannot be the folder of a run: {error}.") from error
-    return folder
 
 
 def _is_content(path: Path) -> bool:
@@ -174,18 +203,21 @@ def tidy_run(folder: Path, step: int) -> None:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a run's metrics; a last line that was cut off is left out."""
-    path = folder / METRICS
-    rows = []
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    """The rows of a run's metrics; lines that are none, as where one was cut off, are left out.
+
+    Raises:
+        CheckpointError: They are in no regular file.
+    """
+    path, rows = folder / METRICS, []
+    try:
+        text = files.read_text(path, errors="replace") if path.exists() else ""
+    except InputPathError as error:
+        raise CheckpointError(f"{error} Remove it, or give the folder of another run.") from error
     for line in text.splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            break
-        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-            break
-        rows.append(row)
+        with contextlib.suppress(ValueError):
+            row = files.parsed_json(line)
+            if isinstance(row, dict) and isinstance(row.get("step"), int):
+                rows.append(row)
     return rows
 
 
@@ -229,18 +261,20 @@ def export_checkpoint(path: str | os.PathLike[str], out: str | os.PathLike[str])
         CheckpointError: The checkpoint is missing or damaged.
         OutputPathError: The folder exists, or cannot be written.
     """
-    source, target = checkpoints.checkpoint_folder(path), Path(out)
+    source = checkpoints.checkpoint_folder(path)
     manifest = checkpoints.read_manifest(source)
-    weights = checkpoints.read_tensors(source, manifest, checkpoints.MODEL)
+    task = task_from_json(manifest["task"], str(source))
+    trained = checkpoints.read_trained(source, manifest, task)
+    target = files.checked_path(out, OutputPathError, "cannot write {}")
     if target.exists() or not target.absolute().parent.is_dir():
         problem = "it is there already. Give a new folder."
         if not target.exists():
             problem = f"there is no folder {target.parent}. Make it first."
         raise OutputPathError(f"cannot write {target}: {problem}")
-    kept = {key: value for key, value in manifest.items() if key not in ("format", "sha256")}
+    left = ("format", "sha256", "losses")
+    kept = {key: value for key, value in manifest.items() if key not in left}
     folder = source if (source / METRICS).exists() else source.parent
     rows = [row for row in read_metrics(folder) if row["step"] <= manifest["step"]]
     metrics = "".join(json.dumps(row) + "\n" for row in rows)
-    return checkpoints.save_checkpoint(
-        target, kept, {checkpoints.MODEL: weights}, {METRICS: metrics}
-    )
+    weights = {checkpoints.MODEL: dict(trained.named_parameters())}
+    return checkpoints.save_checkpoint(target, kept, weights, {METRICS: metrics})

@@ -13,7 +13,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -290,20 +289,20 @@ class Grid:
         Raises:
             DataError: A file that cannot be read, or that holds something else.
         """
-        is_text = isinstance(source, str) and source.lstrip().startswith("{")
         try:
-            plain = json.loads(str(source) if is_text else Path(source).read_text("utf-8"))
+            plain, _ = files.read_json(source)
             shape = plain.pop("shape")
             for name in ("values", "base", "source"):
                 if plain[name] is not None:
                     plain[name] = torch.tensor(plain[name], dtype=torch.float64)
             grid = cls(**plain)
-        except (OSError, TypeError, ValueError, KeyError, AttributeError) as error:
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
             if isinstance(error, DataError):
                 raise
-            where = "this text" if is_text else repr(str(source))
+            cause: Any = error.__cause__ or error
             raise DataError(
-                f"{where} is not what Grid.to_json writes: {type(error).__name__}: {error}."
+                f"{files.named(source)} is not what Grid.to_json writes: {type(cause).__name__}: "
+                f"{files.reason_of(cause)}."
             ) from error
         if list(grid.shape) != shape:
             raise DataError(f"the grid's values have shape {grid.shape}, not {shape} as it says.")

@@ -7,6 +7,7 @@ output is replaced at all positions that follow is not run either.
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -79,32 +80,31 @@ class SwappedRuns:
         own = fused is None or bool(components & _WITHIN_ATTENTION)
         n_queries = stream.shape[1] - (start - first)
         if _written_whole("resid_post", writes, n_queries):
-            after = torch.zeros_like(stream[:, start - first :])
-            for site, value in writes:
-                after = site.write(after, value) if site.component == "resid_post" else after
-            return after
+            return _written("resid_post", torch.zeros_like(stream[:, start - first :]), writes)
         whole = _written_whole("attn_out", writes, n_queries)
         keys, values = (None, None) if whole else self._prefix(layer, first, own)
-        hooks = [(site.hook, _writer(site, value)) for site, value in writes]
-        with self._model.hooks(fwd_hooks=hooks) if writes else nullcontext():
-            stream = block.hook_resid_pre(stream)
-            queries = stream if start == first else stream[:, start - first :]
-            if whole:
-                attn_out = block.hook_attn_out(torch.zeros_like(queries))
-            elif own:
+        passed = partial(_passed, block, writes)
+        stream = passed("resid_pre", stream)
+        queries = stream if start == first else stream[:, start - first :]
+        if whole:
+            attn_out = passed("attn_out", torch.zeros_like(queries))
+        elif own:
+            hooks = [(s.hook, _writer(s, v)) for s, v in writes if s.component in _WITHIN_ATTENTION]
+            with self._model.hooks(fwd_hooks=hooks) if hooks else nullcontext():
                 past = KeyValues(keys, values, start)
                 attn_out = own_attention(block, queries, stream, past, None)
-            else:
-                assert fused is not None
-                assert keys is not None
-                assert values is not None
-                attend = fused.attend_last if start > first else fused.attend
-                attn_out = block.hook_attn_out(attend(block.ln1(stream), keys, values))
-            middle = queries + attn_out
-            if self._subject.has_mlp:
-                middle = block.hook_resid_mid(middle)
-                middle = middle + block.hook_mlp_out(block.mlp(block.ln2(middle.contiguous())))
-            return block.hook_resid_post(middle)
+            attn_out = _written("attn_out", attn_out, writes)
+        else:
+            assert fused is not None
+            assert keys is not None
+            assert values is not None
+            attend = fused.attend_last if start > first else fused.attend
+            attn_out = passed("attn_out", attend(block.ln1(stream), keys, values))
+        middle = queries + attn_out
+        if self._subject.has_mlp:
+            middle = passed("resid_mid", middle)
+            middle = middle + passed("mlp_out", block.mlp(block.ln2(middle.contiguous())))
+        return passed("resid_post", middle)
 
     def _prefix(self, layer: int, first: int, own: bool) -> tuple[Tensor, Tensor]:
         """Natural keys and values before ``first``, as the module or fused attention takes them."""
@@ -120,6 +120,17 @@ class SwappedRuns:
                     _, *found = fused.project(inward)
             self._prefixes[key] = found[0], found[1]
         return self._prefixes[key]
+
+
+def _passed(block: Any, writes: Sequence[Write], component: str, value: Tensor) -> Tensor:
+    """What a hook of a block's own passes on, with values written."""
+    return _written(component, getattr(block, f"hook_{component}")(value), writes)
+
+
+def _written(component: str, value: Tensor, writes: Sequence[Write]) -> Tensor:
+    for site, swapped in writes:
+        value = site.write(value, swapped) if site.component == component else value
+    return value
 
 
 def _written_whole(component: str, writes: Sequence[Write], n_queries: int) -> bool:

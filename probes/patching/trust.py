@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
 
 from probes import checks
 from probes.capture import read_activations
 from probes.errors import DataError, SiteError
+from probes.memory import free_memory
 from probes.patching.edits import Edit, Plan, write
 from probes.patching.engines import ROWS, HookedLoop, Resumed, Run
 from probes.patching.memory import fingerprint, remembered
@@ -206,7 +206,8 @@ def _noise(dtype: torch.dtype) -> float:
 def _rows(model: HookedModel, tokens: Tensor, resumed: bool, max_memory: float | int | None) -> int:
     """Sequences a forward pass that memory has room for, beside what is kept of natural runs."""
     subject, length = subject_of(model), tokens.shape[1]
-    asked = free_memory(subject.device) if max_memory is None else max_memory
+    free = int(free_memory(subject.device) * SHARE_OF_FREE_MEMORY)
+    asked = free if max_memory is None else max_memory
     budget = checks.number(asked, "max_memory", 0, math.inf, DataError, "It is in bytes.")
     size, heads = subject.dtype.itemsize, subject.n_heads * subject.d_head
     kept = 3 * (subject.n_layers + 1) * (subject.d_model + heads) * length * size if resumed else 0
@@ -221,11 +222,3 @@ def _rows(model: HookedModel, tokens: Tensor, resumed: bool, max_memory: float |
         )
     most = ROWS if resumed else len(tokens)
     return int(max(1, min(most, (budget - kept * len(tokens)) // passing)))
-
-
-def free_memory(device: torch.device | str) -> int:
-    """Half of the memory that is free on a device, in bytes."""
-    device = torch.device(device)
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0] * SHARE_OF_FREE_MEMORY)
-    return int(psutil.virtual_memory().available * SHARE_OF_FREE_MEMORY)

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 
 @dataclass(frozen=True)
 class Case:
@@ -16,15 +14,12 @@ class Case:
         seed: Of every command.
         commands: By name, further arguments of each; patched grids bear the component's name.
         slow: Left to the slow tests; the others take a few seconds each.
-        dtype: Of the model; by default its own, float32. In float64 the order of sums, which a
-            faster engine changes, shows in no more than the last digits, also after a fit.
     """
 
     model: str
     seed: int
     commands: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     slow: bool = False
-    dtype: torch.dtype | None = None
 
     @property
     def name(self) -> str:
@@ -49,7 +44,6 @@ CASES = (
             "patch z": HEADS,
         },
         slow=True,
-        dtype=torch.float64,
     ),
     Case(
         "mtd-q5-m3-t32/trained-disentangled-3l-s0",
@@ -72,7 +66,6 @@ CASES = (
             "patch resid_pre": POSITIONS,
         },
         slow=True,
-        dtype=torch.float64,
     ),
     Case(
         "mtd-q5-m3-t32/trained-attn-only-1l-s0",
@@ -130,13 +123,11 @@ CASES = (
             "patch resid_pre": POSITIONS,
         },
         slow=True,
-        dtype=torch.float64,
     ),
     Case(
         "ngram-q3-s12-t32/random-absolute",
         9,
         {"localize": LOCALIZE, "compare": COMPARE, "patch z": HEADS},
-        dtype=torch.float64,
     ),
     Case(
         "ar-d5-t32/constructed-one-step",

@@ -128,16 +128,20 @@ class _ScalarSteps(torch.autograd.Function):
         n_lags, n = by_lag.shape[:2]
         log_weights = by_lag.new_full((n_lags, n), 1 / n_lags).log()
         slopes = by_lag.new_zeros(0, n_lags, n)  # of the log weights in the sizes so far
+        sloped = ctx.needs_input_grad[1]
         for size in sizes:
             weights = log_weights.exp()
-            mixture = (by_lag * weights[..., None]).sum(0).clamp_min(_MIXTURE_FLOOR)
-            ratios = by_lag / mixture
+            ratios = _ratios(by_lag, weights[..., None])
             gradient = ratios.sum(-1)
-            by_sequence = ratios.transpose(0, 1)
-            hessian = by_sequence @ by_sequence.transpose(1, 2)  # of minus the log-likelihood
-            change = torch.einsum("ngh,khn->kgn", hessian, weights * slopes)
-            slopes = torch.cat([slopes - size * change, gradient[None]])
             log_weights = torch.log_softmax(log_weights + size * gradient, 0)
+            if not sloped:
+                continue
+            if len(slopes):
+                by_sequence = ratios.transpose(0, 1)
+                hessian = by_sequence @ by_sequence.transpose(1, 2)  # of minus the log-likelihood
+                change = torch.einsum("ngh,khn->kgn", hessian, weights * slopes)
+                slopes = slopes - size * change
+            slopes = torch.cat([slopes, gradient[None]])
             slopes = slopes - (log_weights.exp() * slopes).sum(1, keepdim=True)
         weights = log_weights.exp()
         ctx.save_for_backward(weights * slopes)
@@ -157,14 +161,19 @@ def prefix_steps(
     Queries and evidence stand at the same positions, so each pass is one running sum. The lag is
     kept in front, which is several times as fast.
     """
-    likelihoods = likelihoods.permute(2, 0, 1).contiguous()
-    log_weights = torch.full_like(likelihoods, 1 / len(likelihoods)).log()
-    for step in steps:
-        mixture = (likelihoods * log_weights.exp()).sum(0)
-        gradient = (likelihoods / mixture.clamp_min(_MIXTURE_FLOOR)).cumsum(-1)
-        log_weights = torch.log_softmax(log_weights + step.squeeze(-1) * gradient, 0)
+    by_lag = likelihoods.permute(2, 0, 1).contiguous()
+    first, *later = (step.squeeze(-1) for step in steps)
+    uniform = by_lag.new_tensor(1 / len(by_lag))
+    log_weights = first * _ratios(by_lag, uniform).cumsum(-1)
+    for step in later:
+        log_weights = log_weights + step * _ratios(by_lag, log_weights.softmax(0)).cumsum(-1)
     log_weights = log_weights if every_query else log_weights[..., -1:]
-    return log_weights.permute(1, 2, 0).exp()
+    return log_weights.softmax(0).permute(1, 2, 0)
+
+
+def _ratios(by_lag: Float[Tensor, "lag sequence evidence"], weights: Tensor) -> Tensor:
+    """``p_k(g) / (λ · p_k)``, the terms of the gradient, with the lag in front."""
+    return by_lag / (by_lag * weights).sum(0).clamp_min(_MIXTURE_FLOOR)
 
 
 def expectation_maximization(
