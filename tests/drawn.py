@@ -1,15 +1,21 @@
-"""A made inspection, and how tests read the figures that are drawn of it."""
+"""A made inspection, a made grid, and how tests read the figures that are drawn of it."""
 
+import math
 from dataclasses import replace
 
+import numpy as np
 import torch
 
+import probes
 from mtd_lens.contracts import Analysis, AnalyticPattern
 from mtd_lens.results.inspection import Inspection
 
 N_LAYERS, N_HEADS, N_SEQUENCES, LENGTH, ORDER = 3, 2, 2, 12, 3
 SOURCES = ("truth", "exact Bayes", "guess", "one step", "model", "2 steps")  # not as drawn
 IN_ORDER = ["model", "one step", "2 steps", "exact Bayes", "truth", "guess"]
+
+
+GRID_AXES = {"layer": (0, 1, 2), "position": tuple(range(5))}
 
 
 def simplex(generator, *shape):
@@ -65,3 +71,25 @@ def lines_of(axes):
 
 def legend_of(figure):
     return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def made_grid(axes=GRID_AXES, n_sequences=24, seed=0, gap=2.0, patched=True, share=None, **changed):
+    """A grid whose site ``i`` goes the share ``i / n_sites`` of the way from base to source."""
+    rng = np.random.default_rng(seed)
+    shape = tuple(map(len, axes.values()))
+    base, other = (torch.from_numpy(rng.normal(m, 1, n_sequences)) for m in (1, 1 + gap))
+    if share is None:
+        share = torch.arange(math.prod(shape), dtype=torch.float64) / math.prod(shape)
+    noise = torch.from_numpy(rng.normal(0, 0.1, (*shape, n_sequences)))
+    moved = share.reshape(*shape, 1) * (other - base)
+    arguments = {
+        "intervention": "denoising" if patched else "mean ablation",
+        "component": "resid_pre",
+        "axes": axes,
+        "values": base + moved + noise,
+        "base": base,
+        "source": other if patched else None,
+        "metric": "logit difference (nats)",
+        "engine": "hooked loop",
+    }
+    return probes.Grid(**arguments | changed)

@@ -86,3 +86,27 @@ def sequences(n=3, padded=False, seed=2):
 
 def metric(logits):
     return logits[:, 0] - logits[:, 1]
+
+
+def two_layers(**changes):
+    """A small model with the initial weights of TransformerLens."""
+    settings = {
+        "n_layers": 2,
+        "d_model": 24,
+        "n_ctx": 12,
+        "d_head": 8,
+        "n_heads": 3,
+        "d_vocab": 5,
+        "d_vocab_out": 5,
+        "act_fn": "gelu",
+        "d_mlp": 32,
+        "normalization_type": "LN",
+        "device": "cpu",
+    }
+    state = torch.get_rng_state()
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        model = HookedTransformer(HookedTransformerConfig(**{**settings, **changes}))
+    torch.set_rng_state(state)
+    return model.eval()

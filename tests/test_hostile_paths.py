@@ -4,7 +4,7 @@ import os
 import signal
 
 import pytest
-from test_grids import make
+from drawn import made_grid
 
 import mtd_lens
 import probes
@@ -114,7 +114,7 @@ def test_files_of_a_run(run, tmp_path):
 
 
 def test_writers(run, card, tmp_path):
-    grid, page = make(), mtd_lens.dashboard(mtd_lens.load_model(f"{TASK}/random-relative"))
+    grid, page = made_grid(), mtd_lens.dashboard(mtd_lens.load_model(f"{TASK}/random-relative"))
     writers = {
         "to_json": card.to_json,
         "to_html": card.to_html,

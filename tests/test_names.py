@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_result_forms import KINDS, stored
+from stored import KINDS, stored
 
 import mtd_lens
 import probes

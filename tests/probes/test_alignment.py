@@ -8,27 +8,13 @@ import json
 
 import pytest
 import torch
+from alignments import ORDER, predict, prepare, same, state
 from conftest import stock
 
 import mtd_lens
 import probes
 from mtd_lens.families.mtd.plan import Plan
 from mtd_lens.families.mtd.relative import lay_out
-from mtd_lens.measures.pairs import draw_pairs
-
-LAST = slice(-1, None)
-ORDER = 3
-
-
-def predict(output):
-    return output.double().softmax(-1)
-
-
-def prepare(task, causal_model, variable="mean_responsibility", queries=LAST, tokens=None, seed=0):
-    """Tokens, sources and counterfactuals."""
-    tokens = task.sample(192, seed).tokens if tokens is None else tokens
-    pairs = draw_pairs(causal_model, tokens, variable, queries, probes.kl_divergence, seed)
-    return tokens, pairs.source, pairs.counterfactual
 
 
 def score(model, pairs, site):
@@ -140,29 +126,6 @@ def test_the_whole_span_is_the_whole_site(model, pairs, held_out):
 
 
 # What it leaves, and what it depends on.
-
-
-def state(model):
-    return (
-        model.training,
-        [p.requires_grad for p in model.parameters()],
-        [None if p.grad is None else p.grad.clone() for p in model.parameters()],
-        [len(point.fwd_hooks) for point in model.hook_dict.values()],
-        [p.detach().clone() for p in model.parameters()],
-        repr(model.cfg),
-    )
-
-
-def same(first, second):
-    def equal(a, b):
-        if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
-            return torch.equal(a, b)
-        return a is b if a is None or b is None else a == b
-
-    return all(
-        all(map(equal, a, b)) and len(a) == len(b) if isinstance(a, list) else a == b
-        for a, b in zip(first, second, strict=True)
-    )
 
 
 @pytest.mark.parametrize("caller_hook", [None, "blocks.0.hook_attn_out", "blocks.1.hook_resid_pre"])

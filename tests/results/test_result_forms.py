@@ -3,12 +3,12 @@
 import html
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 from drawn import made_inspection
+from stored import FIRST_FORM, KINDS, stored
 
 import mtd_lens
 import probes
@@ -16,28 +16,9 @@ from mtd_lens.results.plain import UnreadableError, from_plain, to_plain
 from mtd_lens.results.scorecard import ClaimResult
 from probes.packing import packed, unpacked
 
-FIRST_FORM = json.loads((Path(__file__).parent / "first_form.json").read_text("utf-8"))
-"""Results of small models as ``to_json`` wrote them at first, their lists cut short."""
-
-KINDS = {
-    "Scorecard": mtd_lens.Scorecard,
-    "Comparison": mtd_lens.Comparison,
-    "Localization": mtd_lens.Localization,
-    "AlignmentReport": mtd_lens.AlignmentReport,
-    "WeightReading": mtd_lens.WeightReading,
-    "Inspection": mtd_lens.Inspection,
-}
-
 
 def seeded():
     return torch.Generator().manual_seed(0)
-
-
-def stored(name):
-    """A result of every kind; inspections were not written in the first form."""
-    if name == "Inspection":
-        return made_inspection()
-    return KINDS[name].from_dict(FIRST_FORM[name])
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -12,7 +12,7 @@ import pytest
 
 from tutorials.site.notebooks import execute
 
-NOTEBOOKS = Path(__file__).parent.parent / "tutorials" / "notebooks"
+NOTEBOOKS = Path(__file__).parents[2] / "tutorials" / "notebooks"
 
 FAST = {
     "1_task_and_estimators": {"N_SEQUENCES": 128, "LENGTHS": (8, 192)},

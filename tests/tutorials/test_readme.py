@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+README = (Path(__file__).parents[2] / "README.md").read_text()
 
 
 @pytest.mark.slow
@@ -56,7 +56,7 @@ def test_braces_expand():
 
 
 def test_the_demo_is_the_one_that_is_shown():
-    makefile = (Path(__file__).parent.parent / "Makefile").read_text()
+    makefile = (Path(__file__).parents[2] / "Makefile").read_text()
     [model] = re.findall(r"^MODEL \?= (\S+)$", makefile, re.MULTILINE)
     shown = README.split("`make demo` prints")[1].split("```")[1]
     assert shown.startswith(f"\n{model} ")

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import transition
-from random_models import users_model
-from test_probes import make
+from random_models import two_layers, users_model
 
 import mtd_lens
 import probes
@@ -145,7 +144,7 @@ def test_a_broken_part_takes_from_its_variable_on(part, form):
 
 def test_joint_interchange_equals_plain_hooks_at_all_sites():
     """Sites of two layers, one of them twice the same hook, against a loop over sequences."""
-    model = make(dtype=torch.float64)
+    model = two_layers(dtype=torch.float64)
     for parameter in model.parameters():
         parameter.data.mul_(4)  # so that each site has an effect
     sequences = torch.from_numpy(np.random.default_rng(0).integers(5, size=(6, 12)))
@@ -186,7 +185,7 @@ def test_joint_interchange_equals_plain_hooks_at_all_sites():
 
 
 def test_a_set_without_sites_or_with_one_outside_the_blocks_is_refused():
-    model, tokens = make(), torch.zeros(4, 12, dtype=torch.long)
+    model, tokens = two_layers(), torch.zeros(4, 12, dtype=torch.long)
     with pytest.raises(probes.SiteError, match="'none' holds no site"):
         probes.run_interchange(model, tokens, torch.arange(4), {"none": []})
     sites = [probes.Site("blocks.0.hook_mlp_out"), probes.Site("hook_embed")]
@@ -276,7 +275,7 @@ def test_what_does_not_vary_is_not_applicable(task, verdicts, tmp_path):
         ({"seed": -1}, mtd_lens.ArgumentError, "seed must be an integer"),
         ({"model": "a name"}, mtd_lens.ModelError, "expected a model; got the text"),
         ({"task": "no-such-task"}, mtd_lens.UnknownNameError, "no-such-task"),
-        ({"model": make()}, mtd_lens.ModelError, "does not know its task"),
+        ({"model": two_layers()}, mtd_lens.ModelError, "does not know its task"),
     ],
 )
 def test_bad_input(changes, error, message):

@@ -1,44 +1,20 @@
 """The instruments, on models that they were not made for, against slow oracles."""
 
-import warnings
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from transformer_lens import HookedTransformer, HookedTransformerConfig
+from random_models import two_layers
 from transformer_lens.hook_points import HookPoint
 
 import probes
 from probes.sites import COMPONENTS
 
 
-def make(**changes):
-    settings = {
-        "n_layers": 2,
-        "d_model": 24,
-        "n_ctx": 12,
-        "d_head": 8,
-        "n_heads": 3,
-        "d_vocab": 5,
-        "d_vocab_out": 5,
-        "act_fn": "gelu",
-        "d_mlp": 32,
-        "normalization_type": "LN",
-        "device": "cpu",
-    }
-    state = torch.get_rng_state()
-    torch.manual_seed(0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        model = HookedTransformer(HookedTransformerConfig(**{**settings, **changes}))
-    torch.set_rng_state(state)
-    return model.eval()
-
-
 @pytest.fixture(scope="module")
 def model():
-    return make()
+    return two_layers()
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +79,7 @@ def test_band_reads_attention_by_offset(model, sequences):
 )
 @pytest.mark.parametrize("hook", ["hook_attn_out", "attn.hook_pattern", "hook_resid_post"])
 def test_interchange_equals_a_hooked_loop_over_pairs(changes, hook, sequences):
-    model = make(**changes)
+    model = two_layers(**changes)
     source = torch.tensor([3, 1, 0, 2, 9, 8, 7, 6, 5, 4])
     sites = {
         f"{layer}": probes.Site(f"blocks.{layer}.{hook}", positions=(5, 11)) for layer in (0, 1)
@@ -271,7 +247,7 @@ def test_edits_that_are_ignored_are_noticed(model, sequences):
             super().__call__(x.clone())
             return x
 
-    deaf = make()
+    deaf = two_layers()
     for block in deaf.blocks:
         block.hook_attn_out = DeafHookPoint()
     deaf.setup()
@@ -280,7 +256,7 @@ def test_edits_that_are_ignored_are_noticed(model, sequences):
 
 
 def test_a_model_on_whose_activations_nothing_depends_is_not_said_to_ignore_edits(sequences):
-    silent = make()
+    silent = two_layers()
     for parameter in silent.parameters():
         parameter.data.zero_()
     for kind in ("attn.hook_pattern", "attn.hook_z"):
@@ -353,7 +329,7 @@ def test_waves_of_zeros_are_finite_and_their_size_is_checked():
 
 def test_token_scores_are_the_attention_scores_between_tokens(sequences):
     """On a model without positions, the content score is the score itself."""
-    model = make()
+    model = two_layers()
     model.pos_embed.W_pos.data.zero_()
     for parameter in (model.blocks[0].attn.b_Q, model.blocks[0].attn.b_K):
         values = np.random.default_rng(0).normal(size=parameter.shape)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from test_result_forms import stored
+from stored import stored
 
 import mtd_lens
 from mtd_lens.views.plots import LOWEST_SCORE

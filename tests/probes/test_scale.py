@@ -5,8 +5,8 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from drawn import made_grid
 from random_models import SHAPE, build, metric, sequences
-from test_grids import make
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 import probes
@@ -70,9 +70,9 @@ def test_intervals_do_not_know_the_unit():
     for power in (-300, -80, -40, 40):
         scaled = [x * 2.0**power for x in (above, below)]
         assert probes.one_minus_ratio(*scaled) == probes.one_minus_ratio(above, below)
-    grid = make()
+    grid = made_grid()
     changed = {name: getattr(grid, name) * 2.0**-70 for name in ("values", "base", "source")}
-    assert all(map(torch.equal, make(**changed).intervals(), grid.intervals()))
+    assert all(map(torch.equal, made_grid(**changed).intervals(), grid.intervals()))
     rare = torch.zeros(40, dtype=torch.float64)
     rare[3] = 1  # some resamples leave it out, and with it all of the reference
     found = probes.ratio_intervals(rare[None], rare)
@@ -183,7 +183,7 @@ def test_a_weak_contrast_is_not_normalised():
     base, gap = (torch.from_numpy(rng.normal(size=n)) for _ in range(2))
     gap += gap.std() * 0.5 / n**0.5 - gap.mean()
     values = torch.stack([base, base + gap])  # nothing changes, and all of it does
-    grid = make({"site": (0, 1)}, n, base=base, source=base + gap, values=values)
+    grid = made_grid({"site": (0, 1)}, n, base=base, source=base + gap, values=values)
     assert not grid.normalized
     message = r"cannot be normalised: .* 95% interval \[-0\.\d+, 0\.\d+\], maybe 0\. Use"
     for call in (lambda: grid.effects, grid.intervals, grid.top):
@@ -193,7 +193,7 @@ def test_a_weak_contrast_is_not_normalised():
         assert grid.to_dataframe()["effect"].isna().all()
     with pytest.warns(UserWarning, match="no effects, but differences"):
         grid.plot()
-    strong = make({"site": (0, 1)}, n, base=base, source=base + gap + 1, values=values)
+    strong = made_grid({"site": (0, 1)}, n, base=base, source=base + gap + 1, values=values)
     assert strong.normalized
     low, high = strong.intervals()
     assert (float(low[0]), float(high[0])) == pytest.approx((0, 0), abs=1e-9)
@@ -204,7 +204,7 @@ def test_an_interval_wants_a_gap_at_its_own_confidence():
     base, gap = (torch.from_numpy(rng.normal(size=64)) for _ in range(2))
     gap += gap.std() * 2.2 / 64**0.5 - gap.mean()
     values = torch.stack([base, base + 0.5 * gap])
-    grid = make({"site": (0, 1)}, 64, base=base, source=base + gap, values=values)
+    grid = made_grid({"site": (0, 1)}, 64, base=base, source=base + gap, values=values)
     assert grid.normalized
     assert grid.intervals()[1].abs().max() < 10
     with pytest.raises(probes.DataError, match=r"99\.9% interval .* maybe 0"):

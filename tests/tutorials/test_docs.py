@@ -22,7 +22,7 @@ import mtd_lens
 import probes
 from probes.errors import ProbesError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "tutorials"
 PACKAGES = (mtd_lens, probes)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-FOLDER = Path(__file__).parent.parent / "tutorials" / "scripts"
+FOLDER = Path(__file__).parents[2] / "tutorials" / "scripts"
 
 
 def run(name, capsys, *arguments):

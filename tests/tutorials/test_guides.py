@@ -8,7 +8,7 @@ import torch
 
 from mtd_lens import registry
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "tutorials"
 
 GUIDES = {path.stem: path.read_text(encoding="utf-8") for path in DOCS.glob("guides/*.md")}

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_probes import make
+from random_models import two_layers
 
 import probes
 from mtd_lens import hooked
 
 
 def test_sizes_and_options_of_a_stock_model():
-    subject = probes.subject_of(make(n_key_value_heads=1, d_vocab_out=7))
+    subject = probes.subject_of(two_layers(n_key_value_heads=1, d_vocab_out=7))
     sizes = (subject.n_layers, subject.n_heads, subject.n_key_value_heads, subject.n_ctx)
     assert sizes == (2, 3, 1, 12)
     assert (subject.d_model, subject.d_head, subject.d_mlp) == (24, 8, 32)
@@ -29,7 +29,7 @@ def test_sizes_and_options_of_a_stock_model():
 
 
 def test_the_model_is_asked_anew_each_time():
-    model = make(attn_only=True, d_mlp=None, act_fn=None, normalization_type=None)
+    model = two_layers(attn_only=True, d_mlp=None, act_fn=None, normalization_type=None)
     subject = probes.subject_of(model)
     assert (subject.has_mlp, subject.d_mlp, subject.normalization) == (False, 0, None)
     assert subject.n_key_value_heads == 3
@@ -43,7 +43,7 @@ def test_the_model_is_asked_anew_each_time():
 
 
 def test_what_is_no_hooked_model():
-    assert isinstance(make(), probes.HookedModel)
+    assert isinstance(two_layers(), probes.HookedModel)
     for other in (3, torch.nn.Identity()):
         assert not isinstance(other, probes.HookedModel)
         with pytest.raises(probes.DataError, match=f"hooked model; got a {type(other).__name__}"):

@@ -2,42 +2,17 @@
 
 import dataclasses
 import json
-import math
 
 import jaxtyping
 import numpy as np
 import pytest
 import torch
+from drawn import made_grid
 from matplotlib import image
 
 import mtd_lens
 import probes
 from probes.patching import grid as grids
-
-AXES = {"layer": (0, 1, 2), "position": tuple(range(5))}
-N = 24
-
-
-def make(axes=AXES, n_sequences=N, seed=0, gap=2.0, patched=True, share=None, **changed):
-    """A grid whose site ``i`` goes the share ``i / n_sites`` of the way from base to source."""
-    rng = np.random.default_rng(seed)
-    shape = tuple(map(len, axes.values()))
-    base, other = (torch.from_numpy(rng.normal(m, 1, n_sequences)) for m in (1, 1 + gap))
-    if share is None:
-        share = torch.arange(math.prod(shape), dtype=torch.float64) / math.prod(shape)
-    noise = torch.from_numpy(rng.normal(0, 0.1, (*shape, n_sequences)))
-    moved = share.reshape(*shape, 1) * (other - base)
-    arguments = {
-        "intervention": "denoising" if patched else "mean ablation",
-        "component": "resid_pre",
-        "axes": axes,
-        "values": base + moved + noise,
-        "base": base,
-        "source": other if patched else None,
-        "metric": "logit difference (nats)",
-        "engine": "hooked loop",
-    }
-    return probes.Grid(**arguments | changed)
 
 
 @pytest.fixture
@@ -51,10 +26,10 @@ def _no_type_checker():
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("gap", [2.0, -2.0])
 def test_base_has_no_effect_and_source_has_all(seed, gap):
-    grid = make(seed=seed, gap=gap)
+    grid = made_grid(seed=seed, gap=gap)
     values = grid.values.clone()
     values[0, 0], values[1, 1] = grid.base, grid.source
-    grid = make(seed=seed, gap=gap, values=values)
+    grid = made_grid(seed=seed, gap=gap, values=values)
     assert grid.normalized
     assert grid.effects[0, 0] == 0
     assert float(grid.effects[1, 1]) == pytest.approx(1)
@@ -64,20 +39,20 @@ def test_base_has_no_effect_and_source_has_all(seed, gap):
     assert ((low <= grid.effects) & (grid.effects <= high)).all()
     assert grid.p_values()[0, 0] == 1
     assert grid.shape == (3, 5)
-    assert grid.n_sequences == N
+    assert grid.n_sequences == 24
     assert grid.n_sites == 15
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_effects_equal_a_slow_loop(seed):
-    grid, ablation = make(seed=seed), make(seed=seed, patched=False)
+    grid, ablation = made_grid(seed=seed), made_grid(seed=seed, patched=False)
     assert not ablation.normalized
     for i, j in np.ndindex(3, 5):
-        moved = float(sum(grid.values[i, j]) - sum(grid.base)) / N
-        whole = float(sum(grid.source) - sum(grid.base)) / N
+        moved = float(sum(grid.values[i, j]) - sum(grid.base)) / 24
+        whole = float(sum(grid.source) - sum(grid.base)) / 24
         assert float(grid.effects[i, j]) == pytest.approx(moved / whole)
         assert float(ablation.effects[i, j]) == pytest.approx(moved)
-        assert float(grid.mean[i, j]) == pytest.approx(float(sum(grid.values[i, j])) / N)
+        assert float(grid.mean[i, j]) == pytest.approx(float(sum(grid.values[i, j])) / 24)
         slow = probes.one_minus_ratio(grid.source - grid.values[i, j], grid.source - grid.base, 3)
         low, high = (float(x[i, j]) for x in grid.intervals(seed=3))
         assert (low, high) == pytest.approx((slow.low, slow.high))
@@ -92,7 +67,7 @@ def test_effects_equal_a_slow_loop(seed):
 def test_only_sites_with_an_effect_are_significant():
     share = torch.zeros(15, dtype=torch.float64)
     share[[3, 7]] = torch.tensor([0.8, -0.5], dtype=torch.float64)
-    grid = make(share=share)
+    grid = made_grid(share=share)
     assert grid.significant().flatten().nonzero().flatten().tolist() == [3, 7]
     (first, effect), (second, _) = grid.top(2)
     assert (first, second) == ({"layer": 0, "position": 3}, {"layer": 1, "position": 2})
@@ -105,7 +80,7 @@ def test_holm_can_be_reached_among_many_sites():
     axes = {"layer": range(4), "head": range(5), "position": range(100)}
     share = torch.zeros(2000, dtype=torch.float64)
     share[77] = 1.0
-    grid = make(axes, share=share)
+    grid = made_grid(axes, share=share)
     assert grids.N_FLIPS < 2000 / 0.05
     assert grid.significant().flatten()[77]
     assert int(grid.significant().sum()) <= 2
@@ -117,15 +92,15 @@ def test_p_of_two_stages_keeps_its_level(monkeypatch):
     monkeypatch.setattr(grids, "SCREEN", 0.1)
     monkeypatch.setattr(grids, "FLIPS_A_SITE", 1)
     values = torch.from_numpy(np.random.default_rng(0).normal(size=(3000, 20)))
-    p = make({"site": range(3000)}, 20, patched=False, values=values, base=torch.zeros(20))
+    p = made_grid({"site": range(3000)}, 20, patched=False, values=values, base=torch.zeros(20))
     for level in (0.01, 0.05, 0.1, 0.3):
         error = (level * (1 - level) / 3000) ** 0.5
         assert abs(float((p.p_values() <= level).double().mean()) - level) < 4 * error
 
 
 def test_a_gap_of_nothing_leaves_only_differences():
-    grid = make(gap=0.0)
-    grid = make(base=grid.base, source=grid.base.flip(0), values=grid.values)
+    grid = made_grid(gap=0.0)
+    grid = made_grid(base=grid.base, source=grid.base.flip(0), values=grid.values)
     assert not grid.normalized
     for call in (lambda: grid.effects, grid.intervals, grid.top):
         with pytest.raises(probes.DataError, match=r"cannot be normalised.*Use \.differences"):
@@ -141,7 +116,7 @@ def test_a_gap_of_nothing_leaves_only_differences():
 
 
 def test_select():
-    grid = make({"layer": (0, 1, 2), "head": ("L0H0", "logits"), "position": range(5)})
+    grid = made_grid({"layer": (0, 1, 2), "head": ("L0H0", "logits"), "position": range(5)})
     part = grid.select(layer=1, position=[4, 2])
     assert part.axes == {"layer": (1,), "head": ("L0H0", "logits"), "position": (4, 2)}
     assert torch.equal(part.values[0], grid.values[1][:, [4, 2]])
@@ -158,7 +133,7 @@ def test_select():
 
 
 def test_dataframe():
-    grid = make({"layer": (0, 1), "head": ("a", "b", "c")})
+    grid = made_grid({"layer": (0, 1), "head": ("a", "b", "c")})
     table = grid.to_dataframe(seed=2)
     assert list(table) == ["layer", "head", "mean", "effect", "low", "high", "p", "p_holm"]
     row = table[(table.layer == 1) & (table["head"] == "a")].iloc[0]
@@ -168,17 +143,17 @@ def test_dataframe():
 
 
 def test_dataframe_of_few_sequences():
-    table = make(n_sequences=5).to_dataframe()
+    table = made_grid(n_sequences=5).to_dataframe()
     assert table[["low", "high", "p", "p_holm"]].isna().all(axis=None)
     assert table[["mean", "effect"]].notna().all(axis=None)
     with pytest.raises(probes.DataError, match="at least 16 sequences; got 5"):
-        make(n_sequences=5).intervals()
-    assert make(n_sequences=1).shape == (3, 5)
+        made_grid(n_sequences=5).intervals()
+    assert made_grid(n_sequences=1).shape == (3, 5)
 
 
 @pytest.mark.parametrize("patched", [True, False])
 def test_round_trip(tmp_path, patched):
-    grid = make(
+    grid = made_grid(
         {"layer": (0, 1), "to": ("logits", "L1H0")}, patched=patched, details={"seed": (1, 2)}
     )
     path = tmp_path / "grid.json"
@@ -189,7 +164,7 @@ def test_round_trip(tmp_path, patched):
             same = torch.equal if isinstance(value, torch.Tensor) else lambda a, b: a == b
             assert same(getattr(back, name), value), name
         assert back.to_json() == text
-    halves = make(values=make().values.float(), base=make().base.float())
+    halves = made_grid(values=made_grid().values.float(), base=made_grid().base.float())
     assert torch.equal(probes.Grid.from_json(halves.to_json()).values, halves.values)
 
 
@@ -201,8 +176,11 @@ def test_round_trip(tmp_path, patched):
         ("{", "what Grid.to_json writes: JSONDecodeError"),
         ("nowhere.json", "'nowhere.json' is not.*FileNotFoundError"),
         (5, "'5' is not"),
-        (make().to_json().replace('"shape": [3, 5]', '"shape": [5, 3]'), r"not \[5, 3\] as it"),
-        (make().to_json().replace('"engine"', '"engin"'), "TypeError.*engin"),
+        (
+            made_grid().to_json().replace('"shape": [3, 5]', '"shape": [5, 3]'),
+            r"not \[5, 3\] as it",
+        ),
+        (made_grid().to_json().replace('"engine"', '"engin"'), "TypeError.*engin"),
     ],
 )
 def test_what_is_no_grid(text, message):
@@ -214,14 +192,14 @@ def test_what_is_no_grid(text, message):
     ("changed", "message"),
     [
         (
-            {"values": torch.zeros(3, 4, N)},
+            {"values": torch.zeros(3, 4, 24)},
             r"\[layer, position, sequence\].*\(3, 5, 24\).*3, 4, 24",
         ),
         ({"values": torch.zeros(3, 5)}, r"got \(3, 5\)"),
         ({"base": torch.zeros(3)}, r"values must be.*\(3, 5, 3\)"),
         ({"source": torch.zeros(3)}, r"source must be.*\(24,\).*got \(3,\)"),
         ({"base": torch.zeros(0), "values": torch.zeros(3, 5, 0)}, "at least one sequence"),
-        ({"base": torch.full((N,), torch.nan)}, r"base must be finite; entry \[0\] is nan"),
+        ({"base": torch.full((24,), torch.nan)}, r"base must be finite; entry \[0\] is nan"),
         ({"axes": {}}, "at least one"),
         ({"axes": {"layer": (0, 0, 1), "position": range(5)}}, "each once"),
         ({"axes": {"layer": (0, 0.5, 1), "position": range(5)}}, r"label.*'layer'.*got 0\.5"),
@@ -232,11 +210,11 @@ def test_what_is_no_grid(text, message):
 @pytest.mark.usefixtures("_no_type_checker")
 def test_grids_that_cannot_be(changed, message):
     with pytest.raises(probes.DataError, match=message):
-        dataclasses.replace(make(), **changed)
+        dataclasses.replace(made_grid(), **changed)
 
 
 def test_words():
-    grid = make({"layer": (0, 1), "to": ("<b>", "logits")}, metric="p(<x>)", patched=False)
+    grid = made_grid({"layer": (0, 1), "to": ("<b>", "logits")}, metric="p(<x>)", patched=False)
     assert repr(grid).startswith(
         "Grid(mean ablation of resid_pre: layer (2) × to (2), 24 sequences; strongest "
         "difference of "
@@ -251,12 +229,12 @@ def test_words():
 
 
 def test_a_grid_keeps_its_own_values():
-    given = {name: getattr(make(), name).clone() for name in ("values", "base", "source")}
-    grid = make(**given)
+    given = {name: getattr(made_grid(), name).clone() for name in ("values", "base", "source")}
+    grid = made_grid(**given)
     for tensor in given.values():
         tensor.zero_()
-    assert torch.equal(grid.differences, make().differences)
-    assert torch.equal(grid.effects, make().effects)
+    assert torch.equal(grid.differences, made_grid().differences)
+    assert torch.equal(grid.effects, made_grid().effects)
 
 
 # Figures
@@ -272,7 +250,7 @@ SHAPES = {
 
 @pytest.mark.parametrize("axes", SHAPES.values(), ids=SHAPES)
 def test_figures_show_the_effects(axes, tmp_path):
-    grid = make(axes)
+    grid = made_grid(axes)
     path = tmp_path / "grid.png"
     figure = grid.plot(path)
     pixels = image.imread(path)[..., :3]
@@ -290,7 +268,7 @@ def test_figures_show_the_effects(axes, tmp_path):
 
 
 def test_small_figures_have_numbers_and_few_sequences_no_dots(tmp_path):
-    grid = make({"layer": range(3), "head": range(4)}, n_sequences=8)
+    grid = made_grid({"layer": range(3), "head": range(4)}, n_sequences=8)
     figure = grid.plot(tmp_path / "grid.svg")
     assert (tmp_path / "grid.svg").read_text().startswith("<?xml")
     written = [text.get_text() for text in figure.axes[0].texts]
@@ -298,14 +276,14 @@ def test_small_figures_have_numbers_and_few_sequences_no_dots(tmp_path):
     assert written == [x if x != "−0.00" else "0.00" for x in expected]
     assert not figure.axes[0].collections
     assert "dots" not in figure.get_suptitle()
-    wide = make({"layer": range(3), "position": range(32)}).plot()
+    wide = made_grid({"layer": range(3), "position": range(32)}).plot()
     assert not wide.axes[0].texts
 
 
 def test_figures_of_nothing_and_of_parts():
-    nothing = make(share=torch.zeros(15), values=make().base.expand(3, 5, N))
+    nothing = made_grid(share=torch.zeros(15), values=made_grid().base.expand(3, 5, 24))
     assert nothing.plot().axes[0].images[0].norm.vmax == 1
-    part = make(SHAPES["attention"]).select(layer=1)
+    part = made_grid(SHAPES["attention"]).select(layer=1)
     figure = part.plot()
     assert "layer 1" in figure.get_suptitle()
     assert [panel.get_title() for panel in figure.axes[:2]] == ["head 0", "head 1"]
@@ -313,10 +291,10 @@ def test_figures_of_nothing_and_of_parts():
 
 def test_figures_that_cannot_be(tmp_path):
     with pytest.raises(probes.OutputPathError, match=r"\.png or \.svg; got 'a\.pdf'"):
-        make().plot(tmp_path / "a.pdf")
+        made_grid().plot(tmp_path / "a.pdf")
     with pytest.raises(probes.OutputPathError, match="no folder"):
-        make().plot(tmp_path / "missing" / "a.png")
-    many = make({"layer": range(13), "head": range(12), "dest": range(2), "src": range(2)})
+        made_grid().plot(tmp_path / "missing" / "a.png")
+    many = made_grid({"layer": range(13), "head": range(12), "dest": range(2), "src": range(2)})
     with pytest.raises(probes.DataError, match=r"144 panels; got layer 13 × head 12.*Select"):
         many.plot()
 

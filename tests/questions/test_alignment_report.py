@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from alignments import ORDER, predict, prepare, same, state
 from conftest import stock
-from test_alignment import ORDER, predict, prepare, same, state
 
 import mtd_lens
 import probes
