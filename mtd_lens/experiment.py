@@ -173,8 +173,11 @@ class Experiment:
 
         Raises:
             ArgumentError: A seed that cannot be used.
+            DataError: Something else than a model to draw over.
         """
         seed = NULL_SEED + self.seed if seed is None else checks.seed(seed, ArgumentError)
+        if over is not None:
+            subject_of(over)
         if self.family.null is not None:
             return self.family.null(self.model, self.task, seed)
         return hooked.randomized(self.model, seed, "null", over)

@@ -35,10 +35,11 @@ def checked(axes: Axes, reserved: Sequence[str] = ()) -> dict[str, tuple[Label, 
 
 def _labels(name: str, labels: Sequence[Any]) -> tuple[Label, ...]:
     what = f"a label of axis {name!r} that is not text"
-    checks.texts(tuple(labels), f"a label of axis {name!r}", DataError)
+    listed = checks.listed(labels, f"axis {name!r}", "labels, integers or text", DataError)
+    checks.texts(listed, f"a label of axis {name!r}", DataError)
     plain = tuple(
         label if isinstance(label, str) else checks.integer(label, what, 0, DataError)
-        for label in checks.listed(labels, f"axis {name!r}", "labels, integers or text", DataError)
+        for label in listed
     )
     if not plain or len(set(plain)) < len(plain):
         raise DataError(f"axis {name!r} needs at least one label, each once; got {plain}.")

@@ -28,6 +28,7 @@ from tests.fuzz.instances import (
     others,
     reading,
     relative,
+    report,
     rotations,
     rows,
     run_folder,
@@ -135,6 +136,8 @@ ARGUMENTS: dict[str, Callable[[], Any]] = {
     "mtd_lens.align:model": idle,
     "mtd_lens.compare:model": idle,
     "mtd_lens.localize:model": idle,
+    "mtd_lens.plot_alignment:report": report,
+    "mtd_lens.plot_weights:reading": reading,
     "mtd_lens.score:model": idle,
     # by name alone
     "activation": lambda: floats(2, 6, 4),

@@ -203,7 +203,7 @@ INSTANCES: dict[str, Callable[[], Any]] = {
     "Carrier": lambda: experiment().algorithm.carriers(task())[0],
     "Claim": lambda: experiment().algorithm.claims(task())[0],
     "Comparison": comparison,
-    "Content": lambda: measures.Content(floats(3, 3), torch.arange(3)),
+    "Content": lambda: measures.Content(floats(3, 3).softmax(-1), torch.arange(3)),
     "Dashboard": lambda: mtd_lens.Dashboard(inspection(), None),
     "Examples": lambda: experiment().family.examples(task(), 2, 0, True),
     "Experiment": experiment,

@@ -155,9 +155,11 @@ def implied_weights(
     if told.any():
         likelihoods = rows[told].transpose(-1, -2)  # [query, token, lag]: outcomes as evidence
         found = iterative.likeliest_weights(likelihoods, predictions[told])
-        mixture = torch.einsum("nbl,nl->nb", likelihoods, found)
-        far = ~(probes.kl_divergence(predictions[told], mixture) <= max_divergence)
-        implied[told] = found.masked_fill(far[:, None], torch.nan)
+        near = found.isfinite().all(-1)  # it is not where no mixture gives what is predicted
+        mixture = torch.einsum("nbl,nl->nb", likelihoods[near], found[near])
+        divergence = probes.kl_divergence(predictions[told][near], mixture)
+        near[near.clone()] = divergence <= max_divergence
+        implied[told] = found.masked_fill(~near[:, None], torch.nan)
     return implied
 
 
