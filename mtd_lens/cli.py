@@ -352,7 +352,7 @@ def _say_written(*paths: Path | None) -> None:
 
 def _say(line: str) -> int:
     """One line on standard error, whatever is in it; returns the exit status of bad input."""
-    shown = " ".join(line.split())
+    shown = " ".join(part.strip() for part in line.splitlines())
     print("".join(c if c.isprintable() else repr(c)[1:-1] for c in shown), file=sys.stderr)
     return 2
 

@@ -36,8 +36,11 @@ MIN_SEQUENCES = 64
 
 FEWER_SEQUENCES = "Use fewer: lower n_sequences (--sequences)."
 
-BYTES_A_POSITION = 24
+BYTES_A_POSITION = 16
 """To draw it: two integers and a uniform number, or a vector."""
+
+MAX_SEED = 2**62
+"""Of a question; above it there is room for those that are derived from it."""
 
 NULL_SEED = 1_000_003
 """Seed of the null's weights, far from the seeds that the registry's random models use."""
@@ -54,7 +57,7 @@ def asked(question: Callable[Parameters, Answer]) -> Callable[Parameters, Answer
 
     @functools.wraps(question)
     def answered(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Answer:
-        with own_modes("cuda"), within_memory(FEWER_SEQUENCES):
+        with own_modes(), within_memory(FEWER_SEQUENCES):
             return question(*args, **kwargs)
 
     return answered
@@ -102,7 +105,7 @@ class Experiment:
             ArgumentError: A seed that cannot be used, or a name that cannot be shown.
             ModelError: The model does not fit the task, or no task is known.
         """
-        seed = checks.seed(seed, ArgumentError)
+        seed = checks.integer(seed, "seed", 0, ArgumentError, MAX_SEED)
         name = None if name is None else checks.text(name, "name", ArgumentError)
         if isinstance(model, str):
             raise ModelError(

@@ -139,7 +139,7 @@ class Tokens:
             model: Whose output is read.
             output: ``[…, token]``, raw.
         """
-        return self._floored(probabilities(model, output))
+        return self._floored(_distributions(model, output))
 
     def trained(self, output: Float[Tensor, "*row token"]) -> Float[Tensor, "*row token"]:
         """Probabilities from the logits of a model in training.
@@ -324,7 +324,7 @@ def last_predictions(
 def every_prediction(
     model: HookedModel, tokens: Tensor, outputs: Space
 ) -> Float[Tensor, "sequence position outcome"]:
-    """After every position; a distribution off the simplex is clamped and normalised.
+    """A model's prediction after every position.
 
     Args:
         model: The model.
@@ -338,8 +338,18 @@ def every_prediction(
         output = check_outputs(model(tokens))
         if not isinstance(outputs, Tokens):
             return outputs.prediction(model, output)
-        found = probabilities(model, output).clamp_min(0)
-    return found / found.sum(-1, keepdim=True).clamp_min(torch.finfo(found.dtype).tiny)
+        return _distributions(model, output)
+
+
+def _distributions(model: HookedModel, output: Tensor) -> Tensor:
+    """What a model predicts; outputs that are probabilities of their own may lie off the simplex.
+
+    They are clamped and normalised; where nothing is left of them, they say nothing.
+    """
+    found = probabilities(model, output).clamp_min(0)
+    total = found.sum(-1, keepdim=True)
+    shares = found / total.clamp_min(torch.finfo(found.dtype).tiny)
+    return torch.where(total > 0, shares, 1 / found.shape[-1])
 
 
 def check_outputs(output: Float[Tensor, "sequence *position outcome"]) -> Tensor:

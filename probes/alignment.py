@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
 from probes import checks
-from probes.capture import NaturalRuns, check_source, check_tokens
+from probes.capture import NaturalRuns, check_natural, check_source, check_tokens
 from probes.errors import DataError, SiteError
 from probes.files import json_text
 from probes.interchange import Fused, patched, resumable, streams_of
@@ -217,8 +217,7 @@ def fit_alignment(
     checks.instance(site, Site, "site", SiteError)
     checks.function(predict, "predict", DataError)
     checks.function(divergence, "divergence", DataError)
-    if natural is not None:
-        checks.instance(natural, NaturalRuns, "natural", DataError)
+    check_natural(natural, model, tokens)
     runs = _shifts(natural or NaturalRuns(model, tokens), source, site)
     checks.integer(width, "width", 1, DataError, runs.differences.shape[-1])
 

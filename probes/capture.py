@@ -104,7 +104,7 @@ class NaturalRuns:
 
         Raises:
             SiteError: A hook that the model does not have, that does not run, or that runs several
-            times in a pass with different activations.
+                times in a pass with different activations.
             DataError: Tokens that the model cannot read.
         """
         unread = [site for site in dict.fromkeys(sites) if site not in self._found]
@@ -123,6 +123,18 @@ class NaturalRuns:
     def outputs(self) -> Tensor:
         """Outputs at the last position, ``[sequence, outcome]``."""
         return last_outputs(self.model, self.tokens, self.batch_size)
+
+
+def check_natural(natural: object, model: HookedModel, tokens: Tensor) -> None:
+    """Raise a DataError for runs of another model, or that do not begin with these tokens."""
+    if natural is None:
+        return
+    runs = checks.instance(natural, NaturalRuns, "natural", DataError)
+    if runs.model is not model or not torch.equal(runs.tokens[: len(tokens)], tokens):
+        raise DataError(
+            "natural must hold runs of the same model on sequences that begin with tokens. Use "
+            "NaturalRuns(model, tokens)."
+        )
 
 
 def whole_of(site: Readable) -> Readable:

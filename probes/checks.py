@@ -63,7 +63,7 @@ def number(
         or value < low
         or (value <= low and not low_included)
         or not value <= high
-        or not math.isfinite(value)
+        or not math.isfinite(_float(value))
     ):
         start = f"of at least {low:g}" if low_included else f"above {low:g}"
         end = f", at most {high:g}" if math.isfinite(high) else " and finite"
@@ -105,15 +105,22 @@ def text(value: object, what: str, error: type[ValueError]) -> str:
 
 def texts(value: object, what: str, error: type[ValueError]) -> None:
     """Check every text in plain data: in lists, and the keys and values of mappings."""
+    try:
+        _texts(value, what, error)
+    except RecursionError:
+        raise error(f"{what} is nested too deep.") from None
+
+
+def _texts(value: object, what: str, error: type[ValueError]) -> None:
     if isinstance(value, str):
         text(value, what, error)
     elif isinstance(value, Mapping):
-        texts(list(value), f"a key of {what}", error)
+        _texts(list(value), f"a key of {what}", error)
         for key, item in value.items():
-            texts(item, f"{what}[{key!r}]", error)
+            _texts(item, f"{what}[{key!r}]", error)
     elif isinstance(value, list | tuple):
         for item in value:
-            texts(item, what, error)
+            _texts(item, what, error)
 
 
 def instance(
@@ -151,11 +158,13 @@ def listed(
         and isinstance(value, Iterable)
         and not isinstance(value, str | bytes | Mapping)
     ):
+        plain: Any = value
         try:  # of a tensor or an array, plain numbers
-            plain = value.tolist() if kind is None and hasattr(value, "tolist") else value
-            entries = list(plain)
+            plain = plain.tolist() if kind is None and hasattr(plain, "tolist") else plain
+            iterator = iter(plain)
         except (TypeError, RuntimeError):  # without axes, or without data
-            entries = None
+            iterator = None
+        entries = None if iterator is None else list(iterator)
     if entries is None or not (kind is None or all(isinstance(e, kind) for e in entries)):
         raise error(f"{what} must be a list of {of}; got {shown(value)}.")
     return entries
@@ -188,8 +197,16 @@ def bounds(value: object, what: str, error: type[ProbesError]) -> tuple[float, f
         isinstance(end, numbers.Real) and not isinstance(end, bool) for end in ends
     ):
         raise error(f"{what} must be a pair of numbers; got {shown(value)}.")
-    low, high = ends
-    return float(low), float(high)
+    low, high = (_float(end) for end in ends)
+    return low, high
+
+
+def _float(value: Any) -> float:
+    """A real number as a float, infinite where it is too large for one."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.copysign(math.inf, value)
 
 
 def tensor(

@@ -19,8 +19,8 @@ StrPath = str | os.PathLike[str]
 FIGURE_FORMATS = (".png", ".svg")
 DOTS_PER_INCH = 200
 
-MAX_TEXT_BYTES = 2**29
-"""Of a file that is read as text; the largest that this package writes are a tenth of it."""
+MAX_TEXT_BYTES = 2**31
+"""Of a file that is read as text; a grid takes about 20 bytes a value."""
 
 _PREFIX = ".mtd-lens-"
 

@@ -16,6 +16,7 @@ from probes import checks
 from probes.capture import (
     BATCH_SIZE,
     NaturalRuns,
+    check_natural,
     check_source,
     check_tokens,
     read_activations,
@@ -99,8 +100,7 @@ def run_interchange(
         else tuple(checks.listed(value, f"the set {name!r}", of, DataError, Site))
         for name, value in checks.mapping(sites, "sites", DataError).items()
     }
-    if natural is not None:
-        checks.instance(natural, NaturalRuns, "natural", DataError)
+    check_natural(natural, model, tokens)
     for name, group in sets.items():
         _check_set(name, group)
     check_source(tokens, source)

@@ -9,7 +9,9 @@ import torch
 
 from probes.errors import MemoryLimitError
 
-_EXHAUSTED = re.compile(r"out of memory|not enough memory|can't allocate memory|ALLOC_FAILED", re.I)
+_EXHAUSTED = re.compile(
+    r"(CUDA|HIP|MPS|XPU|backend) .*out of memory|DefaultCPUAllocator|_STATUS_ALLOC_FAILED"
+)
 """In the RuntimeErrors of torch and of the libraries under it, on CPUs and elsewhere."""
 
 
@@ -17,7 +19,8 @@ def free_memory(device: torch.device | str) -> int:
     """Bytes that are free on a device."""
     device = torch.device(device)
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept  # what torch keeps it uses again
     return int(psutil.virtual_memory().available)
 
 

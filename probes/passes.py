@@ -27,7 +27,8 @@ def undisturbed(model: object) -> Iterator[None]:
     """A context in which a model's passes are exact, and this thread's alone.
 
     Other threads that enter it with the same model wait, so that no hook of theirs acts here;
-    the same thread may enter again. Autocast and inference mode are off.
+    the same thread may enter again. Autocast and inference mode are off. Functions of the caller's
+    run within it too: one that waits for another thread that needs the same model waits for ever.
 
     Args:
         model: A hooked model.
@@ -35,25 +36,23 @@ def undisturbed(model: object) -> Iterator[None]:
     Raises:
         DataError: It is none, or it is compiled.
     """
-    subject = subject_of(model)
+    subject_of(model)
     with _making:
         lock = _locks.setdefault(model, RLock())
-    with lock, own_modes(subject.device.type):
+    with lock, own_modes():
         check_eager(model)
         yield
 
 
 @contextmanager
-def own_modes(device: str) -> Iterator[None]:
-    """A context in which the caller's inference mode and autocast are off.
-
-    Args:
-        device: The kind of device that computes, beside CPUs.
-    """
+def own_modes() -> Iterator[None]:
+    """A context without the caller's inference mode and autocast; gradients stay as they are."""
+    with_gradients = torch.is_grad_enabled()
     with ExitStack() as off:
         off.enter_context(torch.inference_mode(False))
-        for kind in {"cpu", device}:
-            if torch.is_autocast_enabled(kind):
+        off.enter_context(torch.set_grad_enabled(with_gradients))
+        for kind in ("cpu", "cuda", "mps", "xpu"):
+            if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
                 off.enter_context(torch.autocast(kind, enabled=False))
         yield
 

@@ -271,6 +271,11 @@ class Band:
     queries: tuple[int, ...]
     offsets: tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        for name in ("queries", "offsets"):
+            found = checks.integers(getattr(self, name), name, SiteError)
+            object.__setattr__(self, name, tuple(found))
+
     def read(self, activation: Tensor) -> Tensor:
         """The attention weights in the band.
 

@@ -13,6 +13,7 @@ from transformer_lens.components import Unembed
 from mtd_lens.hooked.build import write_weights
 from mtd_lens.hooked.info import ModelInfo, info_of, with_info
 from mtd_lens.hooked.modules import LinearAttention, LogProbUnembed
+from probes.passes import undisturbed
 from probes.subject import HookedModel
 
 SCORE_STD = 1.0
@@ -37,7 +38,10 @@ def randomized(
         name: Of the new model.
         over: A random model of the same one whose weights are drawn anew, in place of a copy.
     """
-    twin: Any = copy.deepcopy(model) if over is None else over
+    twin: Any = over
+    if twin is None:
+        with undisturbed(model):  # or another thread's hooks would be copied too
+            twin = copy.deepcopy(model)
     if isinstance(twin.unembed, LogProbUnembed):
         twin.unembed = Unembed(twin.cfg).to(twin.unembed.W_U)
         twin.setup()

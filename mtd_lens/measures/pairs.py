@@ -92,6 +92,8 @@ def draw_pairs(
     checks.function(divergence, "divergence", ArgumentError)
     seed = checks.seed(seed, ArgumentError)
     natural = causal_model.run(tokens)
+    if len(tokens) < 2:
+        raise ArgumentError("pairs are made of two sequences or more; got one. Draw more.")
     base, values = natural["prediction"][:, -1], natural[variable]
     rows = torch.arange(len(tokens), device=tokens.device)
     shifts = 1 + np.random.default_rng(seed).permutation(len(tokens) - 1)[:N_CANDIDATES]

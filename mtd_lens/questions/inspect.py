@@ -35,9 +35,6 @@ MAX_ENTRIES = 2_400_000
 N_PATTERNS = 4
 """So many maps beside the heads' are allowed for in each sequence."""
 
-MAX_SEED = 2**63
-"""Seeds lie below."""
-
 
 @asked
 def inspect(
@@ -96,7 +93,7 @@ def inspect(
     else:
         check_tokens(model, tokens)
         checked_number(len(tokens))
-    fit_batch = experiment.task.sample(N_FIT_SEQUENCES, (seed + 1) % MAX_SEED)
+    fit_batch = experiment.task.sample(N_FIT_SEQUENCES, seed + 1)
     experiment = replace(experiment, fit_tokens=fit_batch.tokens.to(experiment.device))
     n_maps = (subject.n_layers * subject.n_heads + N_PATTERNS) * len(tokens)
     most = min(MAX_POSITIONS, experiment.task.seq_len, math.isqrt(2 * MAX_ENTRIES // n_maps))

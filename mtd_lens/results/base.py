@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from mtd_lens.errors import ArgumentError
 from mtd_lens.results import forms
-from mtd_lens.results.plain import UnreadableError, check, plain_fields, read
+from mtd_lens.results.plain import UnreadableError, plain_fields, read
 from probes import checks, files
 from probes.errors import InputPathError
 
@@ -78,9 +78,7 @@ class Result:
         """
         given = dict(checks.mapping(data, f"what {cls.__name__}.to_dict returned", ArgumentError))
         try:
-            check(isinstance(data, Mapping), "a mapping", data, "it")
-            checks.texts(data, cls.__name__, UnreadableError)
-            given = dict(data)
+            checks.texts(given, cls.__name__, UnreadableError)
             form = given.pop("form", 1)
             if form not in (1, FORM):
                 raise UnreadableError(f"form must be 1 or {FORM}; got {form!r:.60}")

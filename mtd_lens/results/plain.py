@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
 from jaxtyping import AbstractArray
 from torch import Tensor
 
@@ -37,6 +38,8 @@ def to_plain(value: object) -> Any:
         return [to_plain(item) for item in value]
     if hasattr(value, "to_dict"):
         return value.to_dict()
+    if isinstance(value, np.generic):
+        return value.item()
     return plain_fields(value) if is_dataclass(value) else value
 
 

@@ -54,27 +54,28 @@ def _one_of(names: Collection[str]) -> Callable[[Any, str], object]:
     return lambda value, name: checks.choice(value, name, names, ArgumentError)
 
 
-def _architecture(value: object, name: str) -> None:
+def _architecture(value: object, name: str) -> str:
     from mtd_lens.architectures import ARCHITECTURES, VECTOR_ARCHITECTURES
 
-    checks.choice(value, name, (*ARCHITECTURES, *VECTOR_ARCHITECTURES), ArgumentError)
+    return checks.choice(value, name, (*ARCHITECTURES, *VECTOR_ARCHITECTURES), ArgumentError)
 
 
-def _layers(value: object, name: str) -> None:
+def _layers(value: object, name: str) -> int:
     from mtd_lens.architectures import MAX_LAYERS
 
-    checks.integer(value, name, 1, ArgumentError, MAX_LAYERS)
+    return checks.integer(value, name, 1, ArgumentError, MAX_LAYERS)
 
 
-def _width(value: object, name: str) -> None:
+def _width(value: object, name: str) -> int:
     from mtd_lens.architectures import MAX_WIDTH
 
-    checks.integer(value, name, 1, ArgumentError, MAX_WIDTH)
+    return checks.integer(value, name, 1, ArgumentError, MAX_WIDTH)
 
 
-def _device(value: object, name: str) -> None:
+def _device(value: object, name: str) -> str:
     if not isinstance(value, str):
         raise ArgumentError(f"{name} must be a string such as 'cpu'; got {value!r}.")
+    return value
 
 
 def _threads() -> int:
@@ -143,7 +144,8 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for entry in fields(self):
-            entry.metadata["check"](getattr(self, entry.name), entry.name)
+            plain = entry.metadata["check"](getattr(self, entry.name), entry.name)
+            object.__setattr__(self, entry.name, plain)
         if self.reads_vectors != (self.loss == VECTOR_LOSS):
             which = "vectors" if self.reads_vectors else "tokens"
             fitting = [name for name in LOSSES if self.reads_vectors == (name == VECTOR_LOSS)]

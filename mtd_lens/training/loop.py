@@ -264,7 +264,7 @@ class _Trainer:
                     losses = [] if due else mean.tolist()
                     row |= {"loss": float(mean.mean())} if due else {}
                 if yardsticks and (step % config.evaluate_every == 0 or step == config.steps):
-                    row |= self._evaluate(*yardsticks)
+                    row |= self._evaluate(folder, step, *yardsticks)
                     bar.set_postfix({name: f"{value:.4f}" for name, value in row.items()})
                 if row and main:
                     seconds = round(time.perf_counter() - started, 1)
@@ -286,12 +286,7 @@ class _Trainer:
         loss = loss_of(config.loss, self.distributed(examples.inputs), examples)
         value = loss.item()
         if not math.isfinite(value):
-            kept = checkpoints.checkpoints_in(folder)
-            raise TrainingError(
-                f"the loss is {value} at step {step}. The last good checkpoint is "
-                f"{kept[-1] if kept else 'none'}. Start again with a lower learning_rate or "
-                "clip_norm, or more warmup_steps."
-            )
+            raise run_folder.diverged(folder, f"the loss is {value} at step {step}")
         self.optimizer.zero_grad()
         loss.backward()
         clip_grad_norm_(self.model.parameters(), config.clip_norm)
@@ -321,10 +316,14 @@ class _Trainer:
         tokens, found = self.family.yardsticks(self.task, n, YARDSTICK_SEED)
         return tokens.to(device), {name: value.to(device) for name, value in found.items()}
 
-    def _evaluate(self, tokens: Tensor, yardsticks: Mapping[str, Tensor]) -> dict[str, float]:
+    def _evaluate(
+        self, folder: Path, step: int, tokens: Tensor, yardsticks: Mapping[str, Tensor]
+    ) -> dict[str, float]:
         """Mean divergence of the predictions at the last query from each reference."""
         with torch.no_grad():
             output = self.model(tokens)[:, -1].to(torch.float64)
+        if not output.isfinite().all():
+            raise run_folder.diverged(folder, f"predictions are not finite after step {step}")
         outputs = self.task.outputs
         return {
             name: float(outputs.divergence(reference, outputs.trained(output)).mean())
@@ -339,10 +338,7 @@ class _Trainer:
         weights = dict(self.model.named_parameters())
         for name, value in weights.items():
             if not value.isfinite().all():
-                raise TrainingError(
-                    f"{name} is not finite after step {step}; no checkpoint was written. Start "
-                    "again with a lower learning_rate."
-                )
+                raise run_folder.diverged(folder, f"{name} is not finite after step {step}")
         known = {"step": step, "metrics": dict(metrics), "losses": losses, "versions": versions()}
         state = state_of(self.model, self.optimizer)
         checkpoints.save_checkpoint(

@@ -107,7 +107,7 @@ def own_modes(device: torch.device, n_threads: int) -> Iterator[None]:
     with ExitStack() as stack:
         stack.callback(torch.set_num_threads, threads)
         stack.callback(torch.set_default_dtype, dtype)
-        stack.enter_context(passes.own_modes(device.type))
+        stack.enter_context(passes.own_modes())
         stack.enter_context(torch.enable_grad())
         torch.set_num_threads(n_threads)
         torch.set_default_dtype(torch.float32)

@@ -278,3 +278,12 @@ def export_checkpoint(path: str | os.PathLike[str], out: str | os.PathLike[str])
     metrics = "".join(json.dumps(row) + "\n" for row in rows)
     weights = {checkpoints.MODEL: dict(trained.named_parameters())}
     return checkpoints.save_checkpoint(target, kept, weights, {METRICS: metrics})
+
+
+def diverged(folder: Path, what: str) -> TrainingError:
+    """The error of a run whose numbers are finite no more."""
+    kept = checkpoints.checkpoints_in(folder)
+    return TrainingError(
+        f"{what}. The last good checkpoint is {kept[-1] if kept else 'none'}. Start again with a "
+        "lower learning_rate or clip_norm, or more warmup_steps."
+    )

@@ -61,7 +61,7 @@ def choose(axes: Axes, wanted: Mapping[str, Any]) -> tuple[dict[str, Any], list[
             raise DataError(f"there is no axis {name!r}. {nearest(name, axes)}")
     chosen = dict(axes) | {
         name: (labels,)
-        if isinstance(labels, Label)
+        if isinstance(labels, Label | Integral)
         else tuple(checks.listed(labels, name, "labels", DataError))
         for name, labels in wanted.items()
     }

@@ -1,5 +1,6 @@
 """What instruments compute depends on the model and its input alone."""
 
+import gc
 import threading
 import warnings
 
@@ -130,6 +131,7 @@ def test_a_lock_goes_with_its_model_and_may_be_taken_again(pair):
     assert torch.equal(probes.patch_activations(model, *pair, "z", within).values, plain.values)
     n_locks = len(passes._locks)
     del model, within
+    gc.collect()
     assert len(passes._locks) < n_locks
 
 

@@ -9,6 +9,7 @@ from random_models import two_layers
 from transformer_lens.hook_points import HookPoint
 
 import probes
+from probes.capture import NaturalRuns
 from probes.sites import COMPONENTS
 
 
@@ -351,3 +352,10 @@ def test_key_softmax_ignores_what_attention_ignores():
     target = (scores + torch.from_numpy(rng.normal(size=(4, 1)))).softmax(-1)
     assert probes.key_softmax_divergence(scores, target).abs().max() < 1e-12
     assert probes.key_softmax_divergence(scores.flip(1), target).min() > 1e-3
+
+
+def test_natural_runs_of_something_else_are_refused(model, sequences):
+    sites, source = {"it": probes.Site("blocks.0.hook_mlp_out")}, torch.arange(10).flip(0)
+    for natural in (NaturalRuns(two_layers(), sequences), NaturalRuns(model, sequences.flip(0))):
+        with pytest.raises(probes.DataError, match="natural must hold runs of the same model"):
+            probes.run_interchange(model, sequences, source, sites, natural=natural)

@@ -1,12 +1,14 @@
 """Answers do not depend on the contexts that questions are asked in, nor on the type of a seed."""
 
 import contextlib
+import threading
 
 import numpy as np
 import pytest
 import torch
 
 import mtd_lens
+import probes
 from mtd_lens.architectures import Size, build_trainable
 from mtd_lens.hooked import ModelInfo, assemble
 
@@ -89,3 +91,49 @@ def test_autocast_is_on_where_it_was_after_an_error(model):
         mtd_lens.score(model, n_sequences=3)
         assert torch.is_autocast_enabled("cpu")
     assert not torch.is_autocast_enabled("cpu")
+
+
+def test_another_threads_hooks_are_not_copied_into_the_null():
+    """A scorecard beside a thread that reads the same model is the one without it."""
+    task = mtd_lens.MTDTask([[0.8, 0.15, 0.05], [0.1, 0.6, 0.3], [0.3, 0.3, 0.4]], 2, 10)
+    model, tokens = mtd_lens.construct(task, 2.0), task.sample(20, 0).tokens
+    alone, errors, done = mtd_lens.score(model, n_sequences=64).to_dict(), [], threading.Event()
+
+    def read():
+        while not done.is_set():
+            try:
+                probes.read_activations(
+                    model, tokens, {"it": probes.Site("blocks.0.hook_attn_out")}
+                )
+            except Exception as error:
+                errors.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        assert mtd_lens.score(model, n_sequences=64).to_dict() == alone
+    finally:
+        done.set()
+        reader.join()
+    assert errors == []
+
+
+def test_probabilities_off_the_simplex_are_normalised():
+    task = mtd_lens.MTDTask([[0.8, 0.15, 0.05], [0.1, 0.6, 0.3], [0.3, 0.3, 0.4]], 2, 10)
+    model, generator = mtd_lens.construct(task, 2.0, read_out="probs"), torch.Generator()
+    for weight in model.parameters():
+        weight.data += 0.05 * torch.randn(weight.shape, generator=generator.manual_seed(0))
+    raw = model(task.sample(64, 0).tokens)[:, -1]
+    assert (raw < 0).any()  # else nothing is shown here
+    found = mtd_lens.model_predictions(model, task.sample(64, 0).tokens)
+    assert (found >= 0).all()
+    torch.testing.assert_close(found.sum(-1), torch.ones(64, dtype=torch.float64))
+    mtd_lens.score(model, n_sequences=64)
+
+
+def test_the_largest_seed_and_one_above():
+    task = mtd_lens.MTDTask([[0.8, 0.15, 0.05], [0.1, 0.6, 0.3], [0.3, 0.3, 0.4]], 2, 10)
+    model = mtd_lens.construct(task, 2.0)
+    mtd_lens.score(model, n_sequences=64, seed=2**62)
+    with pytest.raises(mtd_lens.ArgumentError, match=f"from 0 to {2**62}; got {2**62 + 1}"):
+        mtd_lens.score(model, n_sequences=64, seed=2**62 + 1)

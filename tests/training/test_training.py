@@ -6,6 +6,7 @@ import math
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -353,3 +354,16 @@ def test_tensorboard_that_is_not_installed_is_said_before_any_work(task, tmp_pat
     with pytest.raises(ArgumentError, match="pip install tensorboard"):
         train(task, TrainingConfig(**TINY), tmp_path / "run", tensorboard=True)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("_no_type_checker")
+def test_settings_of_numpy_are_those_of_python():
+    config = TrainingConfig(steps=np.int64(30), learning_rate=np.float32(0.5))
+    assert (config.steps, config.learning_rate) == (30, 0.5)
+    json.dumps(config.to_json())
+
+
+def test_predictions_that_are_not_finite_end_the_run(task, tmp_path):
+    settings = {"learning_rate": 1e6, "warmup_steps": 0, "evaluate_every": 1, "steps": 5}
+    with pytest.raises(mtd_lens.TrainingError, match=r"not finite|loss is"):
+        mtd_lens.train(task, TrainingConfig(**TINY | settings), tmp_path / "run")
