@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mtd_lens import hooked
 from mtd_lens.contracts import Algorithm, CausalModel, Family, Task
-from mtd_lens.errors import ArgumentError, ModelError
+from mtd_lens.errors import ArgumentError, ModelError, shown
 from mtd_lens.hooked import info_of, task_of
 from mtd_lens.registry import family_of, load_task
 from mtd_lens.spaces import check_model, last_predictions
@@ -107,10 +107,9 @@ class Experiment:
         """
         seed = checks.integer(seed, "seed", 0, ArgumentError, MAX_SEED)
         name = None if name is None else checks.text(name, "name", ArgumentError)
-        if isinstance(model, str):
-            raise ModelError(
-                f"expected a model; got the text {model!r}. Use load_model({model!r})."
-            )
+        if not isinstance(model, torch.nn.Module):
+            example = shown(model) if isinstance(model, str) else "NAME"
+            raise ModelError(f"expected a model; got {shown(model)}. Use load_model({example}).")
         named = load_task(task) if isinstance(task, str) else task
         tested: Task = task_of(model) if named is None else named
         family = family_of(tested)

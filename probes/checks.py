@@ -20,6 +20,9 @@ MAX_SEED = MAX_INTEGER = 2**63 - 1
 
 Kind = TypeVar("Kind")
 
+FLOATS = frozenset(f"torch.{name}" for name in ("float16", "bfloat16", "float32", "float64"))
+"""Of floating-point tensors; smaller ones can hardly be computed with."""
+
 JOINERS = "\u200c\u200d"
 """Of letters, in the words of some scripts; they show nothing of their own."""
 
@@ -231,9 +234,7 @@ def tensor(
         dtype, n_axes = value.dtype, axes.count(",") + 1
         if value.ndim >= n_axes - 1 if "…" in axes else value.ndim == n_axes:
             whole = not dtype.is_floating_point and not dtype.is_complex and dtype != torch.bool
-            if (dtype.is_floating_point and kind != "integer") or (
-                whole and kind != "floating-point"
-            ):
+            if (str(dtype) in FLOATS and kind != "integer") or (whole and kind != "floating-point"):
                 return value
     article = "an" if kind == "integer" else "a"
     raise error(f"{what} must be {article} {kind} tensor, [{axes}]; got {shown(value)}.")

@@ -37,12 +37,17 @@ def shown(value: object, most: int = 100) -> str:
     if isinstance(shape, tuple) and dtype is not None and not isinstance(value, np.generic):
         where = ", without data" if getattr(value, "is_meta", False) else ""
         sparse = ", sparse" if getattr(value, "is_sparse", False) else ""
-        return f"a {type(value).__name__} of {dtype} and shape {tuple(shape)}{where}{sparse}"
+        return f"{_kind(value)} of {dtype} and shape {tuple(shape)}{where}{sparse}"
     plain = value is None or isinstance(value, bool | numbers.Number | str | bytes | Collection)
-    found = repr(value) if plain else f"a {type(value).__name__}"
+    found = repr(value) if plain else _kind(value)
     if len(found) <= most:
         return found
-    return f"{found[:most]}…" + ("" if isinstance(value, str) else f" (a {type(value).__name__})")
+    return f"{found[:most]}…" + ("" if isinstance(value, str) else f" ({_kind(value)})")
+
+
+def _kind(value: object) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
 def nearest(name: object, known: Iterable[str], limit: int = 5) -> str:

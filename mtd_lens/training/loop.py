@@ -358,10 +358,12 @@ class _Trainer:
         try:
             self.model.load(read(found, manifest, checkpoints.MODEL, weights))
             state = read(found, manifest, checkpoints.STATE, expected_state(self.model))
-            load_state(self.model, self.optimizer, state)
+            load_state(self.model, self.optimizer, state, manifest["step"])
             self.losses = [
                 checks.number(loss, "a loss", -math.inf, math.inf, ModelError)
-                for loss in manifest.get("losses", [])
+                for loss in checks.listed(
+                    manifest.get("losses", []), "losses", "numbers", ModelError
+                )
             ]
         except (ModelError, TypeError) as error:
             raise CheckpointError(

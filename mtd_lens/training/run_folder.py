@@ -145,7 +145,10 @@ def last_checkpoint(folder: Path, description: Mapping[str, Any]) -> Path | None
     found = checkpoints.checkpoints_in(folder)
     if not found:
         return None
-    manifest = checkpoints.read_manifest(found[-1])
+    try:
+        manifest = checkpoints.read_manifest(found[-1])
+    except CheckpointError as error:
+        raise CheckpointError(f"{error} Remove it to resume from the checkpoint before.") from error
     wrong = differences(manifest, description)
     if not wrong and checkpoints.folder_name(manifest["step"]) != found[-1].name:
         wrong = f"its step is {manifest['step']}"
@@ -216,7 +219,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     for line in text.splitlines():
         with contextlib.suppress(ValueError):
             row = files.parsed_json(line)
-            if isinstance(row, dict) and isinstance(row.get("step"), int):
+            if isinstance(row, dict) and type(row.get("step")) is int:
                 rows.append(row)
     return rows
 

@@ -37,7 +37,7 @@ def expected_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def load_state(
-    model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor]
+    model: nn.Module, optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor], step: int
 ) -> None:
     """Set an optimiser to what ``state_of`` returned.
 
@@ -45,9 +45,10 @@ def load_state(
         model: What is trained.
         optimizer: Of all its parameters, in their order.
         state: Of the names, shapes and dtypes of ``expected_state``.
+        step: How many steps it has taken.
 
     Raises:
-        ModelError: A value is not finite.
+        ModelError: A value that AdamW cannot hold after that many steps.
     """
     moments: dict[int, dict[str, Tensor]] = {}
     index = {name: i for i, (name, _) in enumerate(model.named_parameters())}
@@ -55,6 +56,8 @@ def load_state(
         if not value.isfinite().all():
             raise ModelError(f"the optimiser's {name} is not finite.")
         weight, _, key = name.rpartition("/")
+        if (key == "step" and float(value) != step) or (key == "exp_avg_sq" and (value < 0).any()):
+            raise ModelError(f"the optimiser's {name} is not what AdamW holds after step {step}.")
         moments.setdefault(index[weight], {})[key] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": moments, "param_groups": groups})

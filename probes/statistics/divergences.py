@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probes.checks import FLOATS
 from probes.errors import DataError
 
 
@@ -88,8 +89,8 @@ def total_variation(
 def _check_pair(name: str, one: Tensor, other_name: str, other: Tensor) -> None:
     """Raise a DataError unless both are floating-point tensors of one shape, with rows."""
     tensors = isinstance(one, Tensor) and isinstance(other, Tensor)
-    floating = tensors and one.is_floating_point() and other.is_floating_point()
-    if not floating or one.ndim == 0 or one.shape != other.shape:
+    floating = tensors and {str(one.dtype), str(other.dtype)} <= FLOATS
+    if not floating or one.ndim == 0 or one.shape != other.shape or one.shape[-1] == 0:
         came = [
             f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
             for x in (one, other)

@@ -162,6 +162,8 @@ def test_divergences_of_two_dtypes():
     [
         ([0.5, 0.5], torch.tensor([0.5, 0.5]), r"got list and torch.float32 \(2,\)"),
         (torch.tensor(1.0), torch.tensor(1.0), r"entries of a row on the last axis"),
+        (torch.zeros(2, 0), torch.zeros(2, 0), r"entries of a row on the last axis"),
+        (torch.ones(2).to(torch.float8_e5m2), torch.ones(2), "float8_e5m2"),
         (torch.full((2, 2), 0.5), torch.full((2,), 0.5), r"of one shape.*\(2, 2\) and .*\(2,\)"),
         (torch.full((2,), 0.5), torch.full((3,), 1 / 3), "of one shape"),
         (torch.tensor([1, 0], dtype=torch.uint8), torch.tensor([0, 1], dtype=torch.uint8), "uint8"),

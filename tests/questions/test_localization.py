@@ -273,7 +273,7 @@ def test_what_does_not_vary_is_not_applicable(task, verdicts, tmp_path):
         ({"threshold": 1.5}, mtd_lens.ArgumentError, "threshold must be a number above 0"),
         ({"level": 0}, mtd_lens.ArgumentError, "level must be a number above 0"),
         ({"seed": -1}, mtd_lens.ArgumentError, "seed must be an integer"),
-        ({"model": "a name"}, mtd_lens.ModelError, "expected a model; got the text"),
+        ({"model": "a name"}, mtd_lens.ModelError, "expected a model; got 'a name'"),
         ({"task": "no-such-task"}, mtd_lens.UnknownNameError, "no-such-task"),
         ({"model": two_layers()}, mtd_lens.ModelError, "does not know its task"),
     ],

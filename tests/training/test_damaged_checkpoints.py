@@ -74,6 +74,14 @@ SPOILT_STATES = {
         r"exp_avg has shape \(1, 3\); it should have \(64, 3\)",
     ),
     "not finite": (lambda name, x: x * torch.nan, "is not finite"),
+    "another step": (
+        lambda name, x: x * 0 + 1 if name.endswith("/step") else x,
+        r"/step is not what AdamW holds after step",
+    ),
+    "negative squares": (
+        lambda name, x: -x - 1 if name.endswith("/exp_avg_sq") else x,
+        r"/exp_avg_sq is not what AdamW holds after step",
+    ),
 }
 
 
@@ -83,6 +91,18 @@ def test_an_optimiser_state_that_adamw_would_not_hold_is_not_resumed(copy, spoil
     state = load_file(checkpoints_in(copy)[-1] / STATE)
     rewritten(copy, STATE, {name: change(name, value) for name, value in state.items()})
     with pytest.raises(CheckpointError, match=message):
+        resumed(copy)
+
+
+def test_an_empty_folder_of_a_later_step_is_to_be_removed(copy):
+    (copy / "step-9999999").mkdir()
+    with pytest.raises(CheckpointError, match=r"step-9999999.* Remove it to resume from"):
+        resumed(copy)
+
+
+def test_losses_that_are_no_list_are_said(copy):
+    manifest_with(checkpoints_in(copy)[-1], losses=None)
+    with pytest.raises(CheckpointError, match="losses must be a list of numbers; got None"):
         resumed(copy)
 
 

@@ -198,7 +198,7 @@ def test_bad_input_is_refused(task, construction):
         read_weights(construction, other)
     with pytest.raises(mtd_lens.ModelError, match="15 tokens, but the model's context is 14"):
         read_weights(construction, longer)
-    with pytest.raises(mtd_lens.ModelError, match="got the text"):
+    with pytest.raises(mtd_lens.ModelError, match="expected a model; got"):
         read_weights("mtd-q5-m3-t64/constructed-relative")
     with pytest.raises(mtd_lens.ModelError, match="5 tokens, but the model reads 4"):
         read_weights(construction, "mtd-q5-m3-t64")
