@@ -23,7 +23,7 @@ N_CANDIDATES = 8
 """Sources tried for each base; the one whose counterfactual differs most is used."""
 
 TIE = 1e-9
-"""Effects whose ratio is this close to 1 differ by rounding alone; the source tried first stays."""
+"""Effects that differ by this share of a typical one differ by rounding; the first source stays."""
 
 Divergence = Callable[[Tensor, Tensor], Tensor]
 
@@ -104,9 +104,9 @@ def draw_pairs(
         effect = divergence(outcome, base)
         checks.tensor(effect, "what divergence returns", "sequence", ArgumentError)
         if best is None:
-            best = Pairs(source, outcome, effect)
+            best, typical = Pairs(source, outcome, effect), effect.mean()
             continue
-        better = effect > best.effect * (1 + TIE)
+        better = effect > best.effect + TIE * typical
         best = Pairs(
             torch.where(better, source, best.source),
             torch.where(better[:, None], outcome, best.counterfactual),

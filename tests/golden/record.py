@@ -114,8 +114,8 @@ WORDS = frozenset(
 )
 """Texts that may be put in other words, and which say nothing that the numbers do not."""
 
-SURROUNDINGS = frozenset(["version", "versions"])
-"""What depends on the machine or on the form of the file."""
+SURROUNDINGS = frozenset(["version", "versions", "base64"])
+"""What depends on the machine or on the form of the file; bytes of tensors do, to the last bit."""
 
 SCORECARD = frozenset(
     ["model", "task", "seed", "n_sequences", "claims", "matrix", "estimators", "parameters"]
@@ -127,6 +127,7 @@ def normalized(answer: Mapping[str, Any]) -> dict[str, Any]:
 
     - What is listed in ``WORDS`` and ``SURROUNDINGS`` is left out, wherever it stands, unless it is
       a number (an estimator's ``divergence``).
+    - Packed tensors are left out: of an alignment's directions the basis says what is found.
     - A ``site`` in words is replaced by the whole numbers in it: layer, heads and positions.
     - A scorecard's parameters, which its first form spreads among the other fields, are put under
       ``parameters``.
