@@ -12,6 +12,7 @@ import jinja2
 from mtd_lens.checkpoints import read_manifest
 from mtd_lens.measures.held_out import N_SEQUENCES, SEED
 from mtd_lens.registry import shipped_checkpoints
+from mtd_lens.results import forms
 from mtd_lens.results.comparison import Comparison
 from mtd_lens.results.scorecard import EstimatorResult
 from mtd_lens.training.config import TrainingConfig
@@ -72,6 +73,7 @@ class Results:
             lstrip_blocks=True,
             keep_trailing_newline=True,
         )
+        environment.filters["figure"] = forms.figure
         environment.globals |= {
             "verdicts": verdicts,
             "summary": summary,
