@@ -37,6 +37,18 @@ def kl_divergence(
     _check_pair("target", target, "prediction", prediction)
     _check_rows("target", target)
     _check_rows("prediction", prediction)
+    return kl_of_distributions(target, prediction)
+
+
+def kl_of_distributions(
+    target: Float[Tensor, "*batch outcome"], prediction: Float[Tensor, "*batch outcome"]
+) -> Float[Tensor, "*batch"]:
+    """What :func:`kl_divergence` returns, for rows that are known to be distributions.
+
+    Args:
+        target: ``[*batch, outcome]``.
+        prediction: ``[*batch, outcome]``.
+    """
     dtype = torch.promote_types(target.dtype, prediction.dtype)
     target, floor = target.to(dtype), torch.finfo(dtype).tiny
     log_ratio = target.clamp_min(floor).log() - prediction.to(dtype).clamp_min(floor).log()

@@ -32,6 +32,7 @@ from mtd_lens.families.mtd import estimators, iterative
 from mtd_lens.families.mtd.posterior import posterior_with_error
 from mtd_lens.families.mtd.task import MTDTask
 from mtd_lens.shapes import Likelihoods, Predictions, Tokens, Weights, WeightsPerQuery
+from probes.statistics.divergences import kl_of_distributions
 
 MAX_MIRROR_STEPS = 5
 MAX_PREFIX_STEPS = 3
@@ -150,7 +151,7 @@ class _FitSplit:
         """Mean divergence between the target and the predictions with ``weights``, in nats."""
         prediction = torch.einsum("nl,nlb->nb", weights, self.rows)
         pair = (self.target, prediction) if self.target_first else (prediction, self.target)
-        return probes.kl_divergence(*pair).mean()
+        return kl_of_distributions(*pair).mean()
 
     def loss_of_steps(self, steps: Steps, step_sizes: Tensor) -> Float[Tensor, ""]:
         """The loss after steps of these sizes; differentiable in them."""
