@@ -17,6 +17,7 @@ from mtd_lens.errors import ArgumentError
 from mtd_lens.spaces import Space
 from probes import checks
 from probes.circuits import WeightFinding
+from probes.statistics.intervals import Interval
 from probes.subject import HookedModel
 
 if TYPE_CHECKING:
@@ -119,6 +120,14 @@ class Record:
             )
 
 
+Errors = tuple[Float[Tensor, " row"], Float[Tensor, " row"]]
+"""Numerator and denominator of a score, one value a row of each."""
+
+
+class NotApplicable(Exception):  # noqa: N818 - it is no error: a test says why it was not made
+    """Raised by a claim's test that cannot be made, with the reason in words."""
+
+
 @dataclass(frozen=True)
 class Measurement(Record):
     """What a claim's test found at one layer; the score is ``1 - E[numerator]/E[denominator]``.
@@ -127,10 +136,13 @@ class Measurement(Record):
         layer: Block index; None for the model's output.
         site: Hook, heads and positions, in words.
         selection: The score on the fit split, by which the claim's layer is chosen.
-        numerator: ``[row]``: discrepancy of the model, one value an evaluation sequence (for scores
-            read from parameters, one value a row compared).
+        numerator: ``[row]``: discrepancy of the model, one value an evaluation sequence or pair
+            (for scores read from parameters, one value a row compared).
         denominator: ``[row]``: discrepancy of the reference.
-        control: ``[row]`` both: numerator and denominator of the control task, if there is one.
+        controls: By name in words, numerator and denominator of what must not score as well: a
+            control task, a wrong source, a permuted map.
+        dose: How much of the source's value the patched model acts on, with its interval; None
+            where that cannot be said.
         exact: True for scores read from parameters, which sequences do not make uncertain.
         details: Further figures for the report.
     """
@@ -140,9 +152,15 @@ class Measurement(Record):
     selection: float
     numerator: Float[Tensor, " row"]
     denominator: Float[Tensor, " row"]
-    control: tuple[Tensor, Tensor] | None = None
+    controls: Mapping[str, Errors] = field(default_factory=dict)
+    dose: Interval | None = None
     exact: bool = False
     details: Mapping[str, float | str] = field(default_factory=dict)
+
+    @property
+    def errors(self) -> Errors:
+        """Numerator and denominator."""
+        return self.numerator, self.denominator
 
 
 @dataclass(frozen=True)
@@ -152,16 +170,54 @@ class Claim(Record):
     Attributes:
         id: ``variable.test``.
         statement: The claim in one sentence.
-        measure: The test: one measurement for every layer that it can be made at; none where the
-            claim does not apply (the variable does not vary). ``mtd_lens.measures`` has those that
-            any causal model can use. A test with a method ``reads(trial)`` says which activations
-            it will ask for, so that those of all claims are read in one pass; one with a method
+        measure: The test: one measurement for every layer that it can be made at, or at least for
+            the one that is best on the fit split where the trial is not ``complete``. None where
+            the variable does not vary; where the test cannot be made for another reason it raises
+            :class:`NotApplicable`. ``mtd_lens.measures`` has those that any causal model can use. A
+            test with a method ``reads(trial)`` says which activations of the splits it will ask
+            for, so that those of all claims are read in one pass; one with a method
             ``edits(trial)`` names the hook within a block that it edits, which is tried first.
+        slow: True for a test that a quick scorecard leaves out.
     """
 
     id: str
     statement: str
     measure: Callable[["Trial"], Sequence[Measurement]]
+    slow: bool = False
+
+
+@dataclass(frozen=True)
+class QueryTokens(Record):
+    """The tokens that belong to a query itself, whatever came before them.
+
+    A model's code of what it reads at the query may depend on them. A source that shares them with
+    its base is another sequence's context with the base's last tokens put under it.
+
+    Attributes:
+        count: How many last tokens of a sequence.
+        possible: ``tokens -> [sequence]``: which sequences made so have a positive probability;
+            None where all do.
+    """
+
+    count: int
+    possible: Callable[[Tensor], Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Code(Record):
+    """A function of a variable and of the query's own tokens, in which a model may hold it.
+
+    Attributes:
+        name: In words: ``"correction"``.
+        variable: Of the causal model.
+        values: ``(causal model, tokens) -> [sequence, query, entry]``.
+        rival: Of another algorithm: written in place of the hypothesis's own, for comparison.
+    """
+
+    name: str
+    variable: str
+    values: Callable[[Any, Tensor], Tensor]
+    rival: bool = False
 
 
 @dataclass(frozen=True)
@@ -283,6 +339,11 @@ class Algorithm(Record):
             arbitrary function of the tokens of the same shape.
         patterns: ``(causal model, tokens) -> patterns``: the attention that computes each variable
             exactly, in causal order.
+        query: ``task -> query tokens``: which tokens belong to the query itself; without it no
+            claim is tested given the query.
+        codes: ``task -> codes``: in what form, other than plainly, its variables may be held.
+        containing: Names of the family's references that have this algorithm as a special case,
+            such as two steps of any sizes for one step: they are no rivals.
     """
 
     name: str
@@ -292,6 +353,9 @@ class Algorithm(Record):
     carriers: Callable[[Any], Sequence[Carrier]] | None = None
     control: Callable[[Any, Tensor, str, int], Tensor] | None = None
     patterns: Callable[[Any, Tensor], Sequence[AnalyticPattern]] | None = None
+    query: Callable[[Any], QueryTokens] | None = None
+    codes: Callable[[Any], Sequence[Code]] | None = None
+    containing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,8 @@ class Experiment:
         """The model, or another one in its place, with everything a claim may look at.
 
         Args:
-            model: A null, or a ceiling; the model under test if None.
+            model: A null, or a ceiling, of which the best layer alone is measured; the model under
+                test if None.
         """
         return Trial(
             self.model if model is None else model,
@@ -163,6 +164,8 @@ class Experiment:
             self.fit_tokens,
             self.tokens,
             self.seed,
+            self.algorithm,
+            model is None,
             self.memo,
         )
 

@@ -8,7 +8,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from mtd_lens.contracts import CausalModel, Claim
+from mtd_lens.contracts import Algorithm, CausalModel, Claim, QueryTokens
 from mtd_lens.errors import ArgumentError, SiteError
 from mtd_lens.spaces import check_outputs
 from probes import checks
@@ -53,6 +53,9 @@ class Trial:
         fit_tokens: ``[sequence, position]``: for fitting and for every choice (layer, head).
         tokens: ``[sequence, position]``: for scores alone.
         seed: Of pairs, controls and resampling.
+        algorithm: That the causal model is of, if what it declares is asked for.
+        complete: Whether every layer is measured, and controls beside it; or else, for a null or a
+            ceiling, the layer that is best on the fit split alone.
         memo: What does not depend on the model, shared with other trials of the same experiment.
             What was read of the model itself is the trial's own, and goes with it.
     """
@@ -63,6 +66,8 @@ class Trial:
     fit_tokens: Tensor
     tokens: Tensor
     seed: int
+    algorithm: Algorithm | None = None
+    complete: bool = True
     memo: Memo = field(default_factory=Memo, repr=False, compare=False)
 
     @property
@@ -79,6 +84,12 @@ class Trial:
     def n_layers(self) -> int:
         """Of the model."""
         return subject_of(self.model).n_layers
+
+    @cached_property
+    def query(self) -> QueryTokens | None:
+        """The tokens that belong to the query itself, if the algorithm says which."""
+        declared = None if self.algorithm is None else self.algorithm.query
+        return None if declared is None else declared(self.task)
 
     def run(self, tokens: Tensor) -> Mapping[str, Tensor]:
         """The algorithm's variables, ``[sequence, query, …]``.
@@ -111,7 +122,7 @@ class Trial:
         """The model's runs on one of the splits: what is read of them is read once.
 
         Args:
-            tokens: ``[sequence, position]``, one of the splits.
+            tokens: ``[sequence, position]``, one of the splits, or others that are kept.
         """
         return self._own("runs", tokens, compute=lambda: NaturalRuns(self.model, tokens))
 

@@ -38,6 +38,7 @@ from .interchange import (
     Interchanged as Interchanged,
     check_editable as check_editable,
     run_interchange as run_interchange,
+    run_written as run_written,
 )
 from .linear import RidgeProbe as RidgeProbe, fit_ridge as fit_ridge, fit_ridges as fit_ridges
 from .patching.activations import ablate as ablate, patch_activations as patch_activations

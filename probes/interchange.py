@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from probes import checks
@@ -106,30 +107,97 @@ def run_interchange(
     check_source(tokens, source)
     check_hooks(model, (site.hook for group in sets.values() for site in group))
     swapped = list(dict.fromkeys(site for group in sets.values() for site in group))
-    fused: Fused | None = None
     base: list[Tensor] = []
     found_outputs: dict[str, list[Tensor]] = {name: [] for name in sets}
+    fused: Fused | None = None
     for rows in torch.arange(len(tokens), device=tokens.device).split(batch_size):
-        there: slice | Tensor
         if natural is None:
             pair = torch.cat([tokens[rows], tokens[source[rows]]])
-            runs, here = NaturalRuns(model, pair, batch_size), slice(0, len(rows))
-            there = slice(len(rows), None)
+            here = torch.arange(len(rows), device=rows.device)
+            runs, there = NaturalRuns(model, pair, batch_size), here + len(rows)
         else:
-            runs, here, there = natural, slice(int(rows[0]), int(rows[-1]) + 1), source[rows]
+            runs, here, there = natural, rows, source[rows]
         found = runs.read([*swapped, *streams_of(model)])
         values = {site: value[there] for site, value in zip(swapped, found, strict=False)}
         base.append(runs.outputs[here])
         writes = {name: [(site, values[site]) for site in group] for name, group in sets.items()}
         if int(rows[0]) == 0:
             fused = resumable(runs, list(writes.values()))
-        run = patched(runs, here, fused)
-        with torch.no_grad():
-            for name in sets:
-                found_outputs[name].append(without_rounding(run.swap(writes[name]), base[-1]))
+        for name, output in _written(runs, here, writes, fused).items():
+            found_outputs[name].append(output)
     return Interchanged(
         torch.cat(base), {name: torch.cat(parts) for name, parts in found_outputs.items()}
     )
+
+
+@alone
+def run_written(
+    model: HookedModel,
+    natural: NaturalRuns,
+    rows: Int[Tensor, " run"],
+    writes: Mapping[str, Sequence[Write]],
+    batch_size: int = BATCH_SIZE,
+) -> dict[str, Tensor]:
+    """Run sequences with values written at one set of sites after another.
+
+    As :func:`run_interchange`, with values of the caller's own: those of other sequences, of
+    several of them put together, or of no sequence at all.
+
+    Args:
+        model: A hooked model.
+        natural: Its unedited runs.
+        rows: ``[run]``: the sequence that each run is of.
+        writes: By a name of the caller's, sites inside blocks with what is written at each,
+            ``[run, …]`` as the site reads it, in any floating-point dtype.
+        batch_size: Runs a forward pass.
+
+    Returns:
+        By name, outputs at the last position, ``[run, d_vocab_out]``.
+
+    Raises:
+        SiteError: A hook that the model does not have, one outside the blocks, or an empty set.
+        DataError: Rows that there are not, or values of another shape.
+    """
+    checks.instance(natural, NaturalRuns, "natural", DataError)
+    batch_size = checks.integer(batch_size, "batch_size", 1, DataError)
+    rows = checks.tensor(rows, "rows", "run", DataError, "integer")
+    given = checks.mapping(writes, "writes", DataError)
+    check_natural(natural, model, natural.tokens)
+    n_sequences = len(natural.tokens)
+    if len(rows) < 1 or int(rows.min()) < 0 or int(rows.max()) >= n_sequences:
+        raise DataError(f"rows must be of the {n_sequences} sequences that were run; got {rows!r}.")
+    for name, group in given.items():
+        _check_set(name, [site for site, _ in group])
+        for site, value in group:
+            checks.tensor(value, f"what is written at {site.hook}", "run, …", DataError)
+            if len(value) != len(rows):
+                raise DataError(
+                    f"what is written at {site.hook} has {len(value)} rows for {len(rows)} runs."
+                )
+    check_hooks(model, (site.hook for group in given.values() for site, _ in group))
+    natural.read(streams_of(model))
+    dtype, found = subject_of(model).dtype, {name: [] for name in given}
+    groups = {
+        name: [(site, value.to(dtype)) for site, value in group] for name, group in given.items()
+    }
+    fused = resumable(natural, list(groups.values()))
+    for part in torch.arange(len(rows), device=rows.device).split(batch_size):
+        batch = {name: [(s, v[part]) for s, v in group] for name, group in groups.items()}
+        for name, output in _written(natural, rows[part], batch, fused).items():
+            found[name].append(output)
+    return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def _written(
+    natural: NaturalRuns,
+    rows: Tensor,
+    writes: Mapping[str, Sequence[Write]],
+    fused: Fused | None,
+) -> dict[str, Tensor]:
+    """Outputs of one batch at the last position, with each set of values written."""
+    run, base = patched(natural, rows, fused), natural.outputs[rows]
+    with torch.no_grad():
+        return {name: without_rounding(run.swap(group), base) for name, group in writes.items()}
 
 
 class HookedRuns:

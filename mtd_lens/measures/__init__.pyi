@@ -1,8 +1,17 @@
 from .attention import Attention as Attention, Pattern as Pattern, signed_shares as signed_shares
 from .content import Content as Content, Prediction as Prediction
-from .interchange import N_SELECTION_PAIRS as N_SELECTION_PAIRS, Interchange as Interchange
-from .pairs import Pairs as Pairs, draw_pairs as draw_pairs, prediction_with as prediction_with
+from .injection import Injection as Injection
+from .interchange import Interchange as Interchange
+from .pairs import (
+    N_SELECTION_PAIRS as N_SELECTION_PAIRS,
+    Pairs as Pairs,
+    Rows as Rows,
+    pairs_of as pairs_of,
+    prediction_with as prediction_with,
+    spliced as spliced,
+)
 from .probe import Probe as Probe
+from .scrubbing import Scrubbing as Scrubbing
 from .tables import (
     has_tables as has_tables,
     relative_patterns as relative_patterns,

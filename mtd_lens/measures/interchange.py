@@ -1,35 +1,45 @@
 """Interchange: does another sequence's value, put into a layer, act as the algorithm says?"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 import probes
 from mtd_lens.contracts import EVERY, Measurement
-from mtd_lens.measures.pairs import Pairs, first, negligible, pairs_of, swap_errors
+from mtd_lens.measures.choice import earliest_best
+from mtd_lens.measures.dose import dose
+from mtd_lens.measures.pairs import Pairs, Rows, negligible, pairs_of
 from mtd_lens.measures.words import hook_of, where
+from mtd_lens.measures.writing import at, layer_sites, written_predictions
 from mtd_lens.trial import Trial, checked_trial
 from probes.interchange import streams_of
 from probes.subject import Subject
 
-N_SELECTION_PAIRS = 128  # of the fit split, by which the layer of an interchange claim is chosen
-
 
 @dataclass(frozen=True)
 class Interchange:
-    """``1 - E D(counterfactual ‖ patched) / E D(counterfactual ‖ base)`` (Geiger et al. 2021).
+    """``1 - E D(counterfactual ‖ patched) / E D(counterfactual ‖ blind)``, on random pairs.
+
+    The patched run is the base's with the source's activation (Geiger et al. 2021); the
+    counterfactual is the algorithm's prediction with the variable at its source value; blind is the
+    best answer without a look at the source. Beside it stand the same score with the activation of
+    a wrong source, and the dose: how much of the source's value the patched model acts on.
 
     Attributes:
         variable: Of the causal model.
         hook: Within a block, all heads: ``"hook_attn_out"``, ``"attn.hook_pattern"``, or a function
             of the model that names it.
         queries: At which query positions to swap. With none of them the claim does not apply.
+        given_query: Sources share the query's own tokens with their base.
+        linear: The variable's values are points of a linear space, so that it has doses.
     """
 
     variable: str
     hook: str | Callable[[Subject], str]
     queries: slice = field(default_factory=lambda: EVERY)
+    given_query: bool = False
+    linear: bool = False
 
     def edits(self, trial: Trial) -> str:
         """The hook within a block that is edited."""
@@ -50,53 +60,51 @@ class Interchange:
             trial: The model under test.
         """
         checked_trial(trial)
-        positions = trial.positions[self.queries]
-        if not positions:
+        if not trial.positions[self.queries]:
             return []
-        sites = self._sites(trial)
-        few = first(trial, trial.fit_tokens, N_SELECTION_PAIRS)
-        _, fit_base, fit_patched = self._errors(trial, trial.fit_tokens, few, sites, trial.seed)
-        pairs, base, patched = self._errors(
-            trial, trial.tokens, trial.tokens, sites, trial.seed + 1
+        fit, pairs = (
+            pairs_of(trial, split, self.variable, self.queries, given_query=self.given_query)
+            for split in trial.splits
         )
-        if negligible(pairs.effect, pairs.counterfactual):
+        divergence, sites = trial.task.outputs.divergence, self._sites(trial)
+        fit_blind, blind = (divergence(p.counterfactual, p.blind) for p in (fit, pairs))
+        if negligible(blind, pairs.counterfactual):
             return []
+
+        fit_errors, _ = self._errors(trial, fit, fit.source, sites)
+        selection = {n: 1 - float(e.mean() / fit_blind.mean()) for n, e in fit_errors.items()}
+        best = earliest_best(selection)
+        measured = sites if trial.complete else {best: sites[best]}
+        errors, patched = self._errors(trial, pairs, pairs.source, measured)
+        controls, found = {}, None
+        if trial.complete:
+            wrong, _ = self._errors(trial, pairs, pairs.wrong, {best: sites[best]})
+            controls = {"a wrong source": (wrong[best], blind)}
+            if self.linear:
+                found = dose(trial, pairs, self.variable, self.queries, patched[best])
         return [
             Measurement(
                 layer=layer,
-                site=f"{sites[name].hook} at {where(positions)}",
-                selection=1 - float(fit_patched[name].mean() / fit_base.mean()),
-                numerator=patched[name],
-                denominator=base,
-                details={"pairs": float(len(base)), "mean_denominator": float(base.mean())},
+                site=f"{site.hook} at {where(site.positions)}",
+                selection=selection[layer],
+                numerator=errors[layer],
+                denominator=blind,
+                controls=controls if layer == best else {},
+                dose=found if layer == best else None,
+                details={"pairs": float(len(pairs)), "blind": float(blind.mean())},
             )
-            for layer, name in enumerate(sites)
+            for layer, site in measured.items()
         ]
 
-    def _sites(self, trial: Trial) -> dict[str, probes.Site]:
-        hook, positions = self.edits(trial), trial.positions[self.queries]
-        return {
-            f"{layer}": probes.Site(f"blocks.{layer}.{hook}", positions)
-            for layer in range(trial.n_layers)
-        }
-
     def _errors(
-        self,
-        trial: Trial,
-        split: Tensor,
-        tokens: Tensor,
-        sites: dict[str, probes.Site],
-        seed: int,
-    ) -> tuple[Pairs, Tensor, dict[str, Tensor]]:
-        """The pairs, and errors of base and patched runs, one value a pair."""
-        pairs = pairs_of(trial, tokens, self.variable, self.queries, seed)
-        base, patched = swap_errors(
-            trial.model,
-            trial.task.outputs,
-            pairs.counterfactual,
-            tokens,
-            pairs.source,
-            sites,
-            trial.natural(split),
-        )
-        return pairs, base, patched
+        self, trial: Trial, pairs: Pairs, source: Rows, sites: Mapping[int, probes.Site]
+    ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+        """By layer, divergence of patched predictions from the counterfactual, and themselves."""
+        writes = {f"{n}": [(site, at(trial, source, site))] for n, site in sites.items()}
+        found = written_predictions(trial, pairs.base, writes)
+        patched = {layer: found[f"{layer}"] for layer in sites}
+        divergence = trial.task.outputs.divergence
+        return {n: divergence(pairs.counterfactual, p) for n, p in patched.items()}, patched
+
+    def _sites(self, trial: Trial) -> dict[int, probes.Site]:
+        return layer_sites(trial, self.edits(trial), trial.positions[self.queries])

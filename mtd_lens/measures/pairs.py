@@ -1,46 +1,78 @@
 """Base and source sequences, and what the algorithm predicts when a variable is swapped."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-import probes
-from mtd_lens.contracts import CausalModel
+from mtd_lens.contracts import CausalModel, NotApplicable, QueryTokens
 from mtd_lens.errors import ArgumentError
-from mtd_lens.spaces import Space
 from mtd_lens.trial import Trial
 from probes import checks
-from probes.capture import BATCH_SIZE, NaturalRuns
 from probes.errors import shown
 from probes.statistics import NEGLIGIBLE
-from probes.subject import HookedModel
+from probes.statistics.intervals import MIN_SEQUENCES
 
-N_CANDIDATES = 8
-"""Sources tried for each base; the one whose counterfactual differs most is used."""
+N_BLIND = 24
+"""Sources over which the best answer without a look at the source is taken."""
 
-TIE = 1e-9
-"""Effects that differ by this share of a typical one differ by rounding; the first source stays."""
+N_SELECTION_PAIRS = 128
+"""Of the fit split, by which layers are chosen."""
 
-Divergence = Callable[[Tensor, Tensor], Tensor]
+N_SPLICES = 16
+"""Contexts that are tried under a query's own tokens until one is possible there."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some sequences, as rows of tokens on which a model's runs are kept.
+
+    Attributes:
+        tokens: ``[sequence, position]``.
+        index: ``[row]``: which of them; or ``[row, position]``, for each position its own.
+    """
+
+    tokens: Tensor
+    index: Int[Tensor, "row *position"]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def sequences(self) -> Shaped[Tensor, "row position *component"]:
+        """The sequences themselves."""
+        return self.tokens[self.index]
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Base and source sequences with what the algorithm predicts for each pair.
+    """Random pairs of base and source, with what the algorithm predicts for each.
 
     Attributes:
-        source: Row of the source of each base.
-        counterfactual: Prediction at the last query with the variable at its source value.
-        effect: Divergence of the counterfactual from the causal model's base prediction.
+        base: The sequences into whose runs values are written.
+        source: Those that the values are of.
+        wrong: Sources other than the counterfactual's.
+        natural: ``[pair, query, …]``: the variable in the bases.
+        swapped: ``[pair, query, …]``: the variable in the sources.
+        counterfactual: ``[pair, outcome]``: prediction at the last query of the base with the
+            variable at its source value.
+        blind: ``[pair, outcome]``: the best answer without a look at the source: the mean of the
+            counterfactual predictions over other sources.
     """
 
-    source: Int[Tensor, " sequence"]
-    counterfactual: Float[Tensor, "sequence outcome"]
-    effect: Float[Tensor, " sequence"]
+    base: Rows
+    source: Rows
+    wrong: Rows
+    natural: Tensor
+    swapped: Tensor
+    counterfactual: Float[Tensor, "pair outcome"]
+    blind: Float[Tensor, "pair outcome"]
+
+    def __len__(self) -> int:
+        return len(self.base)
 
 
 def prediction_with(
@@ -66,54 +98,146 @@ def prediction_with(
     return causal_model.do(**{variable: held}).run(tokens)["prediction"][:, -1]
 
 
-def draw_pairs(
-    causal_model: CausalModel,
-    tokens: Tensor,
+def pairs_of(
+    trial: Trial,
+    split: Tensor,
     variable: str,
     queries: slice,
-    divergence: Divergence,
-    seed: int,
+    *,
+    given_query: bool = False,
+    n_bases: int | None = None,
 ) -> Pairs:
-    """Pair every sequence with the one of eight random others that would change it most.
+    """Random pairs, drawn once for the model, the null and the ceiling of an experiment.
+
+    Bases and sources are of different splits, so that pairs are independent of each other; on the
+    fit split, where choices are made, of the same one. Given the query, a source is a context of
+    another sequence under the base's own last tokens.
 
     Args:
-        causal_model: The algorithm.
-        tokens: ``[sequence, position]``.
+        trial: Of the experiment.
+        split: ``trial.tokens``, whose sequences are bases, or ``trial.fit_tokens``, of which the
+            first are.
         variable: What is put at its source value.
         queries: At which query positions (index into the variable's query axis).
-        divergence: Between predictions.
-        seed: Of the candidates.
+        given_query: Whether sources share the query's own tokens with their base.
+        n_bases: How many bases at most; by default all, of the fit split ``N_SELECTION_PAIRS``.
 
     Raises:
-        ArgumentError: Any of these of another kind, or an unknown variable.
-        TokensError: Tokens that do not fit the task.
+        ArgumentError: An unknown variable.
+        NotApplicable: The query has no tokens of its own, or too few contexts are possible there.
     """
-    _check_held(causal_model, variable, queries)
-    checks.function(divergence, "divergence", ArgumentError)
-    seed = checks.seed(seed, ArgumentError)
-    natural = causal_model.run(tokens)
-    if len(tokens) < 2:
-        raise ArgumentError("pairs are made of two sequences or more; got one. Draw more.")
-    base, values = natural["prediction"][:, -1], natural[variable]
-    rows = torch.arange(len(tokens), device=tokens.device)
-    shifts = 1 + np.random.default_rng(seed).permutation(len(tokens) - 1)[:N_CANDIDATES]
-    best: Pairs | None = None
-    for shift in shifts:
-        source = (rows + int(shift)) % len(tokens)
-        outcome = prediction_with(causal_model, tokens, variable, values[source], queries)
-        effect = divergence(outcome, base)
-        checks.tensor(effect, "what divergence returns", "sequence", ArgumentError)
-        if best is None:
-            best, typical = Pairs(source, outcome, effect), effect.mean()
-            continue
-        better = effect > best.effect + TIE * typical
-        best = Pairs(
-            torch.where(better, source, best.source),
-            torch.where(better[:, None], outcome, best.counterfactual),
-            torch.where(better, effect, best.effect),
+    _check_held(trial.causal_model, variable, queries)
+    if n_bases is None:
+        n_bases = N_SELECTION_PAIRS if split is trial.fit_tokens else len(split)
+    return trial.memo(
+        "pairs", trial.causal_model, split, variable, str(queries), given_query, n_bases,
+        trial.seed,
+        compute=lambda: _Draw(trial, split, given_query).pairs(variable, queries, n_bases),
+    )  # fmt: skip
+
+
+class _Draw:
+    """Bases of one split, and sources for them."""
+
+    def __init__(self, trial: Trial, split: Tensor, given_query: bool) -> None:
+        self.causal_model, self.memo, self.seed = trial.causal_model, trial.memo, trial.seed
+        self.split, self.others = split, trial.fit_tokens
+        if len(self.others) < MIN_SEQUENCES:
+            raise ArgumentError(
+                f"pairs are made of {MIN_SEQUENCES} sequences a split or more; got "
+                f"{len(self.others)}. Draw more."
+            )
+        rng = np.random.default_rng(self.seed + (split is not self.others))
+        self.shifts = [int(shift) + 1 for shift in rng.permutation(len(self.others) - 1)]
+        self.query = trial.query if given_query else None
+        if given_query and self.query is None:
+            raise NotApplicable("the query has no tokens of its own that sequences could share")
+
+    def pairs(self, variable: str, queries: slice, n_bases: int) -> Pairs:
+        base, source, wrong = (
+            Rows(rows.tokens, rows.index[:n_bases])
+            for rows in self.memo(
+                "rows", self.split, self.others, self.query is None, self.seed, compute=self._rows
+            )
         )
-    assert best is not None
-    return best
+        tokens = base.sequences
+
+        def outcome(values: Tensor) -> Tensor:
+            return prediction_with(self.causal_model, tokens, variable, values, queries)
+
+        swapped = self._values(source, variable)
+        natural, counterfactual = self._values(base, variable), outcome(swapped)
+        total, count = torch.zeros_like(counterfactual), counterfactual.new_zeros(len(base), 1)
+        for shift in self.shifts[2 : 2 + N_BLIND] or self.shifts[-1:]:
+            other, possible = self._sources(base.index, [shift])
+            if not possible.all():  # the source stands in for an impossible one, and counts nothing
+                every = torch.where(possible[:, None], other.sequences, source.sequences)
+                other = Rows(every, torch.arange(len(base), device=every.device))
+            total += torch.where(possible[:, None], outcome(self._values(other, variable)), 0)
+            count += possible[:, None]
+        blind = torch.where(count > 0, total / count.clamp_min(1), counterfactual)
+        return Pairs(base, source, wrong, natural, swapped, counterfactual, blind)
+
+    def _rows(self) -> tuple[Rows, Rows, Rows]:
+        """Base, source and wrong source of every sequence of the split that has them."""
+        every = torch.arange(len(self.split), device=self.split.device)
+        turns = self.shifts[2:]
+        source, possible = self._sources(every, [self.shifts[0], *turns[:N_SPLICES]])
+        wrong, also = self._sources(every, [self.shifts[1], *turns[N_SPLICES:][:N_SPLICES]])
+        kept = (possible & also).nonzero()[:, 0]
+        if self.query is not None and len(kept) < MIN_SEQUENCES:
+            raise NotApplicable(
+                f"only {len(kept)} of {len(every)} sequences have a source that can share the "
+                f"query's last {self.query.count} tokens; {MIN_SEQUENCES} are needed"
+            )
+        source, wrong = (Rows(rows.tokens, rows.index[kept]) for rows in (source, wrong))
+        return Rows(self.split, kept), source, wrong
+
+    def _sources(
+        self, bases: Int[Tensor, " base"], shifts: Sequence[int]
+    ) -> tuple[Rows, Bool[Tensor, " base"]]:
+        """Sources at the first shift at which they are possible, and whether they are at any."""
+        index = (bases + shifts[0]) % len(self.others)
+        possible = torch.ones_like(bases, dtype=torch.bool)
+        if self.query is None:
+            return Rows(self.others, index), possible
+        own = self.split[bases]
+        tokens = spliced(self.others[index], own, self.query)
+        if self.query.possible is not None:
+            possible = self.query.possible(tokens)
+            for shift in shifts[1:]:
+                left = (~possible).nonzero()[:, 0]
+                if not len(left):
+                    break
+                others = self.others[(bases[left] + shift) % len(self.others)]
+                tokens[left] = spliced(others, own[left], self.query)
+                possible[left] = self.query.possible(tokens[left])
+        return Rows(tokens, torch.arange(len(bases), device=bases.device)), possible
+
+    def _values(self, rows: Rows, variable: str) -> Tensor:
+        """A variable in sequences, which is computed of all rows of their tokens at once."""
+        return self._run(rows.tokens)[variable][rows.index]
+
+    def _run(self, tokens: Tensor) -> Mapping[str, Tensor]:
+        causal = self.causal_model
+        if tokens is self.split or tokens is self.others:
+            return self.memo("run", causal, tokens, compute=lambda: causal.run(tokens))
+        return causal.run(tokens)
+
+
+def spliced(
+    contexts: Int[Tensor, "sequence position"],
+    bases: Int[Tensor, "sequence position"],
+    query: QueryTokens,
+) -> Int[Tensor, "sequence position"]:
+    """Contexts with the bases' last tokens put under them.
+
+    Args:
+        contexts: ``[sequence, position]``: whose tokens come before the query's own.
+        bases: ``[sequence, position]``: whose last tokens are the query's own.
+        query: How many those are.
+    """
+    return torch.cat([contexts[:, : -query.count], bases[:, -query.count :]], 1)
 
 
 def _check_held(causal_model: CausalModel, variable: str, queries: slice) -> None:
@@ -121,29 +245,6 @@ def _check_held(causal_model: CausalModel, variable: str, queries: slice) -> Non
         raise ArgumentError(f"causal_model must be a causal model; got {shown(causal_model)}.")
     checks.choice(variable, "variable", causal_model.variables, ArgumentError)
     checks.instance(queries, slice, "queries", ArgumentError, "EVERY is slice(None).")
-
-
-def pairs_of(trial: Trial, tokens: Tensor, variable: str, queries: slice, seed: int) -> Pairs:
-    """The pairs of an experiment, drawn once for its model, null and ceiling.
-
-    Args:
-        trial: Of the experiment.
-        tokens: One of its splits, or a part of it from :func:`first`.
-        variable: What is put at its source value.
-        queries: At which query positions.
-        seed: Of the candidates.
-    """
-    return trial.memo(
-        "pairs",
-        trial.causal_model,
-        tokens,
-        variable,
-        str(queries),
-        seed,
-        compute=lambda: draw_pairs(
-            trial.causal_model, tokens, variable, queries, trial.task.outputs.divergence, seed
-        ),
-    )
 
 
 def negligible(divergence: Tensor, reference: Float[Tensor, "*row outcome"]) -> bool:
@@ -157,36 +258,6 @@ def negligible(divergence: Tensor, reference: Float[Tensor, "*row outcome"]) -> 
     """
     size = float(reference.square().sum(-1).mean())
     return float(divergence.mean()) <= NEGLIGIBLE * size
-
-
-def swap_errors(
-    model: HookedModel,
-    outputs: Space,
-    target: Float[Tensor, "sequence outcome"],
-    tokens: Tensor,
-    source: Int[Tensor, " sequence"],
-    sites: Mapping[str, probes.Site | Sequence[probes.Site]],
-    natural: NaturalRuns,
-    batch_size: int = BATCH_SIZE,
-) -> tuple[Float[Tensor, " sequence"], dict[str, Float[Tensor, " sequence"]]]:
-    """Divergences from a target: of unpatched runs, and by name of those with sites swapped.
-
-    Args:
-        model: The model.
-        outputs: What it predicts.
-        target: What each patched run should predict.
-        tokens: ``[sequence, position]``.
-        source: The row of each sequence's source.
-        sites: What is swapped; see ``probes.run_interchange``.
-        natural: The model's unedited runs on ``tokens``, or on more that begin with them.
-        batch_size: Sequences a forward pass.
-    """
-    runs = probes.run_interchange(model, tokens, source, sites, batch_size, natural=natural)
-
-    def error(output: Tensor) -> Tensor:
-        return outputs.divergence(target, outputs.prediction(model, output))
-
-    return error(runs.base), {name: error(output) for name, output in runs.patched.items()}
 
 
 def first(trial: Trial, tokens: Tensor, n: int) -> Tensor:

@@ -71,7 +71,7 @@ class Probe:
                     selection=probe.cross_validated,
                     numerator=errors[0],
                     denominator=errors[1],
-                    control=control_errors,
+                    controls={"the control task": control_errors},
                     details={
                         "control": control,
                         "selectivity": score - control,

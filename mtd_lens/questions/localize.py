@@ -27,7 +27,6 @@ from mtd_lens.measures.pairs import (
     swap_errors,
 )
 from mtd_lens.measures.probe import probe_errors, share_read
-from mtd_lens.questions.score import THRESHOLD
 from mtd_lens.results.localization import (
     STAGES,
     Finding,
@@ -37,6 +36,7 @@ from mtd_lens.results.localization import (
     SiteScore,
 )
 from mtd_lens.trial import Trial
+from mtd_lens.verdicts import THRESHOLD
 from probes import checks
 from probes.sites import hook_name, hook_suffix
 from probes.subject import HookedModel, subject_of

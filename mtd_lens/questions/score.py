@@ -2,33 +2,32 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
 import probes
-from mtd_lens.contracts import Claim, Measurement, Task
+from mtd_lens.contracts import Claim, Measurement, NotApplicable, Task
 from mtd_lens.errors import ArgumentError
 from mtd_lens.experiment import NULL_SEED, Experiment, asked
+from mtd_lens.measures.choice import earliest_best
+from mtd_lens.questions.conclusion import conclusion
 from mtd_lens.questions.estimators import from_model, means
+from mtd_lens.questions.rivals import nearest_algorithm
 from mtd_lens.results.scorecard import ClaimResult, MatrixEntry, Scorecard
 from mtd_lens.trial import Trial
+from mtd_lens.verdicts import REFUTED, THRESHOLD, decide
 from probes import checks
 from probes.statistics import Interval
 from probes.subject import HookedModel
 
 N_SEQUENCES = 768
-THRESHOLD = 0.8
-TIE = 0.01
-"""Layers whose score on the fit split is within this of the best tie; the earliest is taken."""
 
 N_EXACT_NULLS = 20
 """Random models behind the null of a score that is read from parameters alone."""
 
-REFERENCE = 1e-6
-"""The reference's score, 0, with room for rounding."""
+NULL = "a random model"
 
-Found = Sequence[Measurement]
+Found = Sequence[Measurement] | NotApplicable
 
 
 @asked
@@ -40,6 +39,7 @@ def score(
     *,
     claims: Iterable[Claim] = (),
     threshold: float = THRESHOLD,
+    quick: bool = False,
     name: str | None = None,
     progress: bool = False,
 ) -> Scorecard:
@@ -59,6 +59,7 @@ def score(
         claims: Further claims, tested after the family's own; ``mtd_lens.measures`` holds what
             their tests can be made of.
         threshold: What a supported claim's interval must lie above.
+        quick: Leave out the slow tests: scrubbing, injection, and which algorithm of a group it is.
         name: What the scorecard calls the model.
         progress: Show a progress bar on standard error once two seconds have passed.
 
@@ -75,10 +76,12 @@ def score(
     from tqdm.auto import tqdm
 
     threshold = checks.number(threshold, "threshold", 0, 1, ArgumentError)
+    quick = checks.flag(quick, "quick", ArgumentError)
     progress = checks.flag(progress, "progress", ArgumentError)
     experiment = Experiment.of(model, task, seed, name=name).drawn(n_sequences)
     seed = experiment.seed
-    tested = _all_claims(experiment.algorithm.claims(experiment.task), claims)
+    own = experiment.algorithm.claims(experiment.task)
+    tested = _all_claims([claim for claim in own if not (quick and claim.slow)], claims)
     trial = experiment.trial()
     probes.check_editable(model, experiment.tokens, _edited(tested, trial))
 
@@ -97,7 +100,7 @@ def score(
 
     with bar:  # what was read of a subject goes before the next one's turn
         trial.read_for(tested)  # what the estimators are held against, in the same pass
-        estimators = means(from_model(experiment.family, trial), seed)
+        references = from_model(experiment.family, trial)
         of_model = measured(trial)
         del trial
         null = experiment.null()
@@ -106,40 +109,35 @@ def score(
             [None] * len(tested) if ceiling is None else [*measured(experiment.trial(ceiling))]
         )
         floors = _floors(tested, of_null, null, experiment)
-    results = [
-        _decide(*parts, threshold, seed)
-        for parts in zip(tested, of_model, floors, of_ceiling, strict=True)
-    ]
+    found = list(zip(tested, of_model, floors, of_ceiling, strict=True))
+    of_output = [parts for parts in found if _is_of_output(parts[1])]
+    results = {parts[0].id: _decided(*parts, threshold, seed) for parts in of_output}
+    refuted = next((id for id, result in results.items() if result.verdict == REFUTED), None)
+    results |= {
+        parts[0].id: _decided(*parts, threshold, seed, refuted)
+        for parts in found
+        if not _is_of_output(parts[1])
+    }
+    listed = [results[claim.id] for claim in tested]
+    if not quick:
+        prediction = experiment.causal_model.variables[-1]
+        listed.append(nearest_algorithm(experiment.algorithm, prediction, references, seed))
+    matrix = tuple(
+        _entry(claim, m, seed)
+        for claim, found in zip(tested, of_model, strict=True)
+        if not isinstance(found, NotApplicable)
+        for m in found
+        if m.layer is not None
+    )
     return Scorecard(
         **experiment.head,
-        claims=tuple(results),
-        matrix=tuple(
-            _entry(claim, m, seed)
-            for claim, found in zip(tested, of_model, strict=True)
-            for m in found
-            if m.layer is not None
-        ),
-        estimators=estimators,
+        claims=tuple(listed),
+        matrix=matrix,
+        estimators=means(references, seed),
         algorithm=experiment.algorithm.name,
+        conclusion=conclusion(experiment.causal_model.variables, listed, matrix),
+        quick=quick,
     )
-
-
-def verdict_of(score: Interval, null: Interval, ceiling: Interval | None, threshold: float) -> str:
-    """Decide a claim from its interval, the null's and the ceiling's.
-
-    A score of 0 is no better than the reference by definition, so where the null is worse than
-    that, the reference stands in for it. A test that the construction fails, or that the null
-    passes as well as the model, cannot tell: ``not_diagnostic``. Where there is no construction, a
-    claim is held against the null alone.
-    """
-    floor = max(null.high, REFERENCE)
-    if ceiling is not None and ceiling.low <= threshold:
-        return "not_diagnostic"
-    if score.high < threshold and score.high <= floor:
-        return "refuted"
-    if floor >= threshold:
-        return "not_diagnostic"
-    return "supported" if score.low > threshold else "inconclusive"
 
 
 def _all_claims(own: Sequence[Claim], further: Iterable[Claim]) -> list[Claim]:
@@ -162,7 +160,10 @@ def _edited(claims: Iterable[Claim], trial: Trial) -> tuple[str, ...]:
 
 def _measured(claim: Claim, trial: Trial) -> Found:
     """What a claim's test found, after checking that it is what a test may find."""
-    found = claim.measure(trial)
+    try:
+        found = claim.measure(trial)
+    except NotApplicable as reason:
+        return reason
     listed = isinstance(found, Sequence) and all(isinstance(m, Measurement) for m in found)
     if not listed or not all(math.isfinite(m.selection) for m in found):
         raise ArgumentError(
@@ -172,19 +173,28 @@ def _measured(claim: Claim, trial: Trial) -> Found:
     return found
 
 
+def _chosen(found: Found | None) -> Measurement | None:
+    """The earliest layer among those that are best on the fit split, up to a tie."""
+    if found is None or isinstance(found, NotApplicable) or not found:
+        return None
+    return found[earliest_best({index: m.selection for index, m in enumerate(found)})]
+
+
 def _floors(
     claims: Sequence[Claim], of_null: Sequence[Found], null: HookedModel, experiment: Experiment
 ) -> list[Interval | None]:
     """The null's scores: over sequences, or over random models where sequences play no part."""
     seed = experiment.seed
-    floors = [_interval(_choose(found), seed) if found else None for found in of_null]
-    exact = [i for i, found in enumerate(of_null) if found and _choose(found).exact]
+    chosen = [_chosen(found) for found in of_null]
+    floors = [None if best is None else _interval(best, seed) for best in chosen]
+    exact = [i for i, best in enumerate(chosen) if best is not None and best.exact]
     drawn = [[floors[i]] for i in exact]
     for number in range(1, N_EXACT_NULLS if exact else 0):
         null = experiment.null(NULL_SEED + seed + number, over=null)
         trial = experiment.trial(null)
         for i, intervals in zip(exact, drawn, strict=True):
-            intervals.append(_interval(_choose(_measured(claims[i], trial)), seed))
+            best = _chosen(_measured(claims[i], trial))
+            intervals.append(None if best is None else _interval(best, seed))
     for i, intervals in zip(exact, drawn, strict=True):
         scores = [interval.score for interval in intervals if interval]
         low, middle, high = np.quantile(scores, [0.025, 0.5, 0.975])
@@ -192,31 +202,27 @@ def _floors(
     return floors
 
 
-def _decide(
+def _decided(
     claim: Claim,
     of_model: Found,
     null: Interval | None,
     of_ceiling: Found | None,
     threshold: float,
     seed: int,
+    refuted: str | None = None,
 ) -> ClaimResult:
     """A claim's result. ``of_ceiling`` is None where the algorithm has no construction."""
-    missing = of_ceiling is not None and not of_ceiling
-    if null is None or not of_model or missing:
-        nothing: dict[str, Any] = dict.fromkeys(
-            ("layer", "site", "score", "low", "high", "null", "null_high", "ceiling")
-        )
-        return ClaimResult(
-            claim.id, claim.statement, threshold=threshold, verdict="not_applicable", **nothing
-        )
-    chosen = _choose(of_model)
-    score = _interval(chosen, seed)
-    ceiling = _interval(_choose(of_ceiling), seed) if of_ceiling else None
-    details = dict(chosen.details)
-    if chosen.control is not None:
-        details["random_model"] = null.score
-        control = probes.one_minus_ratio(*chosen.control, seed=seed)
-        null = max(null, control, key=lambda interval: interval.score)
+    chosen, built = _chosen(of_model), _chosen(of_ceiling)
+    if chosen is None:
+        said = isinstance(of_model, NotApplicable)
+        reason = str(of_model) if said else "the variable does not vary"
+        return ClaimResult.not_made(claim.id, claim.statement, reason, threshold)
+    score, ceiling = _interval(chosen, seed), None if built is None else _interval(built, seed)
+    controls = {
+        name: probes.one_minus_ratio(*errors, seed=seed) for name, errors in chosen.controls.items()
+    }
+    beside = controls if null is None else {NULL: null} | controls
+    verdict = decide(score, beside, ceiling, threshold, chosen.dose, refuted)
     return ClaimResult(
         id=claim.id,
         statement=claim.statement,
@@ -225,19 +231,23 @@ def _decide(
         score=score.score,
         low=score.low,
         high=score.high,
-        null=null.score,
-        null_high=null.high,
+        null=None if null is None else null.score,
+        null_high=None if null is None else null.high,
         ceiling=None if ceiling is None else ceiling.score,
         threshold=threshold,
-        verdict=verdict_of(score, null, ceiling, threshold),
-        details=details,
+        verdict=verdict.name,
+        reason=verdict.reason,
+        floor=verdict.floor,
+        controls=controls,
+        dose=chosen.dose,
+        details=chosen.details,
     )
 
 
-def _choose(found: Found) -> Measurement:
-    """The earliest layer among those that are best on the fit split, up to a tie."""
-    best = max(m.selection for m in found)
-    return next(m for m in found if m.selection >= best - TIE)
+def _is_of_output(found: Found) -> bool:
+    """Whether a claim is of the model's output, and not of a layer."""
+    chosen = _chosen(found)
+    return chosen is not None and chosen.layer is None
 
 
 def _interval(measurement: Measurement, seed: int) -> Interval:

@@ -10,17 +10,9 @@ from mtd_lens.results.base import Result
 from mtd_lens.results.first_form import sources_of
 from mtd_lens.results.forms import NOTHING, Table, figure, interval, parameters
 from mtd_lens.results.plain import from_plain, to_plain
+from mtd_lens.verdicts import IN_WORDS, NOT_APPLICABLE, THRESHOLD
 from probes import checks
 from probes.statistics.intervals import Interval
-
-VERDICTS = {
-    "supported": "the interval lies above the null's and above the threshold",
-    "refuted": "the interval reaches no higher than the null's, or than the reference's score of 0",
-    "inconclusive": "none of the others",
-    "not_diagnostic": "the test cannot tell: the null passes it too, or the construction fails it",
-    "not_applicable": "the variable does not vary on this task",
-}
-
 
 FIRST_FIELDS = (
     *("model", "task", "seed", "n_sequences", "claims", "matrix", "estimators"),
@@ -34,20 +26,24 @@ class ClaimResult:
     """A claim's score, what it is held against, and the verdict.
 
     Scores are 1 where the model equals the construction and 0 where it is no better than the
-    reference; every field is None where the claim does not apply.
+    reference; where the claim does not apply there is none.
 
     Attributes:
         id: ``variable.test``.
         statement: The claim in a sentence.
         layer: The layer found, counted from 0; None for the model's output.
         site: Hook, heads and positions.
-        score: With ``low`` and ``high``, its 95% bootstrap interval over sequences.
-        null: The random model's score, or the control task's where that is larger.
-        null_high: Upper end of the null's interval.
+        score: With ``low`` and ``high``, its 95% bootstrap interval over sequences or pairs.
+        null: The random model's score.
+        null_high: Upper end of its interval.
         ceiling: The construction's score.
         threshold: What the interval must lie above.
-        verdict: A key of ``VERDICTS``.
+        verdict: A key of ``mtd_lens.verdicts.IN_WORDS``.
         details: Further figures.
+        reason: Of the verdict, in words.
+        floor: The largest of 0 and the upper ends of the random model and of the controls.
+        controls: By name, the scores of what must not pass.
+        dose: How much of the source's value the patched model acts on.
     """
 
     id: str
@@ -63,6 +59,23 @@ class ClaimResult:
     threshold: float
     verdict: str
     details: Mapping[str, float | str] = field(default_factory=dict)
+    reason: str = ""
+    floor: float | None = None
+    controls: Mapping[str, Interval] = field(default_factory=dict)
+    dose: Interval | None = None
+
+    @classmethod
+    def not_made(
+        cls, claim_id: str, statement: str, reason: str, threshold: float = THRESHOLD
+    ) -> "ClaimResult":
+        """Of a claim that does not apply."""
+        nothing: dict[str, Any] = dict.fromkeys(
+            ("layer", "site", "score", "low", "high", "null", "null_high", "ceiling")
+        )
+        return cls(
+            claim_id, statement, **nothing, threshold=threshold, verdict=NOT_APPLICABLE,
+            reason=reason,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +117,8 @@ class Scorecard(Result):
         matrix: The score of every claim at every layer.
         estimators: Mean divergence of the model's predictions from each reference estimator's.
         algorithm: Name of the estimator that is the algorithm itself.
+        conclusion: What it comes to, in two or three sentences.
+        quick: Whether the slow tests were left out.
     """
 
     FIGURE: ClassVar[str] = "plot_scorecard"
@@ -112,6 +127,8 @@ class Scorecard(Result):
     matrix: tuple[MatrixEntry, ...]
     estimators: tuple[EstimatorResult, ...]
     algorithm: str
+    conclusion: str = ""
+    quick: bool = False
 
     @classmethod
     def _fields_of(cls, data: dict[str, Any], *, first: bool) -> dict[str, Any]:
@@ -142,26 +159,29 @@ class Scorecard(Result):
         return forms.html("scorecard.html", **self._view())
 
     def __repr__(self) -> str:
-        counts = {v: sum(c.verdict == v for c in self.claims) for v in VERDICTS}
+        counts = {v: sum(c.verdict == v for c in self.claims) for v in IN_WORDS}
         summary = ", ".join(f"{n} {v}" for v, n in counts.items() if n)
         return f"Scorecard({self.model!r}: {summary})"
 
     def _tables(self) -> list[Table]:
-        header = ("claim", "layer", "score", "95% interval", "null", "ceiling", "verdict")
+        header = ("claim", "layer", "score", "95% interval", "floor", "ceiling", "dose", "verdict")
         rows = [
             (
                 claim.id,
                 NOTHING if claim.layer is None else str(claim.layer),
                 figure(claim.score),
                 interval(claim),
-                figure(claim.null),
+                figure(claim.floor),
                 figure(claim.ceiling),
+                figure(None if claim.dose is None else claim.dose.score, 2),
                 claim.verdict,
             )
             for claim in self.claims
         ]
-        claims = Table(header, rows, left=(0, 6))
-        return [claims, self._matrix_table(), self._estimators_table()]
+        claims = Table(header, rows, left=(0, 7))
+        why = [(claim.id, claim.reason) for claim in self.claims if claim.reason]
+        reasons = [Table(("claim", "why"), why, left=(0, 1), title="Why")] if why else []
+        return [claims, *reasons, self._matrix_table(), self._estimators_table()]
 
     def _estimators_table(self) -> Table:
         rows = [
@@ -198,7 +218,7 @@ class Scorecard(Result):
             "rows": [claim.id for claim in self.claims if claim.id in {key[0] for key in scores}],
             "scores": scores,
             "chosen": {(claim.id, claim.layer) for claim in self.claims},
-            "verdicts": VERDICTS,
+            "verdicts": IN_WORDS,
             "figure": figure,
             "interval": interval,
             "parameters": parameters,

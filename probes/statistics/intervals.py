@@ -203,8 +203,7 @@ def _limits(
     *sites, n_sequences = samples[0].shape
     flat = [sample.reshape(-1, n_sequences) for sample in samples]
     seed = checks.seed(seed, DataError)
-    small = n_sequences * N_RESAMPLES <= _MAX_ELEMENTS
-    weights = (_kept_weights if small else _weights)(n_sequences, seed)
+    weights = resample_weights(n_sequences, seed)
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]
     limits = np.empty((2, len(flat[0])))
     step = _MAX_ELEMENTS // N_RESAMPLES
@@ -215,8 +214,18 @@ def _limits(
     return limits.reshape(2, *sites)
 
 
+def resample_weights(n_sequences: int, seed: int) -> np.ndarray:
+    """``[resample, sequence]``: how often each sequence is drawn, as a share of all draws.
+
+    Args:
+        n_sequences: Of which, with replacement, as many are drawn.
+        seed: Of the resampling.
+    """
+    small = n_sequences * N_RESAMPLES <= _MAX_ELEMENTS
+    return (_kept_weights if small else _weights)(n_sequences, seed)
+
+
 def _weights(n_sequences: int, seed: int) -> np.ndarray:
-    """``[resample, sequence]``: how often each sequence is drawn, as a share of all draws."""
     rng = np.random.default_rng(seed)
     weights = np.empty((N_RESAMPLES, n_sequences))
     for row in weights:

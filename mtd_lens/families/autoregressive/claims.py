@@ -10,7 +10,7 @@ import probes
 from mtd_lens.contracts import BUT_LAST, EVERY, LAST, Carrier, Claim
 from mtd_lens.families.autoregressive.causal_model import AutoregressiveCausalModel
 from mtd_lens.families.autoregressive.task import AutoregressiveTask, Vectors
-from mtd_lens.measures import Interchange, Pattern, Prediction, Probe
+from mtd_lens.measures import Injection, Interchange, Pattern, Prediction, Probe
 
 WINDOW = 2
 """Vectors of which the augmented token is a function."""
@@ -22,7 +22,13 @@ def claims(task: AutoregressiveTask) -> list[Claim]:
         Claim(
             "augmented_token.interchange",
             "Swapping a layer's output at all evidence positions acts as swapping (s_t, s_{t-1}).",
-            Interchange("augmented_token", "hook_attn_out", BUT_LAST),
+            Interchange("augmented_token", "hook_attn_out", BUT_LAST, linear=True),
+        ),
+        Claim(
+            "augmented_token.injection",
+            "(s_t, s_{t-1}) written linearly into a layer acts as swapping it.",
+            Injection("augmented_token", "hook_attn_out", BUT_LAST),
+            slow=True,
         ),
         Claim(
             "augmented_token.probe",
@@ -32,7 +38,7 @@ def claims(task: AutoregressiveTask) -> list[Claim]:
         Claim(
             "inner_products.interchange",
             "Swapping a layer's attention pattern at the last query acts as swapping the products.",
-            Interchange("inner_products", "attn.hook_pattern", LAST),
+            Interchange("inner_products", "attn.hook_pattern", LAST, linear=True),
         ),
         Claim(
             "inner_products.attention",

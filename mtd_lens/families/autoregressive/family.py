@@ -19,7 +19,7 @@ from mtd_lens.families.autoregressive.causal_model import (
 from mtd_lens.families.autoregressive.claims import carriers, claims, control_task
 from mtd_lens.families.autoregressive.constructions import construct_autoregressive, variant
 from mtd_lens.families.autoregressive.presets import PRESETS
-from mtd_lens.families.autoregressive.references import references
+from mtd_lens.families.autoregressive.references import CONTAIN_ONE_STEP, references
 from mtd_lens.families.autoregressive.task import AutoregressiveBatch, AutoregressiveTask, resized
 from probes.subject import HookedModel
 
@@ -109,6 +109,7 @@ ONE_STEP = Algorithm(
     carriers=carriers,
     control=control_task,
     patterns=patterns,
+    containing=CONTAIN_ONE_STEP,
 )
 
 FAMILY = Family(

@@ -28,6 +28,9 @@ from mtd_lens.families.autoregressive.task import AutoregressiveTask, Vectors, c
 
 MAX_STEPS = 4
 
+CONTAIN_ONE_STEP = tuple(f"{k} steps, free" for k in range(2, MAX_STEPS + 1))
+"""Estimators of which one step is a special case, with all sizes but the first at 0."""
+
 STEP_SPAN = (1e-2, 1e1)
 """Common step sizes are sought between these multiples of the inverse mean eigenvalue."""
 

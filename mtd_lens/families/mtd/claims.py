@@ -1,14 +1,25 @@
 """What a scorecard tests of a model on an MTD task."""
 
-from jaxtyping import Float, Int
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 import probes
-from mtd_lens.contracts import BUT_LAST, LAST, Carrier, Claim
+from mtd_lens.contracts import BUT_LAST, LAST, Carrier, Claim, Code, QueryTokens
 from mtd_lens.families.mtd import estimators
 from mtd_lens.families.mtd.causal_model import MTDCausalModel
 from mtd_lens.families.mtd.task import MTDTask
-from mtd_lens.measures import Attention, Content, Interchange, Prediction, Probe
+from mtd_lens.measures import (
+    Attention,
+    Content,
+    Injection,
+    Interchange,
+    Prediction,
+    Probe,
+    Scrubbing,
+)
 from mtd_lens.shapes import Predictions, Tokens
 
 
@@ -18,8 +29,20 @@ def claims(task: MTDTask) -> list[Claim]:
     return [
         Claim(
             "responsibilities.interchange",
-            "Swapping a layer's output at all evidence positions acts as swapping γ.",
-            Interchange("responsibilities", "hook_attn_out"),
+            "Swapping a layer's output at all evidence positions but the last acts as swapping γ.",
+            Interchange("responsibilities", "hook_attn_out", BUT_LAST, linear=True),
+        ),
+        Claim(
+            "responsibilities.scrubbing",
+            "At evidence positions a layer passes on γ and nothing else.",
+            Scrubbing("responsibilities", "hook_attn_out", BUT_LAST, window),
+            slow=True,
+        ),
+        Claim(
+            "responsibilities.injection",
+            "γ written linearly into a layer at evidence positions acts as swapping γ.",
+            Injection("responsibilities", "hook_attn_out", BUT_LAST),
+            slow=True,
         ),
         Claim(
             "responsibilities.probe",
@@ -39,7 +62,26 @@ def claims(task: MTDTask) -> list[Claim]:
         Claim(
             "mean_responsibility.interchange",
             "Swapping a layer's output at the last query acts as swapping the mean of γ.",
-            Interchange("mean_responsibility", "hook_attn_out", LAST),
+            Interchange("mean_responsibility", "hook_attn_out", LAST, linear=True),
+        ),
+        Claim(
+            "mean_responsibility.interchange_given_query",
+            "The same, with sources that share the query's own tokens.",
+            Interchange(
+                "mean_responsibility", "hook_attn_out", LAST, given_query=True, linear=True
+            ),
+        ),
+        Claim(
+            "mean_responsibility.scrubbing_given_query",
+            "At the last query a layer passes on the mean of γ and nothing else, given its tokens.",
+            Scrubbing("mean_responsibility", "hook_attn_out", LAST),
+            slow=True,
+        ),
+        Claim(
+            "mean_responsibility.injection",
+            "The mean of γ, or its correction, written linearly into a layer acts as swapping it.",
+            Injection("mean_responsibility", "hook_attn_out", LAST, given_query=True),
+            slow=True,
         ),
         Claim(
             "mean_responsibility.probe",
@@ -52,14 +94,73 @@ def claims(task: MTDTask) -> list[Claim]:
             Interchange("mixture_weights", "attn.hook_pattern", LAST),
         ),
         Claim(
+            "mixture_weights.interchange_given_query",
+            "The same, with sources that share the query's own tokens.",
+            Interchange("mixture_weights", "attn.hook_pattern", LAST, given_query=True),
+        ),
+        Claim(
             "mixture_weights.attention",
             "At the last query a head's pattern over the last m positions is the mixture weights.",
             Attention("mixture_weights", range(task.order), LAST),
         ),
         Claim(
             "prediction.estimator",
-            "Predictions at the last query are those of one step of mirror descent.",
+            "Predictions at the last query are like those of one step of mirror descent.",
             Prediction(without_evidence),
+        ),
+    ]
+
+
+def query_tokens(task: MTDTask) -> QueryTokens:
+    """The m parents of what comes next."""
+
+    def possible(tokens: Tokens) -> Bool[Tensor, " sequence"]:
+        windows = tokens.unfold(1, task.order + 1, 1)
+        likelihoods = task.transition.to(tokens.device)[windows[..., :-1], windows[..., -1:]]
+        return (likelihoods > 0).any(-1).all(-1)
+
+    return QueryTokens(task.order, possible)
+
+
+def codes(task: MTDTask) -> list[Code]:
+    """What the mean responsibility adds to the prediction, to first order, and its rivals.
+
+    The prediction is ``(1/m) Σ_g π[parent_g] + (β/m) Σ_g (S(g) - 1/m) π[parent_g] + …``: the second
+    term, without its factor, is the correction.
+    """
+
+    def delivered(
+        weights: Callable[[MTDCausalModel, Tokens], Tensor],
+    ) -> Callable[[MTDCausalModel, Tokens], Tensor]:
+        """``Σ_g (weights(g) - 1/m) π[parent_g]`` at every query."""
+
+        def values(causal_model: MTDCausalModel, tokens: Tokens) -> Tensor:
+            rows = estimators.parent_rows(task, tokens)
+            change = weights(causal_model, tokens) - 1 / task.order
+            return torch.einsum("nql,nqlb->nqb", change, rows)
+
+        return values
+
+    def mean_log_likelihood(causal_model: MTDCausalModel, tokens: Tokens) -> Tensor:
+        floor = task.transition[task.transition > 0].min()
+        logs = estimators.lag_likelihoods(task, tokens).clamp_min(float(floor)).log()
+        counts = torch.arange(1, logs.shape[1] + 1).to(logs)[:, None]
+        return logs.cumsum(1) / counts
+
+    return [
+        Code(
+            "correction",
+            "mean_responsibility",
+            delivered(lambda c, t: c.run(t)["mean_responsibility"]),
+        ),
+        Code(
+            "updated weights",
+            "mean_responsibility",
+            delivered(lambda c, t: c.run(t)["mixture_weights"]),
+            rival=True,
+        ),
+        Code(
+            "mean log likelihood", "mean_responsibility", delivered(mean_log_likelihood), rival=True
         ),
     ]
 

@@ -8,10 +8,10 @@ from mtd_lens.contracts import Algorithm, Examples, Family
 from mtd_lens.families.mtd import estimators, presets
 from mtd_lens.families.mtd.analysis import analyse, patterns
 from mtd_lens.families.mtd.causal_model import MTDCausalModel, best_beta, fit_one_step
-from mtd_lens.families.mtd.claims import carriers, claims, control_task
+from mtd_lens.families.mtd.claims import carriers, claims, codes, control_task, query_tokens
 from mtd_lens.families.mtd.constructions import construct, random_construction
 from mtd_lens.families.mtd.posterior import posterior_mean
-from mtd_lens.families.mtd.references import references
+from mtd_lens.families.mtd.references import CONTAIN_ONE_STEP, references
 from mtd_lens.families.mtd.task import MTDBatch, MTDTask, resized
 from mtd_lens.families.mtd.weight_space import weight_findings
 from probes.subject import HookedModel
@@ -59,6 +59,9 @@ ONE_STEP = Algorithm(
     carriers=carriers,
     control=control_task,
     patterns=patterns,
+    query=query_tokens,
+    codes=codes,
+    containing=CONTAIN_ONE_STEP,
 )
 
 FAMILY = Family(

@@ -38,6 +38,12 @@ MAX_MIRROR_STEPS = 5
 MAX_PREFIX_STEPS = 3
 MAX_EM_STEPS = 10
 
+CONTAIN_ONE_STEP = (
+    *(f"{k} steps, free" for k in range(2, MAX_MIRROR_STEPS + 1)),
+    *(f"{k} steps, prefix" for k in range(2, MAX_PREFIX_STEPS + 1)),
+)
+"""Estimators of which one step is a special case, with all sizes but the first at 0."""
+
 STEP_SPAN = (1e-2, 1e3)
 """Step sizes are sought between these multiples of the stable one."""
 

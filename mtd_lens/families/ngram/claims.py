@@ -8,11 +8,26 @@ from jaxtyping import Float
 from torch import Tensor
 
 import probes
-from mtd_lens.contracts import EVERY, LAST, Carrier, Claim, Measurement
+from mtd_lens.contracts import (
+    BUT_LAST,
+    EVERY,
+    LAST,
+    Carrier,
+    Claim,
+    Measurement,
+    QueryTokens,
+)
 from mtd_lens.families.ngram import estimators
 from mtd_lens.families.ngram.causal_model import NGramCausalModel
 from mtd_lens.families.ngram.task import NGramTask
-from mtd_lens.measures import Attention, Interchange, Prediction, Probe
+from mtd_lens.measures import (
+    Attention,
+    Injection,
+    Interchange,
+    Prediction,
+    Probe,
+    Scrubbing,
+)
 from mtd_lens.measures.attention import PATTERN
 from mtd_lens.measures.probe import probe_errors, read_halves, share_read
 from mtd_lens.measures.words import hook_of, last_write
@@ -34,6 +49,12 @@ def claims(task: NGramTask) -> list[Claim]:
             Interchange("copied_parents", "hook_attn_out"),
         ),
         Claim(
+            "copied_parents.scrubbing",
+            "At evidence positions a layer passes on the tokens before each and nothing else.",
+            Scrubbing("copied_parents", "hook_attn_out", BUT_LAST, window),
+            slow=True,
+        ),
+        Claim(
             "copied_parents.probe",
             "The tokens of the window can be read linearly from a layer at every position.",
             Probe("copied_parents", control_task, window),
@@ -50,6 +71,13 @@ def claims(task: NGramTask) -> list[Claim]:
             Interchange("selected_feature", last_write),
         ),
         Claim(
+            "selected_feature.injection",
+            "Which tuples of parents there are, written linearly into a layer, acts as swapping "
+            "them.",
+            Injection("selected_feature", last_write, EVERY),
+            slow=True,
+        ),
+        Claim(
             "selected_feature.probe",
             "Which tuple the parents form can be read linearly from a layer at every position.",
             Selection("selected_feature", control_task, window, EVERY, WRITTEN),
@@ -58,6 +86,11 @@ def claims(task: NGramTask) -> list[Claim]:
             "match_weights.interchange",
             "Swapping a layer's attention pattern at the last query acts as swapping the match.",
             Interchange("match_weights", PATTERN, LAST),
+        ),
+        Claim(
+            "match_weights.interchange_given_query",
+            "The same, with sources that share the query's own tokens.",
+            Interchange("match_weights", PATTERN, LAST, given_query=True),
         ),
         Claim(
             "match_weights.attention",
@@ -70,6 +103,11 @@ def claims(task: NGramTask) -> list[Claim]:
             Prediction(without_evidence),
         ),
     ]
+
+
+def query_tokens(task: NGramTask) -> QueryTokens:
+    """The window at the query."""
+    return QueryTokens(task.window)
 
 
 def carriers(task: NGramTask) -> tuple[Carrier, ...]:

@@ -8,7 +8,7 @@ from mtd_lens.contracts import Algorithm, Examples, Family
 from mtd_lens.families.ngram import estimators
 from mtd_lens.families.ngram.analysis import analyse, patterns
 from mtd_lens.families.ngram.causal_model import NGramCausalModel, best_sharpness, fit_kernel
-from mtd_lens.families.ngram.claims import carriers, claims, control_task
+from mtd_lens.families.ngram.claims import carriers, claims, control_task, query_tokens
 from mtd_lens.families.ngram.constructions import construct_ngram, random_ngram
 from mtd_lens.families.ngram.presets import PRESETS
 from mtd_lens.families.ngram.references import references
@@ -54,6 +54,7 @@ KERNEL = Algorithm(
     carriers=carriers,
     control=control_task,
     patterns=patterns,
+    query=query_tokens,
 )
 
 FAMILY = Family(

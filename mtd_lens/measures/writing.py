@@ -1,0 +1,70 @@
+"""What writing values into a model's runs does to its predictions."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+import probes
+from mtd_lens.measures.pairs import Rows
+from mtd_lens.spaces import check_outputs
+from mtd_lens.trial import Trial
+from probes.patching.swaps import Write
+
+
+def at(trial: Trial, rows: Rows, site: probes.Site) -> Tensor:
+    """The activation at a site in some sequences, ``[row, …]``.
+
+    Where rows are given for each position, the site has positions as its first axis.
+
+    Args:
+        trial: Of whose model.
+        rows: The sequences.
+        site: Where.
+    """
+    found = trial.natural(rows.tokens).read([site])[0]
+    if rows.index.ndim == 1:
+        return found[rows.index]
+    return found[rows.index, torch.arange(rows.index.shape[1], device=found.device)]
+
+
+def natural_predictions(trial: Trial, rows: Rows) -> Float[Tensor, "row outcome"]:
+    """What the model predicts at the end of some sequences, ``[row, outcome]``.
+
+    Args:
+        trial: Of whose model.
+        rows: The sequences.
+    """
+    return trial.predictions(rows.tokens)[rows.index]
+
+
+def written_predictions(
+    trial: Trial, base: Rows, writes: Mapping[str, Sequence[Write]]
+) -> dict[str, Float[Tensor, "row outcome"]]:
+    """What the model predicts with values written at each set of sites, by name.
+
+    Args:
+        trial: Of whose model.
+        base: The sequences into whose runs is written.
+        writes: By name, sites with what is written there, ``[row, …]``.
+    """
+    runs = trial.natural(base.tokens)
+    read_out = trial.task.outputs.prediction
+    return {
+        name: read_out(trial.model, check_outputs(output))
+        for name, output in probes.run_written(trial.model, runs, base.index, writes).items()
+    }
+
+
+def layer_sites(trial: Trial, hook: str, positions: Sequence[int]) -> dict[int, probes.Site]:
+    """The same site in every layer.
+
+    Args:
+        trial: Of whose model.
+        hook: Within a block.
+        positions: Where in a sequence.
+    """
+    return {
+        layer: probes.Site(f"blocks.{layer}.{hook}", positions) for layer in range(trial.n_layers)
+    }

@@ -1,0 +1,102 @@
+"""What a scorecard comes to, in two or three sentences."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from mtd_lens.results.scorecard import ClaimResult, MatrixEntry
+from mtd_lens.verdicts import NOT_APPLICABLE, NOT_DIAGNOSTIC, PARTIAL, REFUTED, SUPPORTED
+
+CARRIES = ("interchange", "interchange_given_query", "injection")
+"""Tests of whether a layer carries a variable, the strictest first."""
+
+WRITES = {"hook_attn_out": "attention output", "hook_mlp_out": "MLP output"}
+"""Hooks in words; others by their own name."""
+
+
+def conclusion(
+    variables: Sequence[str], results: Sequence[ClaimResult], matrix: Iterable[MatrixEntry]
+) -> str:
+    """How many claims hold, where each variable is carried, and what the predictions are those of.
+
+    Args:
+        variables: Of the causal model, in order; the last one is the prediction.
+        results: Of every claim.
+        matrix: Of every claim at every layer.
+    """
+    tested = [result for result in results if result.verdict != NOT_APPLICABLE]
+    supported = sum(result.verdict == SUPPORTED for result in tested)
+    by_id = {result.id: result for result in results}
+    *inner, prediction = variables
+    entries = list(matrix)
+    places = [text for name in inner if (text := _carried(name, by_id, entries))]
+    sentences = [f"{supported} of {len(tested)} claims supported."]
+    if places:
+        sentences.append(_sentence("; ".join(places)))
+    if of_output := _predicted(prediction, by_id):
+        sentences.append(_sentence(of_output))
+    return " ".join(sentences)
+
+
+def _carried(
+    variable: str, results: Mapping[str, ClaimResult], matrix: Sequence[MatrixEntry]
+) -> str | None:
+    """Where a variable is carried, and whether anything else passes there."""
+    words = f"the {variable.replace('_', ' ')}"
+    found = [r for test in CARRIES if (r := results.get(f"{variable}.{test}"))]
+    found = [r for r in found if r.verdict != NOT_APPLICABLE]
+    if not found:
+        return None
+    for verdict in (SUPPORTED, PARTIAL):
+        for result in found:
+            if result.verdict == verdict:
+                whole = words if verdict == SUPPORTED else f"part of {words}"
+                return _at(result, f"carries {whole}") + _passes(result, results, matrix)
+    scrubbed = [r for n, r in results.items() if n.startswith(f"{variable}.scrubbing")]
+    passed = next((r for r in scrubbed if r.verdict == SUPPORTED), None)
+    if passed is not None:
+        return _at(passed, f"passes nothing but {words}, and little of it")
+    if all(result.verdict == REFUTED for result in found):
+        return f"no layer carries {words}"
+    return f"whether a layer carries {words} was not decided"
+
+
+def _at(result: ClaimResult, does: str) -> str:
+    """``given the query's own tokens, layer 2's attention output carries …``."""
+    match = re.match(r"blocks\.\d+\.(\S+)", result.site or "")
+    hook = match[1].rstrip(",") if match else "activation"
+    words = WRITES.get(hook) or f"attention {hook.rpartition('hook_')[2].replace('_', ' ')}"
+    where = f"layer {result.layer}'s {words} {does}"
+    test = result.id.rpartition(".")[2]
+    if test == "injection":
+        return f"{where} where the algorithm's own value is written into it"
+    return f"given the query's own tokens, {where}" if test.endswith("given_query") else where
+
+
+def _passes(
+    result: ClaimResult, results: Mapping[str, ClaimResult], matrix: Sequence[MatrixEntry]
+) -> str:
+    """Whether anything but the variable passes at the layer that carries it."""
+    variable = result.id.rpartition(".")[0]
+    for entry in matrix:
+        if entry.claim.startswith(f"{variable}.scrubbing") and entry.layer == result.layer:
+            scrubbed = results[entry.claim]
+            if scrubbed.verdict == NOT_DIAGNOSTIC:
+                return ""
+            return " and nothing else" if entry.low > scrubbed.threshold else ", among other things"
+    return ""
+
+
+def _predicted(prediction: str, results: Mapping[str, ClaimResult]) -> str | None:
+    """What the predictions are those of."""
+    group, one = (results.get(f"{prediction}.{test}") for test in ("estimator", "algorithm"))
+    if group is None or group.verdict == NOT_APPLICABLE:
+        return None
+    if group.verdict != SUPPORTED:
+        return f"that it predicts like the algorithm's group is {group.verdict.replace('_', ' ')}"
+    if one is None or one.verdict == NOT_APPLICABLE:
+        return "it predicts like the algorithm's group"
+    return f"it predicts like the algorithm's group: {one.reason}"
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
