@@ -124,7 +124,7 @@ Errors = tuple[Float[Tensor, " row"], Float[Tensor, " row"]]
 """Numerator and denominator of a score, one value a row of each."""
 
 
-class NotApplicable(Exception):  # noqa: N818 - it is no error: a test says why it was not made
+class NotApplicable(Exception):  # noqa: N818 - no error: a test says why it was not made
     """Raised by a claim's test that cannot be made, with the reason in words."""
 
 
