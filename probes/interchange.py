@@ -176,7 +176,8 @@ def run_written(
                 )
     check_hooks(model, (site.hook for group in given.values() for site, _ in group))
     natural.read(streams_of(model))
-    dtype, found = subject_of(model).dtype, {name: [] for name in given}
+    dtype = subject_of(model).dtype
+    found: dict[str, list[Tensor]] = {name: [] for name in given}
     groups = {
         name: [(site, value.to(dtype)) for site, value in group] for name, group in given.items()
     }

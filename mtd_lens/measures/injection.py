@@ -1,6 +1,6 @@
 """Injection: does the algorithm's own value, written into a layer, act as the algorithm says?"""
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 import probes
-from mtd_lens.contracts import LAST, Code, Measurement
+from mtd_lens.contracts import LAST, Code, Errors, Measurement
 from mtd_lens.measures.choice import earliest_best
 from mtd_lens.measures.pairs import Pairs, Rows, negligible, pairs_of
 from mtd_lens.measures.words import hook_of, where
@@ -104,12 +104,13 @@ class Injection:
             n: self.coded(trial, pairs, chosen[n]) @ maps[n, chosen[n].name] for n in measured
         }
         errors = _errors(trial, pairs, {n: (site, written[n]) for n, site in measured.items()})
-        controls, details = {}, {}
+        controls: dict[str, Errors] = {}
+        details: dict[str, float | str] = {}
         if trial.complete:
             beside = _Beside(self, trial, fit, pairs, sites[best], chosen[best])
             controls = {name: (e, blind) for name, e in beside.controls(written[best]).items()}
             share = {name: 1 - float(e.mean() / blind.mean()) for name, e in errors.items()}
-            details = beside.details(codes, blind)
+            details |= beside.details(codes, blind)
             if best - 1 in share:
                 details["layer_before"] = share[best - 1]
         return [
@@ -138,14 +139,16 @@ class Injection:
     def coded(self, trial: Trial, pairs: Pairs, code: Code, source: Rows | None = None) -> Change:
         """By how much a code differs between source and base."""
         source = pairs.source if source is None else source
-        of_source, of_base = (
-            trial.memo(
-                "code", trial.causal_model, rows, code.name,
-                compute=lambda rows=rows: code.values(trial.causal_model, rows.sequences),
-            )[:, self.queries]
-            for rows in (source, pairs.base)
+        causal = trial.causal_model
+
+        def coded(rows: Rows) -> Tensor:
+            return code.values(causal, rows.sequences)[:, self.queries]
+
+        found: Change = trial.memo(
+            "coded", causal, source, pairs.base, code.name,
+            compute=lambda: coded(source) - coded(pairs.base),
         )  # fmt: skip
-        return of_source - of_base
+        return found
 
 
 @dataclass(frozen=True)
@@ -218,7 +221,7 @@ def _moved(trial: Trial, pairs: Pairs, site: probes.Site) -> Change:
 
 
 def _errors(
-    trial: Trial, pairs: Pairs, changes: Mapping[Hashable, tuple[probes.Site, Change]]
+    trial: Trial, pairs: Pairs, changes: Mapping[Any, tuple[probes.Site, Change]]
 ) -> dict[Any, Tensor]:
     """Divergence from the counterfactual with something added to a site in each base, by key."""
     names = {f"{index}": key for index, key in enumerate(changes)}

@@ -150,11 +150,9 @@ def matched_positions(
             random_away += float(away.gather(1, random[-1][:, None]).mean())
         indices = [torch.stack(found, 1) for found in (near, random)]
         each = torch.arange(len(positions), device=others.device)
-        swapped = []
-        for index in indices:
-            whole = natural.clone()
-            whole[:, queries] = held[index, each]
-            swapped.append(whole)
+        swapped = [natural.clone() for _ in indices]
+        for whole, chosen in zip(swapped, indices, strict=True):
+            whole[:, queries] = held[chosen, each]
         rows = Rows(others, indices[0]), Rows(others, indices[1])
         distance = near_away / random_away if random_away > 0 else 0.0
         return _checked(

@@ -18,8 +18,10 @@ def hook_of(hook: str | Callable[[Subject], str], trial: Trial) -> str:
     return hook if isinstance(hook, str) else hook(subject_of(trial.model))
 
 
-def where(positions: Sequence[int]) -> str:
+def where(positions: Sequence[int] | None) -> str:
     """Positions in words."""
+    if not positions:
+        return "every position"
     several = f"positions {positions[0]} to {positions[-1]}"
     return several if len(positions) > 1 else f"position {positions[0]}"
 
