@@ -89,13 +89,19 @@ def score(
         float | None,
         typer.Option("--threshold", help="What a supported claim's interval must lie above."),
     ] = None,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick", help="Leave out scrubbing, injection, and which of like algorithms it is."
+        ),
+    ] = False,
 ) -> None:
     """Score a model: does each layer compute its part of the algorithm?"""
     model = _model(name, device, json, html)
     from mtd_lens.questions.score import score
 
     given = _given(n_sequences=sequences, threshold=threshold)
-    _finish(score(model, seed=seed, progress=True, **given), json=json, html=html)
+    _finish(score(model, seed=seed, quick=quick, progress=True, **given), json=json, html=html)
 
 
 @app.command()

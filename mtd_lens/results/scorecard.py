@@ -21,6 +21,10 @@ FIRST_FIELDS = (
 """Of a scorecard in its first form, where all others are parameters."""
 
 
+NESTED = ("details", "controls", "dose")
+"""Fields of a claim that no column of a data frame holds."""
+
+
 @dataclass(frozen=True)
 class ClaimResult:
     """A claim's score, what it is held against, and the verdict.
@@ -179,9 +183,29 @@ class Scorecard(Result):
             for claim in self.claims
         ]
         claims = Table(header, rows, left=(0, 7))
-        why = [(claim.id, claim.reason) for claim in self.claims if claim.reason]
-        reasons = [Table(("claim", "why"), why, left=(0, 1), title="Why")] if why else []
-        return [claims, *reasons, self._matrix_table(), self._estimators_table()]
+        return [
+            claims,
+            self._reasons_table(),
+            self._beside_table(),
+            self._matrix_table(),
+            self._estimators_table(),
+        ]
+
+    def _notes(self) -> list[str]:
+        left_out = "Quick: scrubbing, injection and the choice between algorithms were left out."
+        return [
+            *([left_out] if self.quick else []),
+            *([self.conclusion] if self.conclusion else []),
+        ]
+
+    def _reasons_table(self) -> Table:
+        rows = [(claim.id, claim.reason) for claim in self.claims if claim.reason]
+        return Table(("claim", "why"), rows, left=(0, 1), title="Why")
+
+    def _beside_table(self) -> Table:
+        """Controls and further figures, in one line a claim."""
+        rows = [(claim.id, words) for claim in self.claims if (words := _beside(claim))]
+        return Table(("claim", "figures"), rows, left=(0, 1), title="Beside each score")
 
     def _estimators_table(self) -> Table:
         rows = [
@@ -207,7 +231,8 @@ class Scorecard(Result):
 
     def _rows(self) -> list[dict[str, Any]]:
         return [
-            {name: value for name, value in to_plain(claim).items() if name != "details"}
+            {name: value for name, value in to_plain(claim).items() if name not in NESTED}
+            | {f"dose{end}": limit for end, limit in _dose(claim).items()}
             for claim in self.claims
         ]
 
@@ -224,7 +249,28 @@ class Scorecard(Result):
             "parameters": parameters,
             "colour": colour,
             "estimators": self._estimators_table(),
+            "beside": self._beside_table(),
+            "notes": self._notes(),
         }
+
+
+def _beside(claim: ClaimResult) -> str:
+    """Controls with their intervals, and details, in words."""
+    words = [
+        f"{name} {figure(found.score)} {interval(found)}" for name, found in claim.controls.items()
+    ]
+    if claim.dose is not None:
+        words.append(f"dose {figure(claim.dose.score, 2)} {interval(claim.dose, 2)}")
+    for name, value in claim.details.items():
+        shown = value if isinstance(value, str) else f"{value:.3g}"
+        words.append(f"{name.replace('_', ' ')} {shown}")
+    return "; ".join(words)
+
+
+def _dose(claim: ClaimResult) -> dict[str, float | None]:
+    found = claim.dose
+    names = {"": "score", "_low": "low", "_high": "high"}
+    return {end: None if found is None else getattr(found, name) for end, name in names.items()}
 
 
 def colour(score: float) -> dict[str, str]:

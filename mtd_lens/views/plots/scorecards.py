@@ -3,6 +3,7 @@
 import os
 from typing import TYPE_CHECKING, Any
 
+from mtd_lens import verdicts
 from mtd_lens.errors import ArgumentError
 from mtd_lens.results.forms import figure as number, interval, parameters
 from mtd_lens.results.scorecard import ClaimResult, Scorecard
@@ -34,7 +35,11 @@ GAP = 1
 OUTPUT = "output"
 """Column of claims about the model's output."""
 
-VERDICT_COLOURS = {"supported": style.MODEL_COLOURS[2], "refuted": style.MODEL_COLOURS[1]}
+VERDICT_COLOURS = {
+    verdicts.SUPPORTED: style.MODEL_COLOURS[2],
+    verdicts.PARTIAL: (style.MODEL_COLOURS[2], 0.45),
+    verdicts.REFUTED: style.MODEL_COLOURS[1],
+}
 """Of the disc beside a verdict; that of others is grey."""
 
 
