@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -21,8 +22,9 @@ from probes.subject import Subject
 RANK = 1e-6
 """Directions smaller than this share of the largest are rounding."""
 
-Change = Float[Tensor, "pair position component"]
-"""Source minus base, of an activation or of a code."""
+Key = TypeVar("Key")
+Change = Float[Tensor, "pair position entry"]
+"""Source minus base, of a code or of an activation."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,9 @@ class Injection:
     that the algorithm declares, and W a linear map fitted on other pairs. No activation of the
     source is used, so that nothing but what is written can do the work. Beside it stand random
     directions of the same size, a permuted map and a wrong source; in the details, rivals' codes,
-    and the subspace that W writes to, its complement and one fitted to noise, swapped alone.
+    and swaps of the subspace that W writes to, of its complement and of one that was fitted to
+    noise. In a site of few dimensions the last carries as much: a swap of a subspace alone shows
+    only that the site has few.
 
     Near the output any model that predicts alike passes, so the earliest layer counts, and the one
     before must fail.
@@ -58,9 +62,13 @@ class Injection:
     def reads(self, trial: Trial) -> list[probes.Site]:
         """What is written to, and the streams from which edited runs go on."""
         checked_trial(trial)
-        if not trial.positions[self.queries]:
+        positions = trial.positions[self.queries]
+        if not positions:
             return []
-        return [*self._sites(trial).values(), *streams_of(trial.model)]
+        return [
+            *layer_sites(trial, self.edits(trial), positions).values(),
+            *streams_of(trial.model),
+        ]
 
     def __call__(self, trial: Trial) -> list[Measurement]:
         """One measurement a layer.
@@ -69,65 +77,59 @@ class Injection:
             trial: The model under test.
         """
         checked_trial(trial)
-        if not trial.positions[self.queries]:
+        positions = trial.positions[self.queries]
+        if not positions:
             return []
-        fit, pairs = (
-            pairs_of(
-                trial, split, self.variable, self.queries,
-                given_query=self.given_query, n_bases=len(split),
-            )
-            for split in trial.splits
-        )  # fmt: skip
-        blind = _blind(trial, pairs)
-        if negligible(blind, pairs.counterfactual):
+        sites = layer_sites(trial, self.edits(trial), positions)
+        fit, test = (_Injected(self, trial, self._pairs(trial, split)) for split in trial.splits)
+        if negligible(test.blind, test.pairs.counterfactual):
             return []
-        sites, codes = self._sites(trial), self._codes(trial)
+        codes = self._codes(trial)
         own = [code for code in codes if not code.rival]
-        maps = {}
-        for layer, site in sites.items():
-            target = _moved(trial, fit, site)
-            for code in own:
-                maps[layer, code.name] = _fitted(self.coded(trial, fit, code), target)
-        writes = {
-            (layer, code.name): self.coded(trial, fit, code) @ maps[layer, code.name]
-            for layer in sites
-            for code in own
-        }
-        fit_blind = _blind(trial, fit)
-        errors = _errors(trial, fit, {key: (sites[key[0]], w) for key, w in writes.items()})
-        scores = {key: 1 - float(e.mean() / fit_blind.mean()) for key, e in errors.items()}
+        maps = {(n, code.name): fit.map_of(code, site) for n, site in sites.items() for code in own}
+        scores = fit.scores(
+            {
+                (n, code.name): (site, fit.change(code) @ maps[n, code.name])
+                for n, site in sites.items()
+                for code in own
+            }
+        )
         chosen = {n: max(own, key=lambda code: scores[n, code.name]) for n in sites}
         selection = {n: scores[n, code.name] for n, code in chosen.items()}
         best = earliest_best(selection)
         measured = sites if trial.complete else {best: sites[best]}
-        written = {
-            n: self.coded(trial, pairs, chosen[n]) @ maps[n, chosen[n].name] for n in measured
-        }
-        errors = _errors(trial, pairs, {n: (site, written[n]) for n, site in measured.items()})
+        errors = test.errors(
+            {
+                n: (site, test.change(chosen[n]) @ maps[n, chosen[n].name])
+                for n, site in measured.items()
+            }
+        )
         controls: dict[str, Errors] = {}
         details: dict[str, float | str] = {}
         if trial.complete:
-            beside = _Beside(self, trial, fit, pairs, sites[best], chosen[best])
-            controls = {name: (e, blind) for name, e in beside.controls(written[best]).items()}
-            share = {name: 1 - float(e.mean() / blind.mean()) for name, e in errors.items()}
-            details |= beside.details(codes, blind)
-            if best - 1 in share:
-                details["layer_before"] = share[best - 1]
+            beside = _Beside(fit, test, sites[best], chosen[best])
+            controls = {name: (error, test.blind) for name, error in beside.controls().items()}
+            details |= beside.details(codes)
+            if best - 1 in errors:
+                details["layer before"] = test.score(errors[best - 1])
         return [
             Measurement(
                 layer=layer,
-                site=f"{site.hook} at {where(site.positions)}",
+                site=f"{site.hook} at {where(positions)}",
                 selection=selection[layer],
                 numerator=errors[layer],
-                denominator=blind,
+                denominator=test.blind,
                 controls=controls if layer == best else {},
                 details={"code": chosen[layer].name} | (details if layer == best else {}),
             )
             for layer, site in measured.items()
         ]
 
-    def _sites(self, trial: Trial) -> dict[int, probes.Site]:
-        return layer_sites(trial, self.edits(trial), trial.positions[self.queries])
+    def _pairs(self, trial: Trial, split: Tensor) -> Pairs:
+        return pairs_of(
+            trial, split, self.variable, self.queries,
+            given_query=self.given_query, n_bases=len(split),
+        )  # fmt: skip
 
     def _codes(self, trial: Trial) -> list[Code]:
         """The variable as it is, and the codes that the algorithm declares for it."""
@@ -136,105 +138,114 @@ class Injection:
         further = [] if declared is None else declared(trial.task)
         return [plain, *(code for code in further if code.variable == self.variable)]
 
-    def coded(self, trial: Trial, pairs: Pairs, code: Code, source: Rows | None = None) -> Change:
+
+@dataclass(frozen=True)
+class _Injected:
+    """Runs of a test's bases with something added to their activations."""
+
+    test: Injection
+    trial: Trial
+    pairs: Pairs
+
+    @cached_property
+    def blind(self) -> Float[Tensor, " pair"]:
+        """Divergence of the counterfactual from the best answer without a look at the source."""
+        return self.trial.task.outputs.divergence(self.pairs.counterfactual, self.pairs.blind)
+
+    def change(self, code: Code, source: Rows | None = None) -> Change:
         """By how much a code differs between source and base."""
-        source = pairs.source if source is None else source
-        causal = trial.causal_model
+        causal, queries = self.trial.causal_model, self.test.queries
+        source, base = self.pairs.source if source is None else source, self.pairs.base
 
         def coded(rows: Rows) -> Tensor:
-            return code.values(causal, rows.sequences)[:, self.queries]
+            return code.values(causal, rows.sequences)[:, queries]
 
-        found: Change = trial.memo(
-            "coded", causal, source, pairs.base, code.name,
-            compute=lambda: coded(source) - coded(pairs.base),
-        )  # fmt: skip
+        found: Change = self.trial.memo(
+            "coded", causal, source, base, code.name, compute=lambda: coded(source) - coded(base)
+        )
         return found
+
+    def moved(self, site: probes.Site) -> Change:
+        """By how much the activation at a site differs between source and base."""
+        source, base = (at(self.trial, r, site) for r in (self.pairs.source, self.pairs.base))
+        return source.double() - base.double()
+
+    def map_of(self, code: Code, site: probes.Site) -> Float[Tensor, "entry component"]:
+        """What change of the activation goes with a change of the code."""
+        return _fitted(self.change(code), self.moved(site))
+
+    def errors(
+        self, changes: Mapping[Key, tuple[probes.Site, Change]]
+    ) -> dict[Key, Float[Tensor, " pair"]]:
+        """By key, divergence from the counterfactual with a change added at a site."""
+        names = {f"{index}": key for index, key in enumerate(changes)}
+        writes = {}
+        for name, key in names.items():
+            site, change = changes[key]
+            writes[name] = [(site, at(self.trial, self.pairs.base, site).double() + change)]
+        found = written_predictions(self.trial, self.pairs.base, writes)
+        divergence = self.trial.task.outputs.divergence
+        return {names[n]: divergence(self.pairs.counterfactual, p) for n, p in found.items()}
+
+    def scores(self, changes: Mapping[Key, tuple[probes.Site, Change]]) -> dict[Key, float]:
+        """By key, the score of a change added at a site."""
+        return {key: self.score(error) for key, error in self.errors(changes).items()}
+
+    def score(self, errors: Float[Tensor, " pair"]) -> float:
+        """Of errors, over blind."""
+        return 1 - float(errors.mean() / self.blind.mean())
 
 
 @dataclass(frozen=True)
 class _Beside:
-    """What stands beside an injection: controls, rivals, and swaps of subspaces alone."""
+    """What stands beside an injection at a site: controls, rivals, and swaps of subspaces."""
 
-    test: Injection
-    trial: Trial
-    fit: Pairs
-    pairs: Pairs
+    fit: _Injected
+    test: _Injected
     site: probes.Site
     code: Code
 
-    def controls(self, written: Change) -> dict[str, Tensor]:
+    def controls(self) -> dict[str, Float[Tensor, " pair"]]:
         """Errors of what must not act as the hypothesis's own value does, by name."""
-        generator = torch.Generator().manual_seed(self.trial.seed)
-        noise = torch.randn(written.shape, generator=generator, dtype=torch.float64).to(written)
+        weights, change = self.fit.map_of(self.code, self.site), self.test.change(self.code)
+        written = change @ weights
+        noise = torch.randn(written.shape, generator=self._generator(), dtype=torch.float64)
+        noise = noise.to(written)
         size = written.norm(dim=-1, keepdim=True) / noise.norm(dim=-1, keepdim=True)
-        change = self._change(self.pairs, self.code)
-        writes = {
+        changes = {
             "random directions": noise * size,
-            "a permuted map": change @ self._map(self.code).roll(1, 0),
-            "a wrong source": self._change(self.pairs, self.code, self.pairs.wrong)
-            @ self._map(self.code),
+            "a permuted map": change @ weights.roll(1, 0),
+            "a wrong source": self.test.change(self.code, self.test.pairs.wrong) @ weights,
         }
-        return self._errors(writes)
+        return self.test.errors({name: (self.site, change) for name, change in changes.items()})
 
-    def details(self, codes: Sequence[Code], blind: Tensor) -> dict[str, float]:
+    def details(self, codes: Sequence[Code]) -> dict[str, float]:
         """Scores of every code, and of subspaces swapped alone."""
-        moved = _moved(self.trial, self.pairs, self.site)
-        own = _span(self._map(self.code))
-        order = torch.randperm(
-            len(self.fit), generator=torch.Generator().manual_seed(self.trial.seed)
-        )
-        of_noise = _span(
-            _fitted(
-                self._change(self.fit, self.code)[order], _moved(self.trial, self.fit, self.site)
-            )
-        )
-        writes = {
-            f"injected: {code.name}": self._change(self.pairs, code) @ self._map(code)
+        own, noise = _span(self.fit.map_of(self.code, self.site)), self._fitted_to_noise()
+        moved = self.test.moved(self.site)
+        changes = {
+            f"injected: {code.name}": self.test.change(code) @ self.fit.map_of(code, self.site)
             for code in codes
+        } | {
+            "swapped: whole site": moved,
+            f"swapped: subspace of {own.shape[1]}": moved @ own @ own.T,
+            "swapped: its complement": moved - moved @ own @ own.T,
+            f"swapped: {noise.shape[1]} fitted to noise": moved @ noise @ noise.T,
         }
-        writes["swapped: whole site"] = moved
-        writes["swapped: subspace"] = moved @ own @ own.T
-        writes["swapped: its complement"] = moved - moved @ own @ own.T
-        writes["swapped: subspace fitted to noise"] = moved @ of_noise @ of_noise.T
-        errors = self._errors(writes)
-        found = {name: 1 - float(error.mean() / blind.mean()) for name, error in errors.items()}
-        return found | {"width of the subspace": float(own.shape[1])}
+        return self.test.scores({name: (self.site, change) for name, change in changes.items()})
 
-    def _change(self, pairs: Pairs, code: Code, source: Rows | None = None) -> Change:
-        return self.test.coded(self.trial, pairs, code, source)
+    def _fitted_to_noise(self) -> Float[Tensor, "component direction"]:
+        """What a map writes to that was fitted to codes of pairs in another order."""
+        order = torch.randperm(len(self.fit.pairs), generator=self._generator())
+        return _span(_fitted(self.fit.change(self.code)[order], self.fit.moved(self.site)))
 
-    def _map(self, code: Code) -> Float[Tensor, "entry component"]:
-        return _fitted(self._change(self.fit, code), _moved(self.trial, self.fit, self.site))
-
-    def _errors(self, writes: Mapping[str, Change]) -> dict[str, Tensor]:
-        sites = {name: (self.site, change) for name, change in writes.items()}
-        return _errors(self.trial, self.pairs, sites)
+    def _generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.test.trial.seed)
 
 
-def _blind(trial: Trial, pairs: Pairs) -> Tensor:
-    return trial.task.outputs.divergence(pairs.counterfactual, pairs.blind)
-
-
-def _moved(trial: Trial, pairs: Pairs, site: probes.Site) -> Change:
-    """By how much the activation at a site differs between source and base, float64."""
-    return at(trial, pairs.source, site).double() - at(trial, pairs.base, site).double()
-
-
-def _errors(
-    trial: Trial, pairs: Pairs, changes: Mapping[Any, tuple[probes.Site, Change]]
-) -> dict[Any, Tensor]:
-    """Divergence from the counterfactual with something added to a site in each base, by key."""
-    names = {f"{index}": key for index, key in enumerate(changes)}
-    writes = {
-        name: [(changes[key][0], at(trial, pairs.base, changes[key][0]).double() + changes[key][1])]
-        for name, key in names.items()
-    }
-    found = written_predictions(trial, pairs.base, writes)
-    divergence = trial.task.outputs.divergence
-    return {names[name]: divergence(pairs.counterfactual, p) for name, p in found.items()}
-
-
-def _fitted(change: Change, moved: Change) -> Float[Tensor, "entry component"]:
+def _fitted(
+    change: Float[Tensor, "pair position entry"], moved: Float[Tensor, "pair position component"]
+) -> Float[Tensor, "entry component"]:
     """The least-squares map, of least norm where entries depend on each other."""
     x, y = change.flatten(0, 1), moved.flatten(0, 1)
     return torch.linalg.pinv(x.T @ x, hermitian=True, rtol=RANK) @ (x.T @ y)
