@@ -302,7 +302,15 @@ EXACT: list[Entry] = [
 
 TWO_LAGS, THREE_LAGS = (mtd_lens.load_task(f"mtd-{size}-t32") for size in ("q3-m2", "q5-m3"))
 
-ON_BOTH = {"whole, absolute", "whole, relative", "60/40", "lags permuted", "gated", "signed"}
+ON_BOTH = {
+    "whole, absolute",
+    "whole, relative",
+    "60/40",
+    "lags permuted",
+    "gated",
+    "signed",
+    "two passes",
+}
 
 
 def on(task: MTDTask, entries: list[Entry]) -> list[Known]:

@@ -47,7 +47,9 @@ def shifted_rows(task: MTDTask) -> HookedModel:
     return broken(task, content=task.transition.roll(1, 0))
 
 
-def layered(task: MTDTask, name: str, layers: Sequence[Sequence[Part]], **further: int):
+def layered(
+    task: MTDTask, name: str, layers: Sequence[Sequence[Part]], **further: int
+) -> HookedModel:
     """A model of attention layers, each a list of groups of heads."""
     layout = stages.lay_out(task, **further)
     built = [Layer(groups) for groups in layers]
