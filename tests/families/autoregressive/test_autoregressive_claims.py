@@ -9,8 +9,7 @@ import mtd_lens
 import probes
 from mtd_lens import AutoregressiveCausalModel, AutoregressiveTask, Trial
 from mtd_lens.families.autoregressive.claims import claims, window_size
-from mtd_lens.measures.pairs import draw_pairs
-from probes import squared_error
+from mtd_lens.measures import pairs_of as drawn_pairs
 
 ETA = 0.15
 T = 7
@@ -102,11 +101,11 @@ def test_interchange(trial, claim_id):
     variable = claim_id.split(".")[0]
     whole = variable == "inner_products"
     queries = slice(LAST - 1, None) if whole else slice(None, -1)
-    pairs = draw_pairs(trial.causal_model, trial.tokens, variable, queries, squared_error, SEED + 1)
+    pairs = drawn_pairs(trial, trial.tokens, variable, queries)
     for found in measured(trial, claim_id):
         errors, references = [], []
         for n, base in enumerate(trial.tokens):
-            source = trial.tokens[int(pairs.source[n])]
+            source = pairs.source.sequences[n]
             if whole:  # the source's products with the base's values
                 hook, positions = "attn.hook_pattern", [LAST]
                 weights = [ETA * float(source[LAST] @ source[j - 1]) for j in range(1, T)]
@@ -125,7 +124,7 @@ def test_interchange(trial, claim_id):
 
             patched = trial.model.run_with_hooks(base[None], fwd_hooks=[(name, swap)])[0, LAST]
             errors.append((counterfactual - patched).square().sum())
-            references.append((counterfactual - trial.model(base[None])[0, LAST]).square().sum())
+            references.append((counterfactual - pairs.blind[n]).square().sum())
         check(found, errors, references)
 
 
