@@ -17,6 +17,7 @@ from mtd_lens.errors import ArgumentError
 from mtd_lens.spaces import Space
 from probes import checks
 from probes.circuits import WeightFinding
+from probes.statistics import Interval
 from probes.subject import HookedModel
 
 if TYPE_CHECKING:
@@ -133,6 +134,8 @@ class Measurement(Record):
         control: ``[row]`` both: numerator and denominator of the control task, if there is one.
         exact: True for scores read from parameters, which sequences do not make uncertain.
         details: Further figures for the report.
+        interval: The score's own interval, where rows alone do not give it.
+        control_interval: That of the control's score.
     """
 
     layer: int | None
@@ -143,6 +146,8 @@ class Measurement(Record):
     control: tuple[Tensor, Tensor] | None = None
     exact: bool = False
     details: Mapping[str, float | str] = field(default_factory=dict)
+    interval: Interval | None = None
+    control_interval: Interval | None = None
 
 
 @dataclass(frozen=True)
