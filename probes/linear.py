@@ -21,6 +21,9 @@ PENALTIES = tuple(10.0**power for power in range(-10, 3))
 
 N_FOLDS = 5
 
+_QUANTILE = 1.96
+"""Standard deviations on either side of a normal 95% interval."""
+
 ROWS_A_FEATURE = 16
 """From so many rows (positions of sequences) a feature on, intervals of R² cover what they say,
 with no penalty chosen."""
@@ -42,6 +45,8 @@ class RidgeProbe:
             sequences: what is lost for having been fitted on finitely many. It is the mean square
             of residuals over the mean product of each with its held-out one, which for residuals
             of equal variance is ``1 - features / rows``.
+        spread: Standard deviation, over samples to fit on, of this probe's error as a share of its
+            mean, for Gaussian residuals of equal variance.
     """
 
     weights: Float[Tensor, "feature output"]
@@ -49,6 +54,7 @@ class RidgeProbe:
     penalty: float
     cross_validated: float
     attainable: float = 1.0
+    spread: float = 0.0
 
     def predict(
         self, features: Float[Tensor, "sequence position feature"]
@@ -128,17 +134,21 @@ class RidgeProbe:
 
 
 def read_interval(
-    error: Float[Tensor, " sequence"], deviation: Float[Tensor, " sequence"], seed: int = 0
+    error: Float[Tensor, " sequence"],
+    deviation: Float[Tensor, " sequence"],
+    spread: float | int = 0.0,
+    seed: int = 0,
 ) -> Interval:
     """R² for infinitely many sequences with a 95% interval, from ``attainable_errors``.
 
-    Resampled are evaluation sequences; that the fit could have come out better or worse than it
-    does on average adds a few per cent of the error's own spread at most, given enough rows a
-    feature. The percentiles are expanded for few sequences (Hesterberg 2015).
+    Resampled are evaluation sequences, with percentiles expanded for few of them (Hesterberg 2015).
+    That the fit could have come out better or worse than it does on average is added in quadrature:
+    it matters where R² is near 0, since there errors and deviations hardly differ.
 
     Args:
         error: ``[sequence]``.
         deviation: ``[sequence]``, in the same unit.
+        spread: The probe's, at least 0.
         seed: Of the resampling.
 
     Returns:
@@ -148,7 +158,14 @@ def read_interval(
         DataError: Fewer than 16 sequences, different lengths, values that are not finite, or no
             deviation.
     """
-    return one_minus_ratio(error, deviation, seed, expanded=True)
+    spread = checks.number(spread, "spread", 0, math.inf, DataError, low_included=True)
+    found = one_minus_ratio(error, deviation, seed, expanded=True)
+    of_fit = _QUANTILE * spread * (1 - found.score)
+    return Interval(
+        found.score,
+        found.score - math.hypot(found.score - found.low, of_fit),
+        found.score + math.hypot(found.high - found.score, of_fit),
+    )
 
 
 def fit_ridge(
@@ -243,15 +260,16 @@ def fit_ridges(
         best = int(errors.argmin())
         weights = solve(penalties[best])[:, own]
         without = [solver(penalties[best])[:, own] for solver in solvers]
+        attainable = _attainable(weights, without, [(g, c[:, own], t[own]) for g, c, t in moments])
+        n_read = int((torch.linalg.eigvalsh(gram) > penalties[best] * unit).sum())
         probes.append(
             RidgeProbe(
                 weights=weights,
                 bias=target_mean[own] - feature_mean @ weights,
                 penalty=penalties[best],
                 cross_validated=1 - float(errors[best]) / variation if variation > 0 else 0.0,
-                attainable=_attainable(
-                    weights, without, [(g, c[:, own], t[own]) for g, c, t in moments]
-                ),
+                attainable=attainable,
+                spread=(1 - attainable) * _relative_spread(y[..., own] - x @ weights, n_read),
             )
         )
     return probes
@@ -274,6 +292,16 @@ def _attainable(weights: Tensor, without: Sequence[Tensor], moments: Sequence[Mo
         own += squares - 2 * read + float((weights * through).sum())
         crossed += squares - read - float((held * cross).sum()) + float((held * through).sum())
     return min(1.0, max(own, 0.0) / crossed) if crossed > 0 else 1.0
+
+
+def _relative_spread(residuals: Tensor, n_features: int) -> float:
+    """Of a sum of squares of so many features' weights, the standard deviation over the mean."""
+    residuals = residuals.flatten(0, 1)
+    covariance = residuals.T @ residuals
+    total = float(covariance.trace())
+    if total <= 0 or n_features < 1:
+        return 0.0
+    return math.sqrt(2 * float((covariance / total).square().sum()) / n_features)
 
 
 def _check_pair(features: Tensor, targets: Tensor) -> None:

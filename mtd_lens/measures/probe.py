@@ -75,10 +75,9 @@ class Probe:
             ]
             found = [own.cross_validated for (own, _), _ in fitted]
             best = next(i for i, value in enumerate(found) if value >= max(found) - TIE)
-            (probe, errors), (_, control_errors) = fitted[best]
-            interval, control_interval = (
-                probes.read_interval(*both, seed=trial.seed) for both in (errors, control_errors)
-            )
+            (probe, errors), (of_control, control_errors) = fitted[best]
+            interval = probes.read_interval(*errors, probe.spread, trial.seed)
+            control_interval = probes.read_interval(*control_errors, of_control.spread, trial.seed)
             score, control = interval.score, control_interval.score
             measurements.append(
                 Measurement(

@@ -4,6 +4,7 @@ What trained models hold of a variable at the query can depend on the query's ow
 linear map reads it, though one does for each ending.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -103,11 +104,12 @@ class ProbeGivenQuery:
         positions, measurements = trial.positions[self.queries], []
         for layer, sites in enumerate(self._sites(trial)):
             fitted = [self._pooled(trial, groups, site, targets, decoys) for site in sites]
-            selections = [selection for selection, _, _ in fitted]
+            selections = [selection for selection, _, _, _ in fitted]
             best = next(i for i, value in enumerate(selections) if value >= max(selections) - TIE)
-            selection, errors, control_errors = fitted[best]
+            selection, errors, control_errors, spreads = fitted[best]
             interval, control = (
-                probes.read_interval(*both, seed=trial.seed) for both in (errors, control_errors)
+                probes.read_interval(*both, spread, trial.seed)
+                for both, spread in zip((errors, control_errors), spreads, strict=True)
             )
             measurements.append(
                 Measurement(
@@ -198,25 +200,29 @@ class ProbeGivenQuery:
         site: probes.Site,
         targets: list[Tensor],
         decoys: list[Tensor],
-    ) -> tuple[float, tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Cross-validated R² within groups, and errors and deviations: own and the control's."""
+    ) -> tuple[float, tuple[Tensor, Tensor], tuple[Tensor, Tensor], list[float]]:
+        """Cross-validated R², errors and deviations, own and the control's, and both spreads."""
         all_sites = [each for sites in self._sites(trial) for each in sites]
         missed = total = 0.0
+        squares = [0.0, 0.0]
         rows: list[list[tuple[Tensor, Tensor]]] = [[], []]
         for group, target, decoy in zip(groups, targets, decoys, strict=True):
             for tokens in group.splits:
                 trial.natural(tokens).read(all_sites)  # in one pass
             halves = [trial.read(tokens, [site])[0] for tokens in group.splits]
-            (probe, errors), (_, control_errors) = attainable_errors(halves, target, decoy)
+            (probe, errors), (of_control, control_errors) = attainable_errors(halves, target, decoy)
             own = target[: len(group.fit)]
             variation = float((own - own.mean((0, 1))).square().sum())
             missed += (1 - probe.cross_validated) * variation
             total += variation
+            squares[0] += probe.spread**2
+            squares[1] += of_control.spread**2
             rows[0].append(errors)
             rows[1].append(control_errors)
         pooled = [tuple(torch.cat(parts) for parts in zip(*each, strict=True)) for each in rows]
         selection = 1 - missed / total if total > 0 else 0.0
-        return selection, (pooled[0][0], pooled[0][1]), (pooled[1][0], pooled[1][1])
+        spreads = [math.sqrt(square) / len(groups) for square in squares]
+        return selection, (pooled[0][0], pooled[0][1]), (pooled[1][0], pooled[1][1]), spreads
 
     def _sites(self, trial: Trial) -> list[list[probes.Site]]:
         """For each layer, a site a hook."""

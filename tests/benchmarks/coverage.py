@@ -54,8 +54,8 @@ def covered(features, targets, n_sequences, repeats):
         new = attainable_errors(pair, *(target[drawn] for target in targets))
         few = torch.cat([fit[:half], test])
         old = probe_errors([features[fit[:half]], pair[1]], *(target[few] for target in targets))
-        for i, ((_, ours), (_, rows), truth) in enumerate(zip(new, old, truths, strict=True)):
-            found = probes.read_interval(*ours, seed=repeat)
+        for i, ((probe, ours), (_, rows), truth) in enumerate(zip(new, old, truths, strict=True)):
+            found = probes.read_interval(*ours, probe.spread, repeat)
             before = probes.one_minus_ratio(*rows, seed=repeat)
             held[i] += (
                 found.low <= truth <= found.high,
