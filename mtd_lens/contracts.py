@@ -17,7 +17,7 @@ from mtd_lens.errors import ArgumentError
 from mtd_lens.spaces import Space
 from probes import checks
 from probes.circuits import WeightFinding
-from probes.statistics.intervals import Interval
+from probes.statistics import Interval
 from probes.subject import HookedModel
 
 if TYPE_CHECKING:
@@ -139,12 +139,13 @@ class Measurement(Record):
         numerator: ``[row]``: discrepancy of the model, one value an evaluation sequence or pair
             (for scores read from parameters, one value a row compared).
         denominator: ``[row]``: discrepancy of the reference.
-        controls: By name in words, numerator and denominator of what must not score as well: a
-            control task, a wrong source, a permuted map.
+        controls: By name in words, what must not score as well (a control task, a wrong source, a
+            permuted map): numerator and denominator, or the score with its interval.
         dose: How much of the source's value the patched model acts on, with its interval; None
             where that cannot be said.
         exact: True for scores read from parameters, which sequences do not make uncertain.
         details: Further figures for the report.
+        interval: The score with its interval, where rows alone do not give it.
     """
 
     layer: int | None
@@ -152,15 +153,11 @@ class Measurement(Record):
     selection: float
     numerator: Float[Tensor, " row"]
     denominator: Float[Tensor, " row"]
-    controls: Mapping[str, Errors] = field(default_factory=dict)
+    controls: Mapping[str, Errors | Interval] = field(default_factory=dict)
     dose: Interval | None = None
     exact: bool = False
     details: Mapping[str, float | str] = field(default_factory=dict)
-
-    @property
-    def errors(self) -> Errors:
-        """Numerator and denominator."""
-        return self.numerator, self.denominator
+    interval: Interval | None = None
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,28 @@ class Trial:
         declared = None if self.algorithm is None else self.algorithm.query
         return None if declared is None else declared(self.task)
 
+    def more(self, n_sequences: int) -> Tensor:
+        """Further sequences to fit on, which no other split holds, ``[sequence, position]``.
+
+        Each number has sequences of its own, the same ones for every model of the experiment.
+
+        Args:
+            n_sequences: How many, at least 1.
+
+        Raises:
+            ArgumentError: No such number.
+        """
+        n_sequences = checks.integer(n_sequences, "n_sequences", 1, ArgumentError)
+        return self.memo(
+            "more",
+            self.task,
+            n_sequences,
+            self.seed,
+            compute=lambda: self.task.sample(n_sequences, checks.MAX_SEED - self.seed).tokens.to(
+                self.fit_tokens.device
+            ),
+        )
+
     def run(self, tokens: Tensor) -> Mapping[str, Tensor]:
         """The algorithm's variables, ``[sequence, query, …]``.
 

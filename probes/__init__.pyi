@@ -40,7 +40,12 @@ from .interchange import (
     run_interchange as run_interchange,
     run_written as run_written,
 )
-from .linear import RidgeProbe as RidgeProbe, fit_ridge as fit_ridge, fit_ridges as fit_ridges
+from .linear import (
+    RidgeProbe as RidgeProbe,
+    fit_ridge as fit_ridge,
+    fit_ridges as fit_ridges,
+    read_interval as read_interval,
+)
 from .patching.activations import ablate as ablate, patch_activations as patch_activations
 from .patching.grid import Grid as Grid
 from .patching.paths import patch_paths as patch_paths

@@ -14,11 +14,22 @@ from torch import Tensor
 
 from probes import checks
 from probes.errors import DataError
+from probes.statistics import Interval, one_minus_ratio
 
 PENALTIES = tuple(10.0**power for power in range(-10, 3))
 """Ridge penalties tried, in units of the mean variance of a feature."""
 
 N_FOLDS = 5
+
+_QUANTILE = 1.96
+"""Standard deviations on either side of a normal 95% interval."""
+
+ROWS_A_FEATURE = 16
+"""From so many rows (positions of sequences) a feature on, intervals of R² cover what they say,
+with no penalty chosen."""
+
+LEAST_PENALTY = (PENALTIES[0],)
+"""For so many rows: it keeps rounding out, and shrinks nothing else."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +41,20 @@ class RidgeProbe:
         bias: ``[output]``.
         penalty: The chosen ridge penalty, in units of the mean variance of a feature.
         cross_validated: R² over the held-out folds of the fit split.
+        attainable: Squared error of the best linear map, as a share of what this probe's is on new
+            sequences: what is lost for having been fitted on finitely many. It is the mean square
+            of residuals over the mean product of each with its held-out one, which for residuals
+            of equal variance is ``1 - features / rows``.
+        spread: Standard deviation, over samples to fit on, of this probe's error as a share of its
+            mean, for Gaussian residuals of equal variance.
     """
 
     weights: Float[Tensor, "feature output"]
     bias: Float[Tensor, " output"]
     penalty: float
     cross_validated: float
+    attainable: float = 1.0
+    spread: float = 0.0
 
     def predict(
         self, features: Float[Tensor, "sequence position feature"]
@@ -85,6 +104,68 @@ class RidgeProbe:
         residual = targets - self.predict(features).to(targets)
         deviation = targets - targets.mean((0, 1))
         return residual.square().sum((1, 2)), deviation.square().sum((1, 2))
+
+    def attainable_errors(
+        self, features: Tensor, targets: Tensor
+    ) -> tuple[Float[Tensor, " sequence"], Float[Tensor, " sequence"]]:
+        """``errors`` of the best linear map, and deviations from the mean of all sequences.
+
+        Both are estimates without the bias of finite samples: errors are scaled by ``attainable``,
+        deviations by what the mean of so few sequences takes from them (n / (n - 1) for one
+        position each). One minus the ratio of their means is R² for infinitely many
+        sequences.
+
+        Args:
+            features: ``[sequence, position, feature]``, of other sequences than those of the fit.
+            targets: ``[sequence, position, output]``.
+
+        Returns:
+            Error and deviation, each ``[sequence]``, in squared units of the targets.
+
+        Raises:
+            DataError: Other shapes, or no tensors of real numbers.
+        """
+        error, deviation = self.errors(features, targets)
+        n_sequences, n_positions = targets.shape[:2]
+        means = targets.to(deviation).mean(1)
+        of_mean = (means - means.mean(0)).square().sum() / (n_sequences * max(n_sequences - 1, 1))
+        lost = n_positions * of_mean / deviation.mean().clamp_min(torch.finfo(deviation.dtype).tiny)
+        return self.attainable * error, deviation * (1 + lost)
+
+
+def read_interval(
+    error: Float[Tensor, " sequence"],
+    deviation: Float[Tensor, " sequence"],
+    spread: float | int = 0.0,
+    seed: int = 0,
+) -> Interval:
+    """R² for infinitely many sequences with a 95% interval, from ``attainable_errors``.
+
+    Resampled are evaluation sequences, with percentiles expanded for few of them (Hesterberg 2015).
+    That the fit could have come out better or worse than it does on average is added in quadrature:
+    it matters where R² is near 0, since there errors and deviations hardly differ.
+
+    Args:
+        error: ``[sequence]``.
+        deviation: ``[sequence]``, in the same unit.
+        spread: The probe's, at least 0.
+        seed: Of the resampling.
+
+    Returns:
+        R² with the ends of its interval.
+
+    Raises:
+        DataError: Fewer than 16 sequences, different lengths, values that are not finite, or no
+            deviation.
+    """
+    spread = checks.number(spread, "spread", 0, math.inf, DataError, low_included=True)
+    found = one_minus_ratio(error, deviation, seed, expanded=True)
+    of_fit = _QUANTILE * spread * (1 - found.score)
+    return Interval(
+        found.score,
+        found.score - math.hypot(found.score - found.low, of_fit),
+        found.score + math.hypot(found.high - found.score, of_fit),
+    )
 
 
 def fit_ridge(
@@ -166,8 +247,8 @@ def fit_ridges(
     unit = rows * (gram.diagonal().mean() / rows).clamp_min(torch.finfo(torch.float64).tiny)
 
     held_out = x.new_zeros(len(penalties), y.shape[-1])
-    for fold_gram, fold_cross, fold_total in moments:
-        solve = _solver(gram - fold_gram, cross - fold_cross, unit)
+    solvers = [_solver(gram - part[0], cross - part[1], unit) for part in moments]
+    for solve, (fold_gram, fold_cross, fold_total) in zip(solvers, moments, strict=True):
         for index, penalty in enumerate(penalties):
             solution = solve(penalty)
             quadratic = (solution * (fold_gram @ solution)).sum(0)
@@ -178,15 +259,49 @@ def fit_ridges(
         errors, variation = held_out[:, own].sum(1), float(total[own].sum())
         best = int(errors.argmin())
         weights = solve(penalties[best])[:, own]
+        without = [solver(penalties[best])[:, own] for solver in solvers]
+        attainable = _attainable(weights, without, [(g, c[:, own], t[own]) for g, c, t in moments])
+        n_read = int((torch.linalg.eigvalsh(gram) > penalties[best] * unit).sum())
         probes.append(
             RidgeProbe(
                 weights=weights,
                 bias=target_mean[own] - feature_mean @ weights,
                 penalty=penalties[best],
                 cross_validated=1 - float(errors[best]) / variation if variation > 0 else 0.0,
+                attainable=attainable,
+                spread=(1 - attainable) * _relative_spread(y[..., own] - x @ weights, n_read),
             )
         )
     return probes
+
+
+Moments = tuple[Tensor, Tensor, Tensor]
+"""Gram and cross moments, and the sum of squares of each output."""
+
+
+def _attainable(weights: Tensor, without: Sequence[Tensor], moments: Sequence[Moments]) -> float:
+    """Sum of squared residuals over that of their products with held-out ones, at most 1.
+
+    A fold's held-out residuals are ``(1 - H)^-1`` times its own, H its block of the hat matrix, so
+    that the product has the expected value of a squared residual of the best map.
+    """
+    own = crossed = 0.0
+    for held, (gram, cross, total) in zip(without, moments, strict=True):
+        through = gram @ weights
+        squares, read = float(total.sum()), float((weights * cross).sum())
+        own += squares - 2 * read + float((weights * through).sum())
+        crossed += squares - read - float((held * cross).sum()) + float((held * through).sum())
+    return min(1.0, max(own, 0.0) / crossed) if crossed > 0 else 1.0
+
+
+def _relative_spread(residuals: Tensor, n_features: int) -> float:
+    """Of a sum of squares of so many features' weights, the standard deviation over the mean."""
+    residuals = residuals.flatten(0, 1)
+    covariance = residuals.T @ residuals
+    total = float(covariance.trace())
+    if total <= 0 or n_features < 1:
+        return 0.0
+    return math.sqrt(2 * float((covariance / total).square().sum()) / n_features)
 
 
 def _check_pair(features: Tensor, targets: Tensor) -> None:
@@ -208,8 +323,7 @@ def _check_pair(features: Tensor, targets: Tensor) -> None:
         )
 
 
-def _moments(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gram and cross moments, and the sum of squares of each output."""
+def _moments(x: Tensor, y: Tensor) -> Moments:
     x, y = x.flatten(0, 1), y.flatten(0, 1)
     return x.T @ x, x.T @ y, y.square().sum(0)
 

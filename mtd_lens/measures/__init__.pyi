@@ -11,6 +11,7 @@ from .pairs import (
     spliced as spliced,
 )
 from .probe import Probe as Probe
+from .probe_given_query import ProbeGivenQuery as ProbeGivenQuery
 from .scrubbing import Scrubbing as Scrubbing
 from .tables import (
     has_tables as has_tables,

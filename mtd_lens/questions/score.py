@@ -219,7 +219,8 @@ def _decided(
         return ClaimResult.not_made(claim.id, claim.statement, reason, threshold)
     score, ceiling = _interval(chosen, seed), None if built is None else _interval(built, seed)
     controls = {
-        name: probes.one_minus_ratio(*errors, seed=seed) for name, errors in chosen.controls.items()
+        name: found if isinstance(found, Interval) else probes.one_minus_ratio(*found, seed=seed)
+        for name, found in chosen.controls.items()
     }
     beside = controls if null is None else {NULL: null} | controls
     verdict = decide(score, beside, ceiling, threshold, chosen.dose, refuted)
@@ -251,6 +252,8 @@ def _is_of_output(found: Found) -> bool:
 
 
 def _interval(measurement: Measurement, seed: int) -> Interval:
+    if measurement.interval is not None:
+        return measurement.interval
     if measurement.exact:
         value = 1 - float(measurement.numerator.mean() / measurement.denominator.mean())
         return Interval(value, value, value)

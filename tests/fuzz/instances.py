@@ -226,6 +226,9 @@ INSTANCES: dict[str, Callable[[], Any]] = {
     "Pattern": lambda: measures.Pattern("mixture_weights", (0, 1)),
     "Prediction": lambda: measures.Prediction(lambda task, tokens: rows(len(tokens), 3)),
     "Probe": lambda: measures.Probe("mixture_weights", experiment().algorithm.control, 2),
+    "ProbeGivenQuery": lambda: measures.ProbeGivenQuery(
+        "mixture_weights", experiment().algorithm.control, 2
+    ),
     "Reference": lambda: mtd_lens.contracts.Reference(rows(4, 3)),
     "RidgeProbe": lambda: probes.fit_ridge(floats(6, 2, 3), floats(6, 2, 2, seed=1)),
     "Run": lambda: mtd_lens.Run(Path(), 1, [], model()),

@@ -18,6 +18,7 @@ from mtd_lens.measures import (
     Interchange,
     Prediction,
     Probe,
+    ProbeGivenQuery,
     Scrubbing,
 )
 from mtd_lens.shapes import Predictions, Tokens
@@ -87,6 +88,11 @@ def claims(task: MTDTask) -> list[Claim]:
             "mean_responsibility.probe",
             "The mean of γ can be read linearly from a layer at the last query.",
             Probe("mean_responsibility", control_task, window, LAST),
+        ),
+        Claim(
+            "mean_responsibility.probe_given_query",
+            "The same, among sequences that share the query's own tokens.",
+            ProbeGivenQuery("mean_responsibility", control_task),
         ),
         Claim(
             "mixture_weights.interchange",

@@ -5,7 +5,6 @@ import sys
 
 import pytest
 import torch
-
 from verdict_sets import held, supported
 
 import mtd_lens
