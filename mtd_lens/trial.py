@@ -13,6 +13,7 @@ from mtd_lens.errors import ArgumentError, SiteError
 from mtd_lens.spaces import check_outputs
 from probes import checks
 from probes.capture import NaturalRuns, Readable
+from probes.sites import Site
 from probes.subject import HookedModel, subject_of
 
 
@@ -179,3 +180,22 @@ class Trial:
         ]
         for tokens in self.splits:
             self.natural(tokens).read(sites)
+        last = (self.positions[-1],)
+        at_last = [s for s in sites if isinstance(s, Site) and tuple(s.positions or ()) == last]
+        self._own("at the last query", compute=lambda: list(dict.fromkeys(at_last)))
+
+    def activations(self, tokens: Tensor, site: Site) -> Tensor:
+        """The activation at a site in sequences of a test's own, ``[sequence, …]``.
+
+        Where it is at the last query, all that tests ask for there is read in the same pass.
+
+        Args:
+            tokens: ``[sequence, position]``, which are kept.
+            site: Where.
+
+        Raises:
+            SiteError: One that the model does not have.
+        """
+        beside: list[Site] = self._own("at the last query", compute=list)
+        found = self.natural(tokens).read([site, *(beside if site in beside else ())])
+        return found[0]

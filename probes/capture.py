@@ -95,6 +95,8 @@ class NaturalRuns:
     def __init__(self, model: HookedModel, tokens: Tensor, batch_size: int = BATCH_SIZE) -> None:
         self.model, self.tokens, self.batch_size = model, tokens, batch_size
         self._found: dict[Readable, Tensor] = {}
+        self.resumed: dict[Any, Any] = {}
+        """By sites that are written, how runs go on from these ones, once that was tried."""
 
     def read(self, sites: Sequence[Readable]) -> list[Tensor]:
         """Activations at sites, ``[sequence, …]`` each; those not read yet in one pass.

@@ -181,7 +181,10 @@ def run_written(
     groups = {
         name: [(site, value.to(dtype)) for site, value in group] for name, group in given.items()
     }
-    fused = resumable(natural, list(groups.values()))
+    written = tuple(site for site, _ in next(iter(groups.values()), []))
+    if written not in natural.resumed:
+        natural.resumed[written] = resumable(natural, list(groups.values()))
+    fused = natural.resumed[written]
     for part in torch.arange(len(rows), device=rows.device).split(batch_size):
         batch = {name: [(s, v[part]) for s, v in group] for name, group in groups.items()}
         for name, output in _written(natural, rows[part], batch, fused).items():

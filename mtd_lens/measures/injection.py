@@ -12,7 +12,7 @@ from torch import Tensor
 import probes
 from mtd_lens.contracts import LAST, Code, Errors, Measurement
 from mtd_lens.measures.choice import earliest_best
-from mtd_lens.measures.pairs import Pairs, Rows, negligible, pairs_of
+from mtd_lens.measures.pairs import N_SELECTION_PAIRS, Pairs, Rows, negligible, pairs_of
 from mtd_lens.measures.words import hook_of, where
 from mtd_lens.measures.writing import at, layer_sites, written_predictions
 from mtd_lens.trial import Trial, checked_trial
@@ -87,9 +87,10 @@ class Injection:
         codes = self._codes(trial)
         own = [code for code in codes if not code.rival]
         maps = {(n, code.name): fit.map_of(code, site) for n, site in sites.items() for code in own}
-        scores = fit.scores(
+        few = _Injected(self, trial, fit.pairs.first(N_SELECTION_PAIRS))
+        scores = few.scores(
             {
-                (n, code.name): (site, fit.change(code) @ maps[n, code.name])
+                (n, code.name): (site, few.change(code) @ maps[n, code.name])
                 for n, site in sites.items()
                 for code in own
             }

@@ -128,9 +128,10 @@ def matched_positions(
     """
     causal, others = trial.causal_model, trial.fit_tokens
     own_split = split is others
+    few = own_split or not trial.complete
+    n = min(N_SELECTION_PAIRS, len(split)) if few else len(split)
 
     def match() -> Matches:
-        n = min(N_SELECTION_PAIRS, len(split)) if own_split else len(split)
         base = Rows(split, torch.arange(n, device=split.device))
         natural, pool = trial.run(split)[variable][:n], trial.run(others)[variable]
         positions = trial.positions[queries]
@@ -160,7 +161,7 @@ def matched_positions(
         )
 
     return trial.memo(
-        "matched positions", causal, split, others, variable, str(queries), window, trial.seed,
+        "matched positions", causal, split, others, variable, str(queries), window, n, trial.seed,
         compute=match,
     )  # fmt: skip
 

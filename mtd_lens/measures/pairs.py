@@ -1,7 +1,7 @@
 """Base and source sequences, and what the algorithm predicts when a variable is swapped."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from probes.errors import shown
 from probes.statistics import NEGLIGIBLE
 from probes.statistics.intervals import MIN_SEQUENCES
 
-N_BLIND = 24
+N_BLIND = 16
 """Sources over which the best answer without a look at the source is taken."""
 
 N_SELECTION_PAIRS = 128
@@ -40,6 +40,9 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def __getitem__(self, rows: slice) -> "Rows":
+        return Rows(self.tokens, self.index[rows])
 
     @property
     def sequences(self) -> Shaped[Tensor, "row position *component"]:
@@ -73,6 +76,14 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.base)
+
+    def first(self, n: int) -> "Pairs":
+        """The first of them.
+
+        Args:
+            n: How many.
+        """
+        return Pairs(*(getattr(self, each.name)[:n] for each in fields(self)))
 
 
 def prediction_with(
@@ -120,18 +131,21 @@ def pairs_of(
         variable: What is put at its source value.
         queries: At which query positions (index into the variable's query axis).
         given_query: Whether sources share the query's own tokens with their base.
-        n_bases: How many bases at most; by default all, of the fit split ``N_SELECTION_PAIRS``.
+        n_bases: How many bases at most; by default all, of the fit split ``N_SELECTION_PAIRS``. Of
+            a null or a ceiling there are never more than these.
 
     Raises:
         ArgumentError: An unknown variable.
         NotApplicable: The query has no tokens of its own, or too few contexts are possible there.
     """
     _check_held(trial.causal_model, variable, queries)
-    if n_bases is None:
-        n_bases = N_SELECTION_PAIRS if split is trial.fit_tokens else len(split)
+    every = len(split)
+    if n_bases is None or not trial.complete:
+        few = split is trial.fit_tokens or not trial.complete
+        n_bases = min(N_SELECTION_PAIRS, every) if few else every
     return trial.memo(
         "pairs", trial.causal_model, split, variable, str(queries), given_query, n_bases,
-        trial.seed,
+        trial.complete, trial.seed,
         compute=lambda: _Draw(trial, split, given_query).pairs(variable, queries, n_bases),
     )  # fmt: skip
 
@@ -141,7 +155,7 @@ class _Draw:
 
     def __init__(self, trial: Trial, split: Tensor, given_query: bool) -> None:
         self.causal_model, self.memo, self.seed = trial.causal_model, trial.memo, trial.seed
-        self.split, self.others = split, trial.fit_tokens
+        self.split, self.others, self.complete = split, trial.fit_tokens, trial.complete
         if len(self.others) < MIN_SEQUENCES:
             raise ArgumentError(
                 f"pairs are made of {MIN_SEQUENCES} sequences a split or more; got "
@@ -154,10 +168,18 @@ class _Draw:
             raise NotApplicable("the query has no tokens of its own that sequences could share")
 
     def pairs(self, variable: str, queries: slice, n_bases: int) -> Pairs:
+        # A choice is made of the same splices as a fit.
+        n = len(self.split) if self.complete else n_bases
         base, source, wrong = (
-            Rows(rows.tokens, rows.index[:n_bases])
+            rows[:n_bases]
             for rows in self.memo(
-                "rows", self.split, self.others, self.query is None, self.seed, compute=self._rows
+                "rows",
+                self.split,
+                self.others,
+                self.query is None,
+                n,
+                self.seed,
+                compute=lambda: self._rows(n),
             )
         )
         tokens = base.sequences
@@ -178,9 +200,9 @@ class _Draw:
         blind = torch.where(count > 0, total / count.clamp_min(1), counterfactual)
         return Pairs(base, source, wrong, natural, swapped, counterfactual, blind)
 
-    def _rows(self) -> tuple[Rows, Rows, Rows]:
-        """Base, source and wrong source of every sequence of the split that has them."""
-        every = torch.arange(len(self.split), device=self.split.device)
+    def _rows(self, n: int) -> tuple[Rows, Rows, Rows]:
+        """Base, source and wrong source of the first sequences of the split that have them."""
+        every = torch.arange(n, device=self.split.device)
         turns = self.shifts[2:]
         source, possible = self._sources(every, [self.shifts[0], *turns[:N_SPLICES]])
         wrong, also = self._sources(every, [self.shifts[1], *turns[N_SPLICES:][:N_SPLICES]])

@@ -163,6 +163,8 @@ class Probe:
 def further(trial: Trial, sites: Sequence[probes.Site]) -> tuple[Tensor, ...]:
     """Sequences to fit on beside the trial's own, until there are enough rows a feature.
 
+    None for a null or a ceiling, whose scores need no narrow interval.
+
     Args:
         trial: The model under test.
         sites: What will be probed; what further sequences have there is read in one pass.
@@ -170,6 +172,8 @@ def further(trial: Trial, sites: Sequence[probes.Site]) -> tuple[Tensor, ...]:
     Returns:
         None, or one tensor, ``[sequence, position]``.
     """
+    if not trial.complete:
+        return ()
     shapes = [values.shape for values in trial.read(trial.fit_tokens, sites)]
     needed = max((ROWS_A_FEATURE * d / max(p, 1) for _, p, d in shapes), default=0.0)
     missing = min(math.ceil(needed) - len(trial.fit_tokens), MAX_FURTHER)

@@ -135,7 +135,7 @@ class ProbeGivenQuery:
         n_features = trial.read(trial.fit_tokens, [site])[0].shape[-1]
         missing = N_GROUPS * ROWS_A_FEATURE * n_features - len(trial.fit_tokens)
         parts = [trial.fit_tokens]
-        if missing > 0:
+        if missing > 0 and trial.complete:
             parts.append(trial.more(min(missing, MAX_FURTHER)))
         query = trial.query
         if query is None:

@@ -23,7 +23,7 @@ def at(trial: Trial, rows: Rows, site: probes.Site) -> Tensor:
         rows: The sequences.
         site: Where.
     """
-    found = trial.natural(rows.tokens).read([site])[0]
+    found = trial.activations(rows.tokens, site)
     if rows.index.ndim == 1:
         return found[rows.index]
     return found[rows.index, torch.arange(rows.index.shape[1], device=found.device)]

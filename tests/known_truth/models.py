@@ -243,7 +243,7 @@ BROKEN: list[Entry] = [
         EVERYTHING - SCRUBBING,
         "a layer holds which sequence it is; weights are uniform",
     ),
-    ("uniform tokens", one_step.uniform, NOTHING, EVERYTHING - SCRUBBING, "all weights are 0"),
+    ("uniform tokens", one_step.uniform, NOTHING, EVERYTHING - SCRUBBING, "nothing is read"),
 ]
 
 NO_RESPONSIBILITIES = RESPONSIBILITIES - named("responsibilities", "probe", "scrubbing")

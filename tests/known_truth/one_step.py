@@ -251,9 +251,10 @@ def identity_only(task: MTDTask) -> HookedModel:
 
 
 def uniform(task: MTDTask) -> HookedModel:
-    """Every token is as likely as any other, whatever came before."""
-    layout = stages.lay_out(task)
+    """Every token is as likely as any other, whatever came before; heads write where none reads."""
+    layout = stages.lay_out(task, noise=NOISE)
     ends = stages.ends(task, layout)
     ends["pos_embed.W_pos"][:, layout["output"]] = 1 / task.n_tokens
     ends["unembed.W_U"][layout["output"]] = eye(task.n_tokens)
-    return build(task, layout, [Layer()] * 3, ends, "uniform")
+    layers = [Layer([stages.noise(layout, 2, "noise", SEED + i)]) for i in range(3)]
+    return build(task, layout, layers, ends, "uniform")
