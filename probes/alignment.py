@@ -8,8 +8,8 @@ is the caller's affair, as in :mod:`probes.interchange`.
 Two choices keep the search honest and short. It stays within directions in which sources differ
 from bases and natural runs vary: outside them hardly anything is read, but a swap would still
 write, into directions that no natural run uses (Makelov et al. 2023 on such dormant directions).
-And it starts from the subspace that is best to first order, since from a random one it often ends
-in a local minimum.
+And it starts from the better of two subspaces, the best to first order and the best map of
+linearised outputs, since from a random one it often ends in a local minimum.
 
 A learned subspace says little by itself: on sequences that it was not fitted on, hold it against
 :func:`random_subspace`, a fit on a model with random weights, and a fit to arbitrary targets.
@@ -38,6 +38,7 @@ from probes.rotation import (
     batches,
     first_order,
     gradient,
+    linearised,
     rotation_from,
     shifts_of,
 )
@@ -222,7 +223,8 @@ def fit_alignment(
     Minimises the mean divergence of the targets from the patched predictions by Adam, over
     orthonormal bases of the given width; all positions of the site share one. Only the basis is
     learned: the model, its hooks, its mode and its gradients are left as they were found. This is
-    distributed alignment search (Geiger et al. 2024), started at the best subspace to first order.
+    distributed alignment search (Geiger et al. 2024), started at the better of two subspaces: the
+    best to first order, and that of the best map of linearised outputs.
 
     Of several variables each has its own columns of one orthonormal basis, fitted to its own
     targets, with the sum of their divergences as the loss.
@@ -289,7 +291,16 @@ def fit_alignment(
     first = span.new_zeros(span.shape[1], 0)
     for target, columns in zip(listed, widths, strict=True):
         own: Loss = partial(loss, target)
-        first = first_order(runs.differences, span, first, columns, own, batch_size)
+        starts = [
+            first_order(runs.differences, span, first, columns, own, batch_size),
+            linearised(
+                runs.differences, span, first, columns, target,
+                lambda rows, shift: predict(runs.shifted(rows, shift)), batch_size,
+            ),
+        ]  # fmt: skip
+        first = min(
+            starts, key=partial(_start_loss, runs.differences, span, columns, own, batch_size)
+        )
     rotation = rotation_from(first)
     (free,) = rotation.parameters()
     optimizer = torch.optim.Adam([free], lr=learning_rate)
@@ -316,6 +327,24 @@ def fit_alignment(
         sites, basis, span, tuple(losses), seed, variation.along(basis), tolerance,
         variation.left_out(tolerance), widths if len(widths) > 1 else (),
     )  # fmt: skip
+
+
+def _start_loss(
+    differences: Tensor,
+    span: Tensor,
+    columns: int,
+    loss: Loss,
+    batch_size: int,
+    start: Float[Tensor, "direction width"],
+) -> float:
+    """The mean divergence with the last columns of a start swapped."""
+    basis = (span @ start[:, -columns:]).to(differences)
+    total = 0.0
+    for rows in torch.arange(len(differences), device=differences.device).split(batch_size):
+        with torch.enable_grad():  # without which losses say that they depend on nothing
+            shift = (differences[rows] @ basis @ basis.T).requires_grad_()
+            total += float(loss(rows, shift).detach()) * len(rows)
+    return total
 
 
 def _checked_loss(value: Tensor) -> Tensor:

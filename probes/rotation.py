@@ -99,6 +99,66 @@ def first_order(
     return torch.cat([taken, free @ best], -1)
 
 
+def linearised(
+    differences: Float[Tensor, "base position component"],
+    span: Float[Tensor, "component direction"],
+    taken: Float[Tensor, "direction taken"],
+    width: int,
+    targets: Float[Tensor, "base outcome"],
+    outputs: Callable[[Tensor, Tensor], Tensor],
+    batch_size: int,
+) -> Float[Tensor, "direction width"]:
+    """What is taken, and beside it the subspace of the map that acts best on linearised outputs.
+
+    Where outputs change by ``J s`` under shifts ``s``, the map M of least squares has ``J M d``
+    nearest to what targets differ by from unshifted predictions; the leading eigenvectors of its
+    symmetric part are the start. Unlike the first-order one it is not drawn to directions along
+    which large differences do harm and good by chance.
+
+    Args:
+        differences: ``[base, position, component]``: sources less bases.
+        span: ``[component, direction]``: in which to look; of these the first ``N_LINEARISED``.
+        taken: ``[direction, taken]``: orthonormal columns of other variables.
+        width: How many columns to add.
+        targets: ``[base, outcome]``.
+        outputs: From rows and what is added there to predictions, ``[row, outcome]``.
+        batch_size: Sequences at a time.
+    """
+    free = torch.linalg.qr(taken, mode="complete").Q[:, taken.shape[1] :]
+    free = free[:, : max(N_LINEARISED, width)]
+    within = (span @ free).to("cpu", torch.float64)
+    n = within.shape[1]
+    gram, moment = within.new_zeros(n * n, n * n), within.new_zeros(n * n)
+    for rows in torch.arange(len(differences), device=differences.device).split(batch_size):
+        difference = differences[rows].to("cpu", torch.float64) @ within
+        shift = torch.zeros_like(differences[rows]).requires_grad_()
+        with torch.enable_grad():
+            predicted = outputs(rows, shift)
+            sums = predicted.sum(0)[:N_OUTCOMES].unbind()
+        wanted = (targets[rows] - predicted.detach()).to("cpu", torch.float64)
+        for each, missing in zip(sums, wanted.T, strict=False):
+            if not each.requires_grad:
+                raise DataError(INDEPENDENT)
+            (slope,) = torch.autograd.grad(each, [shift], retain_graph=True)
+            slopes = slope.to("cpu", torch.float64) @ within
+            design = torch.einsum("bpi,bpj->bij", slopes, difference).flatten(1)
+            gram += design.T @ design
+            moment += design.T @ missing
+    ridge = RIDGE * gram.diagonal().mean() * torch.eye(n * n, dtype=gram.dtype)
+    found = torch.linalg.solve(gram + ridge, moment).view(n, n)
+    best = torch.linalg.eigh(found + found.T).eigenvectors[:, -width:]
+    return torch.cat([taken, free @ best], -1)
+
+
+N_LINEARISED = 40
+"""Directions of most difference in which a map is fitted to linearised outputs."""
+
+N_OUTCOMES = 16
+"""Outcomes whose slopes that takes, each a backward pass."""
+
+RIDGE = 1e-8
+"""Of that fit, as a share of the mean square of its regressors."""
+
 INDEPENDENT = (
     "the loss does not depend on the activation at the site, so no subspace can be learned there: "
     "nothing leads from it to the prediction at the last position, or predict or divergence is not "
