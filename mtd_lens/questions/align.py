@@ -103,7 +103,7 @@ def align(
         )
     sought = _carriers(experiment, variable)
     subject = subject_of(model)
-    layers = [layer] if isinstance(layer, int) else list(layer)
+    layers = list(layer) if isinstance(layer, list | tuple | range) else [layer]
     layers = [checks.integer(n, "layer", 0, SiteError, subject.n_layers - 1) for n in layers]
     if not layers:
         raise SiteError("a subspace is sought in one layer or more; got none.")

@@ -184,8 +184,10 @@ class AlignmentReport(Result):
             [f"{n + 1}", figure(d.deviation, 4), figure(d.shift, 2), figure(d.largest, 2)]
             for n, d in enumerate(self.directions)
         ]
-        header = ["direction", "natural deviation", "shift, rms", "largest, in deviations"]
-        return [*tables, Table(header, rows, title="What the swap shifts")]
+        if rows:  # which older files lack
+            header = ["direction", "natural deviation", "shift, rms", "largest, in deviations"]
+            tables.append(Table(header, rows, title="What the swap shifts"))
+        return tables
 
     def _notes(self) -> list[str]:
         if not self.verdict:
