@@ -262,7 +262,7 @@ def fit_alignment(
     """
     check_tokens(model, tokens)
     _check_source(tokens, source)
-    listed = list(targets) if isinstance(targets, list | tuple) else [targets]
+    listed: list[Any] = list(targets) if isinstance(targets, list | tuple) else [targets]
     for each in listed:
         _check_targets(source, each)
     if any(parameter.is_inference() for parameter in model.parameters()):

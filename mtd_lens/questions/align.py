@@ -103,8 +103,8 @@ def align(
         )
     sought = _carriers(experiment, variable)
     subject = subject_of(model)
-    layers = list(layer) if isinstance(layer, list | tuple | range) else [layer]
-    layers = [checks.integer(n, "layer", 0, SiteError, subject.n_layers - 1) for n in layers]
+    listed: Sequence[object] = layer if isinstance(layer, list | tuple | range) else [layer]
+    layers = [checks.integer(n, "layer", 0, SiteError, subject.n_layers - 1) for n in listed]
     if not layers:
         raise SiteError("a subspace is sought in one layer or more; got none.")
     if head is not None:
