@@ -27,6 +27,8 @@ REFERENCE = 1e-6
 SUPPORTED, PARTIAL, REFUTED = "supported", "partial", "refuted"
 INCONCLUSIVE, NOT_DIAGNOSTIC = "inconclusive", "not_diagnostic"
 NOT_APPLICABLE = "not_applicable"
+ILLUSION = "illusion_suspected"
+"""Of learned subspaces alone, in place of a verdict of the table; see ``mtd_lens.align``."""
 
 IN_WORDS = {
     SUPPORTED: "the interval lies above the threshold and the floor, the dose is near 1, and the "

@@ -3,10 +3,12 @@
 A rotation is learned on half of the sequences such that swapping a narrow subspace at a site acts
 as swapping the variable in the causal model (Geiger et al. 2024, "Finding alignments between
 interpretable causal variables and distributed neural representations"), and scored on the other
-half beside what the same search finds where there is nothing to find.
+half beside what the same search finds where there is nothing to find, and beside the signs of a
+dormant pathway (Makelov et al. 2023).
 """
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -14,17 +16,17 @@ import probes
 from mtd_lens.contracts import Carrier, Task
 from mtd_lens.errors import ArgumentError, ModelError, SiteError
 from mtd_lens.experiment import Experiment, asked
-from mtd_lens.measures.pairs import draw_pairs, negligible, prediction_with, swap_errors
+from mtd_lens.questions.dormant import far_directions, judged, noise_subspace
 from mtd_lens.questions.localize import carriers_of
-from mtd_lens.results.alignment import AlignmentReport
-from mtd_lens.spaces import Space, check_outputs
-from mtd_lens.trial import Memo
+from mtd_lens.questions.subspace_search import Half, Search, half_of, within
+from mtd_lens.results.alignment import AlignmentReport, Direction, Partner
+from mtd_lens.trial import Trial
 from probes import checks
 from probes.alignment import STEPS, Alignment
-from probes.capture import NaturalRuns
 from probes.sites import HEADED, HEADLESS, hook_name
 from probes.statistics import Interval
 from probes.subject import HookedModel, subject_of
+from probes.subspaces import TOLERANCE, Variation
 
 N_SEQUENCES = 768
 
@@ -35,40 +37,54 @@ KINDS = (*HEADLESS, *HEADED)
 @asked
 def align(
     model: HookedModel,
-    variable: str,
-    layer: int,
+    variable: str | Sequence[str],
+    layer: int | Sequence[int],
     width: int | None = None,
     *,
     kind: str = "resid_post",
     head: int | None = None,
+    last: int | None = None,
+    given_query: bool = False,
+    tolerance: float | int = TOLERANCE,
     task: Task | str | None = None,
     n_sequences: int = N_SEQUENCES,
     seed: int = 0,
     steps: int = STEPS,
 ) -> AlignmentReport:
-    """Seek the subspace of one site that carries a variable of the task's causal model.
+    """Seek the subspace of one site, or of several together, that carries a variable.
 
-    The site's positions are those at which the family says the variable may be sought.
+    The sites' positions are those at which the family says the variable may be sought. Pairs are
+    random, and scores are over blind: see :class:`mtd_lens.AlignmentReport`.
 
     Args:
         model: A HookedTransformer of any depth and width; it is left as it was found.
-        variable: Of the causal model, for example ``"mean_responsibility"``.
-        layer: Counted from 0.
-        width: Dimension of the subspace; by default one less than the variable has outputs, which
-            is the dimension of their simplex.
+        variable: Of the causal model, for example ``"mean_responsibility"``; or two that are sought
+            at the same positions, for which one orthonormal basis is learned: its first ``width``
+            columns for the first, the next for the second.
+        layer: Counted from 0; or several, whose activations are one space. Each is then held at
+            its base's natural value plus the swap's shift, so that what an earlier one would change
+            in a later one is not passed on.
+        width: Dimension of the subspace (of each variable's); by default one less than the variable
+            has outputs, which is the dimension of their simplex.
         kind: Of site, one of ``mtd_lens.questions.align.KINDS``.
         head: Counted from 0; needed where the site has heads.
+        last: So many last query positions as one space, for a variable that is sought at the last
+            one.
+        given_query: Sources share the query's own tokens with their base.
+        tolerance: Directions in which natural runs vary by no more than this share of the largest
+            standard deviation, among principal directions, are left out of the search.
         task: What the model is tested on, or its name; by default the task that the model knows.
         n_sequences: At least 64; half for the fit, half for the scores.
         seed: Of sequences, pairs, fits, controls and resampling.
         steps: Of each of the three fits.
 
     Returns:
-        The scores of the learned subspace and of its controls.
+        The scores of the learned subspace and of what stands beside it, with a verdict.
 
     Raises:
-        ArgumentError: An unknown variable or kind, too few sequences, or a variable that does not
-            vary.
+        ArgumentError: An unknown variable or kind, variables that are sought at different
+            positions, too few sequences, a variable that does not vary, or a query that has no
+            tokens of its own.
         MemoryLimitError: More sequences than there is memory for.
         ModelError: The model does not fit the task, no task is known, its family does not say
             where variables may be sought, or its weights were made in inference mode.
@@ -77,173 +93,176 @@ def align(
     """
     checks.choice(kind, "kind of site", KINDS, ArgumentError)
     steps = checks.integer(steps, "steps", 1, ArgumentError)
+    given_query = checks.flag(given_query, "given_query", ArgumentError)
+    tolerance = checks.number(tolerance, "tolerance", 0, 1, ArgumentError, low_included=True)
     experiment = Experiment.of(model, task, seed).drawn(n_sequences)
     if any(parameter.is_inference() for parameter in subject_of(model).model.parameters()):
         raise ModelError(
             "align takes gradients, and the model's weights were made in inference mode, which has "
             "none. Load or build the model outside of torch.inference_mode()."
         )
-    carriers = {c.variable: c for c in carriers_of(experiment.algorithm, experiment.task)}
-    checks.choice(variable, "variable", carriers, ArgumentError)
+    sought = _carriers(experiment, variable)
     subject = subject_of(model)
-    layer = checks.integer(layer, "layer", 0, SiteError, subject.n_layers - 1)
+    listed: Sequence[object] = layer if isinstance(layer, list | tuple | range) else [layer]
+    layers = [checks.integer(n, "layer", 0, SiteError, subject.n_layers - 1) for n in listed]
+    if not layers:
+        raise SiteError("a subspace is sought in one layer or more; got none.")
     if head is not None:
         head = checks.integer(head, "head", 0, SiteError, subject.n_heads - 1)
 
-    search = _prepare(experiment, carriers[variable])
+    trial = experiment.trial()
+    names, queries = [carrier.variable for carrier in sought], sought[0].queries
+    fitting, held_out = (
+        half_of(trial, split, names, queries, given_query) for split in trial.splits
+    )
+    sites = [
+        probes.Site(hook_name(kind, n), positions, head)
+        for n in layers
+        for positions in _positions(trial, queries, last)
+    ]
     if width is None:
-        width = search.default_width
-    site = probes.Site(hook_name(kind, layer), search.positions, head)
-    null = experiment.null()
-
-    learned = search.fit(model, site, width, steps)
-    on_null = search.fit(null, site, width, steps)
-    to_arbitrary = search.fit(model, site, width, steps, arbitrary=True)
-    scores = {
-        "learned": search.score(model, learned.site),
-        "random_rotation": search.score(model, _random_site(learned, experiment.seed)),
-        "random_weights": search.score(null, on_null.site),
-        "arbitrary_labels": search.score(model, to_arbitrary.site, arbitrary=True),
-        "whole_site": search.score(model, site),
-        "mean_value": search.score_mean(model),
-    }
+        width = max(fitting.pairs[0].natural.shape[-1] - 1, 1)
+    search = Search(trial, fitting, sites, width, steps, tolerance)
+    learned = search.fit([pairs.counterfactual for pairs in fitting.pairs])
+    variation = Variation.of(search.held(fitting).values[: len(fitting)])
+    swap = held_out.differences(search.held(held_out))
+    far, furthest = far_directions(variation, within(swap, learned.parts[0]))
+    scores = _scores(search, held_out, learned, far)
+    scores |= _scores_of_other_fits(search, experiment.trial(experiment.null()), held_out)
+    if not given_query and (whole := _whole_given_query(search, names, queries)) is not None:
+        scores["whole_site_given_query"] = whole
+    verdict = judged(
+        scores, furthest, given_query=given_query, all_of_it=learned.span.shape[1] == learned.width
+    )
+    pairs, divergence = held_out.pairs[0], trial.task.outputs.divergence
     return AlignmentReport(
         **experiment.head,
-        variable=variable,
-        layer=layer,
+        variable=names[0],
+        layer=layers[0] if len(layers) == 1 else tuple(layers),
         kind=kind,
         head=head,
-        width=learned.width,
+        width=width,
         n_components=len(learned.basis),
         scores=scores,
-        unpatched=float(search.unpatched(model).mean()),
+        unpatched=float(divergence(pairs.counterfactual, search.unpatched(held_out)).mean()),
         alignment=learned,
+        last=last,
+        given_query=given_query,
+        blind=float(divergence(pairs.counterfactual, pairs.blind).mean()),
+        n_pairs=len(pairs),
+        directions=_directions(learned, swap),
+        furthest=furthest,
+        n_far=far.shape[1],
+        partner=_partner(search, held_out, learned, names),
+        verdict=verdict.name,
+        reason=verdict.reason,
+        floor=verdict.floor,
     )
 
 
-@dataclass(frozen=True)
-class _Half:
-    """Sequences, their sources, and what the causal model says of each pair.
+def _scores(search: Search, half: Half, learned: Alignment, far: Tensor) -> dict[str, Interval]:
+    """The learned subspace's scores, and those of other swaps at the same sites."""
+    held, seed, own = search.held(half), search.trial.seed, learned.parts[0]
+    swap, wrong = half.differences(held), half.differences(held, wrong=True)
+    random = probes.random_subspace(learned.span.shape[1], search.width, seed)
+    of_fit = search.fitting.differences(search.held(search.fitting))
+    moved = within(swap, own)
+    shifts = {
+        "learned": moved,
+        "random_rotation": within(swap, learned.span @ random),
+        "wrong_source": within(wrong, own),
+        "noise": within(swap, noise_subspace(of_fit, learned.span, search.width, seed)),
+        "complement": swap - moved,
+        "whole_site": swap,
+    }
+    if far.shape[1]:
+        shifts["within_range"] = moved - within(moved, far)
+    if len(learned.parts) > 1:
+        shifts["other_variable"] = within(swap, learned.parts[1])
+    return search.scores(half, shifts)
 
-    Attributes:
-        tokens: ``[sequence, position]``.
-        source: ``[sequence]``: the row of each base's source.
-        target: ``[sequence, outcome]``: the prediction with the variable at its source value.
-        arbitrary: The same with it at the source's value of an arbitrary variable.
-        mean: The same with it at its mean.
-    """
 
-    tokens: Tensor
-    source: Tensor
-    target: Tensor
-    arbitrary: Tensor
-    mean: Tensor
+def _scores_of_other_fits(search: Search, null: Trial, half: Half) -> dict[str, Interval]:
+    """Scores of the same search where there is nothing to find."""
+    on_null, pairs = replace(search, trial=null), search.fitting.pairs[0]
+    found: dict[str, Interval] = {}
+    for name, other, target in (
+        ("random_weights", on_null, pairs.counterfactual),
+        ("arbitrary_labels", search, search.fitting.arbitrary),
+    ):
+        basis = other.fit([target]).basis
+        shift = within(half.differences(other.held(half)), basis)
+        arbitrary = name == "arbitrary_labels"
+        found |= other.scores(half, {name: shift}, arbitrary=arbitrary)
+    return found
 
 
-@dataclass(frozen=True)
-class _Search:
-    """What every fit and every score of a report shares."""
+def _partner(
+    search: Search, half: Half, learned: Alignment, names: Sequence[str]
+) -> Partner | None:
+    """The second variable's scores, if there is one."""
+    if len(names) == 1:
+        return None
+    held, (first, own) = search.held(half), learned.parts
+    swap, wrong = half.differences(held), half.differences(held, wrong=True)
+    shifts = {
+        "learned": within(swap, own),
+        "other_variable": within(swap, first),
+        "wrong_source": within(wrong, own),
+    }
+    return Partner(names[1], own.shape[1], search.scores(half, shifts, of=1))
 
-    outputs: Space
-    positions: tuple[int, ...]
-    default_width: int
-    fitting: _Half
-    held_out: _Half
-    seed: int
-    memo: Memo = field(default_factory=Memo)
 
-    def natural(self, model: HookedModel, tokens: Tensor) -> NaturalRuns:
-        """A model's unedited runs on one half, the same every time."""
-        return self.memo("runs", model, tokens, compute=lambda: NaturalRuns(model, tokens))
-
-    def fit(
-        self,
-        model: HookedModel,
-        site: probes.Site,
-        width: int,
-        steps: int,
-        *,
-        arbitrary: bool = False,
-    ) -> Alignment:
-        half = self.fitting
-        return probes.fit_alignment(
-            model,
-            half.tokens,
-            half.source,
-            half.arbitrary if arbitrary else half.target,
-            site,
-            width,
-            predict=lambda output: self.outputs.prediction(model, output),
-            divergence=self.outputs.divergence,
-            steps=steps,
-            seed=self.seed,
-            natural=self.natural(model, half.tokens),
+def _directions(learned: Alignment, swap: Tensor) -> tuple[Direction, ...]:
+    """Each learned direction's natural deviation, and how far the swap shifts along it."""
+    along = (swap @ learned.basis.to(swap)).flatten(0, -2)
+    return tuple(
+        Direction(
+            float(deviation),
+            float(shift.square().mean().sqrt() / deviation),
+            float(shift.abs().max() / deviation),
         )
-
-    def score(self, model: HookedModel, site: probes.Site, *, arbitrary: bool = False) -> Interval:
-        half = self.held_out
-        base, patched = swap_errors(
-            model,
-            self.outputs,
-            half.arbitrary if arbitrary else half.target,
-            half.tokens,
-            half.source,
-            {"swapped": site},
-            self.natural(model, half.tokens),
-        )
-        return probes.one_minus_ratio(patched["swapped"], base, seed=self.seed)
-
-    def score_mean(self, model: HookedModel) -> Interval:
-        patched = self.outputs.divergence(self.held_out.target, self.held_out.mean)
-        return probes.one_minus_ratio(patched, self.unpatched(model), seed=self.seed)
-
-    def unpatched(self, model: HookedModel) -> Tensor:
-        """Divergence of each counterfactual from the unpatched prediction."""
-        half = self.held_out
-        output = check_outputs(self.natural(model, half.tokens).outputs)
-        return self.outputs.divergence(half.target, self.outputs.prediction(model, output))
-
-
-def _prepare(experiment: Experiment, carrier: Carrier) -> _Search:
-    """Pairs of both splits: those for scores are apart from those for fits."""
-    algorithm, causal_model = experiment.algorithm, experiment.causal_model
-    variable, queries, seed = carrier.variable, carrier.queries, experiment.seed
-    outputs, control = experiment.task.outputs, algorithm.control
-    natural = causal_model.run(experiment.fit_tokens)[variable]
-    assert control is not None
-
-    def half(tokens: Tensor, pair_seed: int) -> _Half:
-        pairs = draw_pairs(causal_model, tokens, variable, queries, outputs.divergence, pair_seed)
-        if negligible(pairs.effect, pairs.counterfactual):
-            raise ArgumentError(
-                f"{variable} does not vary on this task, or swapping it changes no prediction, so "
-                "there is nothing to align."
-            )
-
-        def outcome(values: Tensor) -> Tensor:
-            return prediction_with(causal_model, tokens, variable, values, queries)
-
-        decoy = control(causal_model, tokens, variable, seed)[pairs.source]
-        return _Half(
-            tokens,
-            pairs.source,
-            pairs.counterfactual,
-            arbitrary=outcome(decoy),
-            mean=outcome(natural.mean(0).expand_as(decoy)),
-        )
-
-    return _Search(
-        outputs=outputs,
-        positions=causal_model.query_positions(experiment.tokens.shape[1])[queries],
-        default_width=max(natural.shape[-1] - 1, 1),
-        fitting=half(experiment.fit_tokens, seed),
-        held_out=half(experiment.tokens, seed + 1),
-        seed=seed,
+        for deviation, shift in zip(learned.deviations, along.T, strict=True)
     )
 
 
-def _random_site(learned: Alignment, seed: int) -> probes.Site:
-    """A random subspace among the directions that the learned one was sought in."""
-    span = learned.span
-    random = probes.random_subspace(span.shape[1], learned.width, seed)
-    return replace(learned.site, subspace=span @ random)
+def _whole_given_query(search: Search, names: Sequence[str], queries: slice) -> Interval | None:
+    """The whole site's score from sources that share the query's own tokens, if there are such."""
+    if search.trial.query is None:
+        return None
+    try:
+        half = half_of(search.trial, search.trial.tokens, names[:1], queries, True)
+    except ArgumentError:  # too few contexts are possible there, or none changes a prediction
+        return None
+    swap = half.differences(search.held(half))
+    return search.scores(half, {"whole": swap})["whole"]
+
+
+def _carriers(experiment: Experiment, variable: object) -> list[Carrier]:
+    """Where one variable, or each of two, is sought."""
+    known = {c.variable: c for c in carriers_of(experiment.algorithm, experiment.task)}
+    names = [variable] if isinstance(variable, str) else variable
+    names = checks.listed(names, "variable", "names of variables", ArgumentError)
+    sought = [known[checks.choice(name, "variable", known, ArgumentError)] for name in names]
+    if len(sought) not in (1, 2) or len({carrier.variable for carrier in sought}) < len(sought):
+        raise ArgumentError(f"variable must be one name or two different ones; got {names!r}.")
+    if len({str(carrier.queries) for carrier in sought}) > 1:
+        raise ArgumentError(
+            f"{' and '.join(carrier.variable for carrier in sought)} are sought at different "
+            "positions, and have no site in common. Align one after the other."
+        )
+    return sought
+
+
+def _positions(trial: Trial, queries: slice, last: object) -> list[list[int]]:
+    """The positions of each site: all that share a basis, or one after another as one space."""
+    positions = list(trial.positions[queries])
+    if last is None:
+        return [positions]
+    if len(positions) > 1:
+        raise ArgumentError(
+            f"last is for variables that are sought at the last query position; this one is at "
+            f"{len(positions)}. Leave it out."
+        )
+    last = checks.integer(last, "last", 1, ArgumentError, len(trial.positions))
+    return [[position] for position in trial.positions[-last:]]
