@@ -11,6 +11,7 @@ from mtd_lens.contracts import NotApplicable
 from mtd_lens.measures.pairs import (
     N_SELECTION_PAIRS,
     Rows,
+    negligible,
     pairs_of,
     prediction_with,
     spliced,
@@ -103,7 +104,7 @@ def matched_sources(trial: Trial, split: Tensor, variable: str, queries: slice) 
         rows = Rows(near, torch.arange(len(near), device=near.device))
         return _checked(
             trial, variable, queries, pairs.base, (rows, pairs.source), (values, pairs.swapped),
-            float(best.mean() / random.mean()), len(contexts),
+            _share(best, random), len(contexts),
         )  # fmt: skip
 
     return trial.memo("matches", causal, pairs, variable, str(queries), compute=match)
@@ -138,7 +139,7 @@ def matched_positions(
         of_base, of_pool = (_windows(t, positions, window) for t in (split[:n], others))
         values, held = natural[:, queries], pool[:, queries]
         rng = torch.Generator(others.device).manual_seed(trial.seed + own_split)
-        near, random, near_away, random_away = [], [], 0.0, 0.0
+        near, random, distances = [], [], []
         for index in range(len(positions)):  # one at a time, to hold little at once
             other = (of_base[:, None, index] != of_pool[None, :, index]).any(-1)
             if not other.any(1).all():
@@ -147,15 +148,14 @@ def matched_positions(
             near.append(away.argmin(1))
             chance = torch.rand(away.shape, generator=rng, device=others.device)
             random.append(chance.where(other, -1.0).argmax(1))
-            near_away += float(away.gather(1, near[-1][:, None]).mean())
-            random_away += float(away.gather(1, random[-1][:, None]).mean())
+            distances.append([away.gather(1, of[-1][:, None])[:, 0] for of in (near, random)])
         indices = [torch.stack(found, 1) for found in (near, random)]
         each = torch.arange(len(positions), device=others.device)
         swapped = [natural.clone() for _ in indices]
         for whole, chosen in zip(swapped, indices, strict=True):
             whole[:, queries] = held[chosen, each]
         rows = Rows(others, indices[0]), Rows(others, indices[1])
-        distance = near_away / random_away if random_away > 0 else 0.0
+        distance = _share(*(torch.cat(found) for found in zip(*distances, strict=True)))
         return _checked(
             trial, variable, queries, base, rows, (swapped[0], swapped[1]), distance, len(others)
         )
@@ -164,6 +164,11 @@ def matched_positions(
         "matched positions", causal, split, others, variable, str(queries), window, n, trial.seed,
         compute=match,
     )  # fmt: skip
+
+
+def _share(near: Tensor, random: Tensor) -> float:
+    """Mean distance of near sources over that of random ones."""
+    return float(near.mean() / random.mean().clamp_min(torch.finfo(random.dtype).tiny))
 
 
 def _pool(trial: Trial) -> Tensor:
@@ -190,10 +195,12 @@ def _checked(
     causal, tokens, divergence = trial.causal_model, base.sequences, trial.task.outputs.divergence
     natural = causal.run(tokens)["prediction"][:, -1]
     near, random = (
-        float(divergence(natural, prediction_with(causal, tokens, variable, held, queries)).mean())
+        divergence(natural, prediction_with(causal, tokens, variable, held, queries))
         for held in values
     )
-    floor = near / random if random > 0 else 0.0
+    if negligible(random, natural):
+        raise NotApplicable("the variable does not vary")
+    effect, floor = float(random.mean()), float(near.mean() / random.mean())
     if floor > MOST_FLOOR:
         # Distances to the nearest of n points in d dimensions fall as n^(-1/d), effects as squares.
         dimensions = int(torch.linalg.matrix_rank(values[1][:, queries].flatten(0, 1).T.cov()))
@@ -203,4 +210,4 @@ def _checked(
             f"where the algorithm itself changes by {floor:.2g} of what they do; about "
             f"{would_do:.0g} would do"
         )
-    return Matches(base, rows[0], rows[1], distance, random, floor)
+    return Matches(base, *rows, distance, effect, floor)

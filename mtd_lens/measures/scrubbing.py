@@ -142,7 +142,8 @@ class Scrubbing:
             for rows in (matches.base, matches.near, matches.random)
         )
         divergence = trial.task.outputs.divergence
-        return float(divergence(natural, near).mean() / divergence(natural, random).mean())
+        moved = divergence(natural, random).mean()
+        return float(divergence(natural, near).mean() / moved) if moved > 0 else 0.0
 
     def _sites(self, trial: Trial) -> dict[int, probes.Site]:
         return layer_sites(trial, self.edits(trial), trial.positions[self.queries])

@@ -81,7 +81,9 @@ def score(
     experiment = Experiment.of(model, task, seed, name=name).drawn(n_sequences)
     seed = experiment.seed
     own = experiment.algorithm.claims(experiment.task)
-    tested = _all_claims([claim for claim in own if not (quick and claim.slow)], claims)
+    own = [claim for claim in own if not (quick and claim.slow)]
+    tested = _all_claims(own, claims)
+    n_further = len(tested) - len(own)
     trial = experiment.trial()
     probes.check_editable(model, experiment.tokens, _edited(tested, trial))
 
@@ -121,7 +123,8 @@ def score(
     listed = [results[claim.id] for claim in tested]
     if not quick:
         prediction = experiment.causal_model.variables[-1]
-        listed.append(nearest_algorithm(experiment.algorithm, prediction, references, seed))
+        nearest = nearest_algorithm(experiment.algorithm, prediction, references, seed)
+        listed.insert(len(listed) - n_further, nearest)
     matrix = tuple(
         _entry(claim, m, seed)
         for claim, found in zip(tested, of_model, strict=True)

@@ -7,46 +7,59 @@ import pytest
 import torch
 from conftest import transition
 from random_models import users_model
+from verdict_sets import held, supported
 
 import mtd_lens
 import probes
 from mtd_lens import measures
 from mtd_lens.contracts import LAST
-from mtd_lens.questions.score import verdict_of
 from mtd_lens.results.scorecard import ClaimResult, Scorecard
-from probes.statistics.intervals import Interval
 
 CLAIMS = (
     "responsibilities.interchange",
+    "responsibilities.scrubbing",
+    "responsibilities.injection",
     "responsibilities.probe",
     "responsibilities.attention",
     "responsibilities.weights",
     "mean_responsibility.interchange",
+    "mean_responsibility.interchange_given_query",
+    "mean_responsibility.scrubbing_given_query",
+    "mean_responsibility.injection",
     "mean_responsibility.probe",
+    "mean_responsibility.probe_given_query",
     "mixture_weights.interchange",
+    "mixture_weights.interchange_given_query",
     "mixture_weights.attention",
     "prediction.estimator",
+    "prediction.algorithm",
 )
-LAYERS = dict(zip(CLAIMS, (0, 0, 0, 0, 1, 1, 2, 2, None), strict=True))
+LAYERS = dict(zip(CLAIMS, (0,) * 6 + (1,) * 6 + (2,) * 3 + (None,) * 2, strict=True))
+SLOW = {claim for claim in CLAIMS if claim.rpartition(".")[2].startswith(("scrub", "inj", "algo"))}
+
+ALGORITHM = {"prediction.algorithm"}
+"""Which of like algorithms the predictions of a broken model are nearest to says nothing of it."""
+
+READABLE = {f"responsibilities.{test}" for test in ("probe", "attention", "weights")}
+MEAN = {"mean_responsibility.probe", "mean_responsibility.probe_given_query"}
+SCRUBBED = {"responsibilities.scrubbing", "mean_responsibility.scrubbing_given_query"}
 
 # What each ablation must leave: claims about earlier parts. Everything downstream of the broken
-# part is lost, and so is every interchange claim, since its effect passes through all parts.
+# part is lost, and so is every interchange claim, since its effect passes through all parts. What
+# passes a layer is not changed by a later part that uses it in another way.
 KEPT = {
     "transition": set(),
-    "average": {"responsibilities.probe", "responsibilities.attention", "responsibilities.weights"},
-    "beta": {
-        "responsibilities.probe",
-        "responsibilities.attention",
-        "responsibilities.weights",
-        "mean_responsibility.probe",
-    },
-    "lag": {
-        "responsibilities.probe",
-        "responsibilities.attention",
-        "responsibilities.weights",
-        "mean_responsibility.probe",
-    },
+    "average": READABLE | {"responsibilities.scrubbing"},
+    "beta": READABLE | MEAN,
+    "lag": READABLE | MEAN | SCRUBBED,
 }
+UNKNOWN = {
+    "transition": SCRUBBED,
+    "average": {"mean_responsibility.scrubbing_given_query"},
+    "beta": SCRUBBED,
+    "lag": set(),
+}
+"""Claims that the ablation says nothing of: whether what passes instead is a function of γ."""
 
 
 def check_construction(card):
@@ -58,11 +71,10 @@ def check_construction(card):
 
 
 def check_null(card):
+    assert not supported(card)
     for claim in card.claims:
-        assert claim.verdict in ("refuted", "inconclusive"), claim
-    for entry in card.matrix:
-        if entry.claim.endswith("interchange"):
-            assert abs(entry.score) <= 0.1, entry
+        if "interchange" in claim.id:
+            assert claim.verdict == "refuted", claim
 
 
 @pytest.mark.parametrize("form", ["absolute", "relative"])
@@ -110,8 +122,7 @@ def test_other_random_weights_support_nothing_either(form):
 def test_a_broken_part_loses_its_claims_and_keeps_the_others(form, part):
     whole = mtd_lens.load_model(f"mtd-q5-m3-t32/constructed-{form}")
     card = mtd_lens.score(mtd_lens.ablate_construction(whole, part), n_sequences=384)
-    supported = {claim.id for claim in card.claims if claim.verdict == "supported"}
-    assert supported == KEPT[part]
+    assert held(card) - UNKNOWN[part] - ALGORITHM == KEPT[part]
     assert part in card.model
 
 
@@ -135,7 +146,7 @@ def test_a_users_own_model_is_scored_and_left_alone(own_model):
     assert own_model.training
     assert all(torch.equal(weights[n], v) for n, v in own_model.state_dict().items())
     assert not hasattr(own_model, "mtd_lens_info")
-    assert all(claim.verdict in ("refuted", "inconclusive") for claim in card.claims)
+    assert not supported(card)
     assert card.n_layers == 2
     json.loads(card.to_json())
 
@@ -236,6 +247,8 @@ def test_json_holds_what_is_promised(card, tmp_path):
         "matrix",
         "estimators",
         "algorithm",
+        "conclusion",
+        "quick",
     ]
     assert data["parameters"] == card.parameters
     assert data["algorithm"] == "one step"
@@ -244,8 +257,9 @@ def test_json_holds_what_is_promised(card, tmp_path):
         *("null", "ceiling", "threshold", "verdict"),
     }
     assert all(wanted <= set(claim) for claim in data["claims"])
-    assert {(entry["claim"], entry["layer"]) for entry in data["matrix"]} == {
-        (claim, layer) for claim in CLAIMS[:-1] for layer in range(3)
+    everywhere = [entry for entry in data["matrix"] if "scrubbing" not in entry["claim"]]
+    assert {(entry["claim"], entry["layer"]) for entry in everywhere} == {
+        (claim, layer) for claim in CLAIMS[:-2] if "scrubbing" not in claim for layer in range(3)
     }
     assert set(data["versions"]) == {"python", "mtd-lens", "transformer-lens", "torch"}
     probe = data["claims"][1]["details"]
@@ -265,8 +279,8 @@ def test_the_page_is_self_contained_and_escaped(card, tmp_path):
     page = card.to_html(tmp_path / "card.html")
     assert page.startswith("<!doctype html>")
     assert not re.search(r"(src|href)=|https?://|<script", page)
-    assert page.count('class="cell') == 8 * 3
-    assert page.count("cell chosen") == 8
+    assert page.count('class="cell') == 15 * 3
+    assert page.count("cell chosen") == 15
     hostile = Scorecard(**{**vars(card), "model": "</title><script>alert(1)</script>"})
     assert "<script>" not in hostile.to_html()
     assert "<script>" not in hostile._repr_html_()
@@ -279,7 +293,7 @@ def test_the_table_and_the_one_line_form(card):
     assert "one step" in text
     assert re.search(r"mixture_weights.interchange +\S+ +\S+ +1.00\*", text)  # the matrix
     assert [claim.id for claim in card] == list(CLAIMS)
-    assert repr(card) == "Scorecard('small/constructed-absolute': 9 supported)"
+    assert repr(card) == "Scorecard('small/constructed-absolute': 17 supported)"
     assert isinstance(card["prediction.estimator"], ClaimResult)
 
 
@@ -292,24 +306,6 @@ def test_what_does_not_vary_is_not_applicable():
     json.loads(card.to_json())
     card.to_html()
     assert "not_applicable" in str(card)
-
-
-@pytest.mark.parametrize(
-    ("score", "null", "ceiling", "verdict"),
-    [
-        ((0.9, 0.95), (0.0, 0.1), (1.0, 1.0), "supported"),
-        ((0.7, 0.9), (0.0, 0.1), (1.0, 1.0), "inconclusive"),
-        ((0.2, 0.3), (0.0, 0.1), (1.0, 1.0), "inconclusive"),
-        ((0.02, 0.08), (0.0, 0.1), (1.0, 1.0), "refuted"),
-        ((-9.0, -8.0), (-20.0, -19.0), (1.0, 1.0), "refuted"),  # worse than the reference
-        ((0.9, 0.95), (0.7, 0.85), (1.0, 1.0), "not_diagnostic"),  # the null passes as well
-        ((-0.7, -0.6), (0.7, 0.85), (1.0, 1.0), "refuted"),  # the null passes, the model does not
-        ((0.1, 0.2), (0.0, 0.1), (0.3, 0.5), "not_diagnostic"),  # the construction fails
-    ],
-)
-def test_verdicts(score, null, ceiling, verdict):
-    intervals = [Interval(sum(pair) / 2, *pair) for pair in (score, null, ceiling)]
-    assert verdict_of(*intervals, threshold=0.8) == verdict
 
 
 def test_shortest_sequences_have_a_scorecard():
