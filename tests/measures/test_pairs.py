@@ -97,7 +97,7 @@ def test_the_blind_answer_is_the_best_constant_one(trial):
 
 def test_given_the_query_agrees_with_rejection():
     """Sequences that end alike, paired as they come, give the score that spliced sources give."""
-    known = next(k for k in MODELS if k.name.startswith("60/40 read out in halves"))
+    known = next(k for k in MODELS if k.name.startswith("60/40, read out in halves"))
     task, model = known.task, known.build(known.task)
     whole = Experiment.of(model, task, 0).drawn(768).trial()
     test = Interchange("mean_responsibility", "hook_attn_out", LAST)
