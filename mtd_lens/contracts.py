@@ -229,11 +229,14 @@ class Carrier(Record):
         queries: At which query positions (an index into the variable's query axis). Positions
             that only pass on what was computed from the variable are left out, so that later
             layers are not taken for its own.
+        classes: ``position -> class``, in words, where different sites may carry the variable at
+            different positions; None where all are alike.
     """
 
     variable: str
     kinds: tuple[str, ...]
     queries: slice
+    classes: Callable[[int], str] | None = None
 
 
 @dataclass(frozen=True)

@@ -5,66 +5,39 @@ few sites swapped together carry it, from which sites can it be read, and in whi
 variables appear? Sets of sites are chosen on the fit split and scored once on the other.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 
-import numpy as np
 import torch
 from torch import Tensor
 
 import probes
-from mtd_lens.contracts import Algorithm, Carrier, Task
+from mtd_lens.contracts import LAST, Algorithm, Carrier, NotApplicable, Task
 from mtd_lens.errors import ArgumentError, ModelError
 from mtd_lens.experiment import Experiment, asked
-from mtd_lens.measures.interchange import N_SELECTION_PAIRS
-from mtd_lens.measures.pairs import (
-    Pairs,
-    first,
-    negligible,
-    pairs_of,
-    prediction_with,
-    swap_errors,
-)
-from mtd_lens.measures.probe import probe_errors, share_read
-from mtd_lens.results.localization import (
-    STAGES,
-    Finding,
-    Localization,
-    Place,
-    ProbeScore,
-    SiteScore,
-)
+from mtd_lens.questions.readable import probe_places
+from mtd_lens.questions.sets import Places, smallest_set
+from mtd_lens.questions.swaps import Swaps, in_words, places_of, site_of
+from mtd_lens.results.localization import Localization
+from mtd_lens.results.places import STAGES, ClassLoss, Finding, Place, ProbeScore, SiteScore
 from mtd_lens.trial import Trial
-from mtd_lens.verdicts import THRESHOLD
+from mtd_lens.verdicts import SUPPORTED, THRESHOLD, decide
 from probes import checks
-from probes.sites import hook_name, hook_suffix
-from probes.subject import HookedModel, subject_of
+from probes.sites import hook_suffix
+from probes.statistics.significance import N_FLIPS
+from probes.subject import HookedModel
 
 N_SEQUENCES = 512
 LEVEL = 0.05
 FLOOR = 0.1
-"""What a single site's score is tested against: a random model's sites stay below it."""
+"""The share of the way from the base run's prediction to the counterfactual, as divergences, that a
+significant site must go: a random model's sites stay below it."""
 
-GAIN = 0.01
-"""A site joins the set if it raises the joint score by this, and stays if it is worth that."""
+WRONG = "a wrong source"
 
-MAX_PROBED = 16
-"""Query positions that a probe reads, evenly spaced where a carrier has more."""
-
-FAINT = 1e-12
-"""A head whose output varies by less than this share of its layer's largest variance is silent.
-
-Added to the others' it would be lost in float32's rounding; a probe, which is free of scale, would
-read it all the same.
-"""
-
-BATCH_SIZE = 64
-
-PROBED = ("z", "attn_out", "mlp_out", "resid_post")
-WITH_HEADS = ("pattern", "z")
-
-Places = tuple[Place, ...]
+MAX_FLIPS = 10 * N_FLIPS
+"""Of signs, of which there must be so many that the smallest p, corrected, is below the level."""
 
 
 @asked
@@ -82,9 +55,17 @@ def localize(
     """Find where each variable of the task's algorithm lives in a model of any shape.
 
     Half of the sequences are for fitting and for the choice of sets, half for scores. Interchange
-    scores are ``1 - E D(counterfactual ‖ patched) / E D(counterfactual ‖ base)`` (Geiger et al.
-    2021); a set is grown greedily, from the best single site, by whichever site raises the joint
-    score most, until none raises it by ``GAIN``; members that are worth less than that then leave.
+    scores are ``1 - E D(counterfactual ‖ patched) / E D(counterfactual ‖ blind)`` on random pairs
+    (Geiger et al. 2021), where blind is the best answer without a look at the source: swapping at
+    sites that do nothing scores below 0. A set is grown greedily by whichever site raises the joint
+    score most, until none raises it by ``GAIN``, nor any pair or whole layer; members that are
+    worth less than that then leave. It is found where :func:`mtd_lens.verdicts.decide` supports it,
+    with the values of a wrong source as what must not pass.
+
+    Variables of the last query alone are sought a second time *given the query*, on sources that
+    share the query's own tokens with their base, where the algorithm says which those are: a model
+    may hold a variable in a code that depends on them. Since later layers then carry whatever was
+    made of it, the set is of layers up to the first by which all sites together carry it.
 
     Args:
         model: A HookedTransformer of any depth and width, of this package or not; it is left as it
@@ -93,7 +74,8 @@ def localize(
         n_sequences: At least 64.
         seed: Of the sequences, pairs, controls and resampling.
         threshold: What the interval of a found set must lie above.
-        level: Of the tests that a single site's score exceeds ``FLOOR``, over all of them.
+        level: Of the tests that a single site moves the prediction by more than ``FLOOR`` of
+            what swapping nothing leaves, over all of them.
         name: What the result calls the model.
         progress: Show a progress bar on standard error once two seconds have passed.
 
@@ -113,12 +95,11 @@ def localize(
     level = checks.number(level, "level", 0, 1, ArgumentError)
     progress = checks.flag(progress, "progress", ArgumentError)
     experiment = Experiment.of(model, task, seed, name=name).drawn(n_sequences)
-    seed = experiment.seed
     carriers = carriers_of(experiment.algorithm, experiment.task)
     kinds = dict.fromkeys(kind for carrier in carriers for kind in carrier.kinds)
     for kind in kinds:
         checks.choice(kind, "kind of site", STAGES, ArgumentError)
-    edited = tuple(hook_suffix(kind) for kind in kinds if _places(model, (kind,)))
+    edited = tuple(hook_suffix(kind) for kind in kinds if places_of(model, (kind,)))
     probes.check_editable(model, experiment.tokens, edited)
     trial = experiment.trial()
     found = [
@@ -127,13 +108,14 @@ def localize(
             carriers, desc="variables", disable=None if progress else True, delay=2, leave=False
         )
     ]
+    singles = [single for _, singles, _ in found for single in singles]
     return Localization(
         **experiment.head,
         threshold=threshold,
         floor=FLOOR,
         level=level,
-        findings=tuple(finding for finding, _, _ in found),
-        sites=_tested([single for _, singles, _ in found for single in singles], level, seed),
+        findings=tuple(finding for findings, _, _ in found for finding in findings),
+        sites=_tested(singles, level, experiment.seed),
         probes=tuple(entry for _, _, read in found for entry in read),
     )
 
@@ -154,226 +136,147 @@ def carriers_of(algorithm: Algorithm, task: Task) -> Sequence[Carrier]:
 
 @dataclass(frozen=True)
 class _Single:
-    """Errors of swapping a variable at one place: patched and base, one value a pair."""
+    """Errors of swapping a variable at one place, of the base and blind, one value a pair."""
 
-    variable: str
+    finding: Finding
     place: Place
     patched: Tensor
     base: Tensor
+    blind: Tensor
 
 
 def _seek(
     trial: Trial, algorithm: Algorithm, carrier: Carrier, threshold: float
-) -> tuple[Finding, list[_Single], list[ProbeScore]]:
-    """One variable: its smallest set, its errors at every place, and its probes."""
-    positions = trial.positions[carrier.queries]
-    few = first(trial, trial.fit_tokens, N_SELECTION_PAIRS)
-    fit = _Swaps.of(trial, carrier, trial.fit_tokens, few, trial.seed)
-    swaps = _Swaps.of(trial, carrier, trial.tokens, trial.tokens, trial.seed + 1)
-    if negligible(swaps.pairs.effect, swaps.pairs.counterfactual):
-        return Finding(carrier.variable, "not_applicable"), [], []
-    places = _places(trial.model, carrier.kinds)
-    chosen, fit_score = smallest_set(fit.scores, places)
+) -> tuple[list[Finding], list[_Single], list[ProbeScore]]:
+    """One variable: its sets, its errors at every place, and its probes."""
+    finding, singles = _find(trial, carrier, threshold, given_query=False)
+    if finding.verdict == "not_applicable":
+        return [finding], [], []
+    read, probed, baseline = probe_places(trial, algorithm, carrier)
+    findings = [replace(finding, probed=in_words(probed), token_window=baseline)]
+    if trial.query is not None and carrier.queries == LAST:
+        given, also = _find(trial, carrier, threshold, given_query=True)
+        findings.append(given)
+        singles += also
+    return findings, singles, read
+
+
+def _find(
+    trial: Trial, carrier: Carrier, threshold: float, *, given_query: bool
+) -> tuple[Finding, list[_Single]]:
+    """The smallest set that carries a variable, and its errors at every place."""
+    head = Finding(carrier.variable, "not_applicable", given_query=given_query)
+    try:
+        fit, swaps = (Swaps.of(trial, split, carrier, given_query) for split in trial.splits)
+    except NotApplicable as reason:
+        return replace(head, reason=str(reason)), []
+    if not (fit.vary and swaps.vary):
+        why = "the algorithm predicts the same whatever the variable's source value"
+        return replace(head, reason=why), []
+    places = places_of(trial.model, carrier.kinds)
+    sought = _up_to_enough(fit, places, threshold) if given_query else places
+    chosen, fit_score = smallest_set(fit.scores, sought)
     layers = [tuple(group) for _, group in groupby(places, key=lambda place: place.layer)]
-    base, patched = swaps.errors([chosen, *layers, *((place,) for place in places)])
-    joint = probes.one_minus_ratio(patched[chosen], base, seed=trial.seed)
-    read, probed, baseline = _probe(trial, algorithm, carrier)
-    means = trial.run(trial.fit_tokens)[carrier.variable].mean(0)
-    at_mean = prediction_with(
-        trial.causal_model,
-        trial.tokens,
-        carrier.variable,
-        means.expand(len(trial.tokens), *means.shape),
-        carrier.queries,
+    groups = [(), chosen, *layers, *((place,) for place in places)]
+    base, joint, *errors = swaps.errors([swaps.sites(group) for group in groups])
+    [of_wrong] = swaps.errors([swaps.sites(chosen)], swaps.pairs.wrong)
+    score, wrong = (
+        probes.one_minus_ratio(each, swaps.blind, trial.seed) for each in (joint, of_wrong)
     )
-    blind = trial.task.outputs.divergence(swaps.pairs.counterfactual, at_mean)
-    finding = Finding(
-        variable=carrier.variable,
-        verdict="found" if joint.low > threshold else "not_found",
-        where=_in_words(positions),
-        places=chosen,
-        score=joint.score,
-        low=joint.low,
-        high=joint.high,
+    verdict = decide(score, {WRONG: wrong}, None, threshold)
+    is_found = verdict.name == SUPPORTED
+    finding = replace(
+        head,
+        verdict="found" if is_found else "not_found",
+        reason=verdict.reason,
+        where=in_words(swaps.positions),
+        places=chosen if is_found else (),
+        tried=() if is_found else chosen,
+        score=score.score,
+        low=score.low,
+        high=score.high,
         fit_score=fit_score,
-        whole_layers=tuple(1 - float(patched[layer].mean() / base.mean()) for layer in layers),
-        pairs=len(base),
-        mean_denominator=float(base.mean()),
-        blind=1 - float(blind.mean() / base.mean()),
-        probed=_in_words(probed),
-        token_window=baseline,
+        wrong=wrong,
+        unswapped=1 - float(base.mean() / swaps.blind.mean()),
+        whole_layers=tuple(
+            1 - float(each.mean() / swaps.blind.mean()) for each in errors[: len(layers)]
+        ),
+        pairs=len(swaps.pairs),
+        mean_denominator=float(swaps.blind.mean()),
+        classes=_losses(swaps, carrier, chosen, joint),
     )
-    singles = [_Single(carrier.variable, place, patched[place,], base) for place in places]
-    return finding, singles, read
+    singles = [
+        _Single(finding, place, patched, base, swaps.blind)
+        for place, patched in zip(places, errors[len(layers) :], strict=True)
+    ]
+    return finding, singles
 
 
-def smallest_set(
-    scores: Callable[[Sequence[Places]], Sequence[float]], places: Sequence[Place]
-) -> tuple[Places, float]:
-    """A small set of places with a high joint score, by greedy growth and pruning.
+def _up_to_enough(fit: Swaps, places: Sequence[Place], threshold: float) -> Sequence[Place]:
+    """Places up to the earliest layer by which all of them together carry the variable.
 
-    Args:
-        scores: Of several candidate sets.
-        places: In the order of layers: the earliest of equals is taken.
-
-    Returns:
-        The set in the order of ``places``, and its score.
+    Given the query, whatever a later layer makes of the variable carries it just as well.
     """
-    chosen: Places = ()
-    score = -np.inf
-    while len(chosen) < len(places):
-        candidates = [(*chosen, place) for place in places if place not in chosen]
-        found = scores(candidates)
-        best = int(np.argmax(found))
-        if chosen and found[best] - score < GAIN:
-            break
-        chosen, score = candidates[best], found[best]
-    while len(chosen) > 1:
-        candidates = [tuple(p for p in chosen if p != member) for member in chosen]
-        found = scores(candidates)
-        best = int(np.argmax(found))
-        if score - found[best] >= GAIN:
-            break
-        chosen, score = candidates[best], found[best]
-    return tuple(place for place in places if place in chosen), float(score)
+    last = dict.fromkeys(place.layer for place in places)
+    prefixes = [tuple(place for place in places if place.layer <= layer) for layer in last]
+    scores = fit.scores(prefixes)
+    enough = [p for p, score in zip(prefixes, scores, strict=True) if score > threshold]
+    return enough[0] if enough else places
 
 
-@dataclass(frozen=True)
-class _Swaps:
-    """Interchanges of one variable on pairs of one split, or of its first sequences."""
-
-    trial: Trial
-    positions: tuple[int, ...]
-    split: Tensor
-    tokens: Tensor
-    pairs: Pairs
-
-    @classmethod
-    def of(
-        cls, trial: Trial, carrier: Carrier, split: Tensor, tokens: Tensor, seed: int
-    ) -> "_Swaps":
-        pairs = pairs_of(trial, tokens, carrier.variable, carrier.queries, seed)
-        return cls(trial, trial.positions[carrier.queries], split, tokens, pairs)
-
-    def errors(self, sets: Sequence[Places]) -> tuple[Tensor, dict[Places, Tensor]]:
-        """Divergence from the counterfactual: of base runs, and with each set swapped at once."""
-        sites = {place: _site(place, self.positions) for group in sets for place in group}
-        distinct = {str(group): group for group in sets}
-        base, patched = swap_errors(
-            self.trial.model,
-            self.trial.task.outputs,
-            self.pairs.counterfactual,
-            self.tokens,
-            self.pairs.source,
-            {name: [sites[place] for place in group] for name, group in distinct.items()},
-            self.trial.natural(self.split),
-            BATCH_SIZE,
-        )
-        return base, {distinct[name]: errors for name, errors in patched.items()}
-
-    def scores(self, sets: Sequence[Places]) -> list[float]:
-        """Joint score of each set."""
-        base, patched = self.errors(sets)
-        return [1 - float(patched[group].mean() / base.mean()) for group in sets]
+def _losses(swaps: Swaps, carrier: Carrier, chosen: Places, joint: Tensor) -> tuple[ClassLoss, ...]:
+    """What each member of a set is worth at each class of positions, if there are several."""
+    if carrier.classes is None or len(chosen) < 2:
+        return ()
+    names = dict.fromkeys(map(carrier.classes, swaps.positions))
+    if len(names) < 2:
+        return ()
+    cells = [(place, name) for place in chosen for name in names]
+    without = []
+    for left_out, name in cells:
+        elsewhere = [p for p in swaps.positions if carrier.classes(p) != name]
+        others = tuple(place for place in chosen if place != left_out)
+        without.append([*swaps.sites(others), site_of(left_out, elsewhere)])
+    lost = torch.stack(swaps.errors(without)) - joint
+    limits = zip(
+        *probes.ratio_intervals(swaps.blind - lost, swaps.blind, swaps.trial.seed), strict=True
+    )
+    return tuple(
+        ClassLoss(*map(float, found), place=place, positions=name)
+        for (place, name), found in zip(cells, limits, strict=True)
+    )
 
 
 def _tested(singles: Sequence[_Single], level: float, seed: int) -> tuple[SiteScore, ...]:
-    """Every place's score with its interval, and whether it exceeds the floor."""
+    """Every place's score with its interval, and whether swapping there moves the prediction."""
     if not singles:
         return ()
-    patched = torch.stack([single.patched for single in singles])
-    base = torch.stack([single.base for single in singles])
-    scores = probes.ratio_intervals(patched, base, seed)
-    p_values = probes.sign_flip_p_values(
-        (1 - FLOOR) * base - patched, seed=seed, alternative="greater"
-    )
-    adjusted = probes.adjust_p_values(p_values, method="holm")
-    columns = (values.tolist() for values in (*scores, p_values, adjusted, adjusted <= level))
+    by_finding = [list(group) for _, group in groupby(singles, key=lambda s: id(s.finding))]
+    n_flips = int(min(max(N_FLIPS, 2 * len(singles) / level), MAX_FLIPS))
+    scores, p_values = [], []
+    for group in by_finding:
+        patched, base = (
+            torch.stack([getattr(single, name) for single in group]) for name in ("patched", "base")
+        )
+        scores.append(torch.stack(probes.ratio_intervals(patched, group[0].blind, seed)))
+        p_values.append(
+            probes.sign_flip_p_values(
+                (1 - FLOOR) * base - patched,
+                n_flips=n_flips,
+                seed=seed,
+                alternative="greater",
+            )
+        )
+    p = torch.cat(p_values)
+    adjusted = probes.adjust_p_values(p, method="holm")
+    columns = (c.tolist() for c in (*torch.cat(scores, 1), p, adjusted, adjusted <= level))
     names = ("score", "low", "high", "p_value", "adjusted_p_value", "significant")
     return tuple(
         SiteScore(
-            variable=single.variable, place=single.place, **dict(zip(names, row, strict=True))
+            variable=single.finding.variable,
+            given_query=single.finding.given_query,
+            place=single.place,
+            **dict(zip(names, row, strict=True)),
         )
         for single, *row in zip(singles, *columns, strict=True)
     )
-
-
-def _probe(
-    trial: Trial, algorithm: Algorithm, carrier: Carrier
-) -> tuple[list[ProbeScore], tuple[int, ...], float]:
-    """Ridge probes of every place, the positions that they read, and the raw tokens' R²."""
-    assert algorithm.control is not None
-    queries, tokens = trial.positions, torch.cat(trial.splits)
-    sizes = [len(half) for half in trial.splits]
-    indices = list(range(len(queries)))[carrier.queries]
-    spread = np.linspace(0, len(indices) - 1, min(MAX_PROBED, len(indices))).round()
-    indices = [indices[int(i)] for i in spread]
-    positions = tuple(queries[i] for i in indices)
-    target = torch.cat([trial.run(t)[carrier.variable] for t in trial.splits])[:, indices]
-    decoy = algorithm.control(trial.causal_model, tokens, carrier.variable, trial.seed)[:, indices]
-    places = _places(trial.model, PROBED)
-    sites = [_site(place, positions) for place in places]
-    halves = zip(*(trial.read(t, sites) for t in trial.splits), strict=True)
-    captured = dict(zip(places, map(torch.cat, halves), strict=True))
-
-    for _, heads in groupby((p for p in places if p.kind == "z"), key=lambda p: p.layer):
-        _silence([captured[place] for place in heads])
-
-    fitted = [probe_errors(captured[place].split(sizes), target, decoy) for place in places]
-    of_target, of_decoy = (
-        _intervals([of[index][1] for of in fitted], trial.seed) for index in (0, 1)
-    )
-    raw = probes.raw_features(tokens, positions, queries[0] + 1, trial.task.inputs.size)
-    [(_, errors)] = probe_errors(raw.split(sizes), target)
-    read = [
-        ProbeScore(
-            **vars(found),
-            variable=carrier.variable,
-            place=place,
-            control=control.score,
-            control_low=control.low,
-            control_high=control.high,
-        )
-        for place, found, control in zip(places, of_target, of_decoy, strict=True)
-    ]
-    return read, positions, share_read(errors)
-
-
-def _intervals(errors: Sequence[tuple[Tensor, Tensor]], seed: int) -> list[probes.Interval]:
-    """R² of every place, from its errors and deviations."""
-    residual, deviation = (torch.stack(parts) for parts in zip(*errors, strict=True))
-    scores = probes.ratio_intervals(residual, deviation, seed)
-    return [probes.Interval(*map(float, found)) for found in zip(*scores, strict=True)]
-
-
-def _silence(heads: Sequence[Tensor]) -> None:
-    """Set to 0 what heads of a layer write too faintly to be added to the others'."""
-    variances = [float(head.to(torch.float64).flatten(0, 1).var(0).sum()) for head in heads]
-    for head, variance in zip(heads, variances, strict=True):
-        if variance < FAINT * max(variances):
-            head.zero_()
-
-
-def _places(model: HookedModel, kinds: Sequence[str]) -> list[Place]:
-    """Every place of some kinds that a model has, by layer."""
-    subject = subject_of(model)
-    return [
-        Place(layer, kind, head)
-        for layer in range(subject.n_layers)
-        for kind in kinds
-        if kind != "mlp_out" or subject.has_mlp
-        if kind != "attn_out" or subject.n_heads > 1  # it holds what the head's z does
-        for head in (range(subject.n_heads) if kind in WITH_HEADS else (None,))
-    ]
-
-
-def _site(place: Place, positions: Sequence[int]) -> probes.Site:
-    return probes.Site(hook_name(place.kind, place.layer), positions, place.head)
-
-
-def _in_words(positions: Sequence[int]) -> str:
-    if len(positions) == 1:
-        return f"position {positions[0]}"
-    skipped = len(positions) < positions[-1] - positions[0] + 1
-    note = f", {len(positions)} of them" if skipped else ""
-    return f"positions {positions[0]} to {positions[-1]}{note}"

@@ -1,25 +1,25 @@
 """Where a model's variables were found: the result of ``localize``, and how it is shown."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
 
 from mtd_lens.errors import ArgumentError, UnknownNameError
 from mtd_lens.results.base import Result
 from mtd_lens.results.forms import NOTHING, Table, figure, interval
+from mtd_lens.results.places import (
+    GIVEN_QUERY,
+    STAGES,
+    Appearance,
+    ClassLoss,
+    Finding,
+    Place,
+    ProbeScore,
+    SiteScore,
+)
 from mtd_lens.results.plain import check, to_plain
 from probes import checks
-from probes.statistics.intervals import Interval
-
-VERDICTS = {
-    "found": "the interval of the smallest set lies above the threshold",
-    "not_found": "it does not: the best set that was found is given with its score",
-    "not_applicable": "the variable does not vary on this task",
-}
-
-STAGES = ("pattern", "z", "mlp_out")
-"""Kinds of sites at which a variable is sought, as they follow one another in a block."""
 
 TOGETHER = "together"
 """Heading of a layer's joint score."""
@@ -27,134 +27,12 @@ TOGETHER = "together"
 IN_ORDER = {True: "causal", False: "not causal", None: "too few to tell"}
 
 
-@dataclass(frozen=True)
-class Place:
-    """A kind of activation in a layer, of one head or of the whole layer.
-
-    >>> from mtd_lens.results.localization import Place
-    >>> print(Place(0, "z", 1), Place(2, "mlp_out"), sep=", ")
-    L0H1 z, L2 mlp_out
-
-    Attributes:
-        layer: Counted from 0.
-        kind: Last part of the hook's name.
-        head: Counted from 0; None for what has no heads.
-    """
-
-    layer: int
-    kind: str
-    head: int | None = None
-
-    @property
-    def column(self) -> str:
-        """The place without its layer, as in a column's heading."""
-        return self.kind if self.head is None else f"{self.kind} H{self.head}"
-
-    def __str__(self) -> str:
-        return f"L{self.layer}{'' if self.head is None else f'H{self.head}'} {self.kind}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SiteScore(Interval):
-    """Interchange of a variable at one place, on evaluation pairs.
-
-    Attributes:
-        variable: Of the causal model.
-        place: Where.
-        score: ``1 - E D(counterfactual ‖ patched) / E D(counterfactual ‖ base)``, with ``low`` and
-            ``high``, its 95% bootstrap interval over pairs.
-        p_value: Of the score being no more than the floor, by one-sided sign flips.
-        adjusted_p_value: Holm's, over all places of all variables.
-        significant: Whether that is below the level.
-    """
-
-    variable: str
-    place: Place
-    p_value: float
-    adjusted_p_value: float
-    significant: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProbeScore(Interval):
-    """A ridge probe's R² on held-out sequences at one place, beside its control task's.
-
-    ``low`` and ``high`` are its 95% bootstrap interval over sequences, ``control_low`` and
-    ``control_high`` the control's. Heads that write too faintly to be heard beside others of
-    their layer count as silent.
-    """
-
-    DERIVED: ClassVar[tuple[str, ...]] = ("selectivity",)
-
-    variable: str
-    place: Place
-    control: float
-    control_low: float
-    control_high: float
-
-    @property
-    def selectivity(self) -> float:
-        """R² less that of the control task."""
-        return self.score - self.control
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The smallest set of places that carries a variable; figures are None where none can.
-
-    Attributes:
-        variable: Of the causal model.
-        verdict: A key of ``VERDICTS``.
-        where: Positions that are swapped, in words.
-        places: The set: chosen on the fit split.
-        score: Of swapping the set at once, on evaluation pairs, with ``low`` and ``high``.
-        fit_score: The same on the fit split's pairs.
-        whole_layers: The score of swapping all places of a layer at once, for every layer.
-        pairs: Number of evaluation pairs.
-        mean_denominator: ``E D(counterfactual ‖ base)``, in the family's unit.
-        blind: Score of the algorithm with the variable at its mean: what can be reached without
-            looking at the source. Lower scores of single places show an effect, not a copy.
-        probed: Positions that are probed, in words.
-        token_window: R² of a probe on the raw tokens of the shortest window that every query has.
-    """
-
-    variable: str
-    verdict: str
-    where: str = ""
-    places: tuple[Place, ...] = ()
-    score: float | None = None
-    low: float | None = None
-    high: float | None = None
-    fit_score: float | None = None
-    whole_layers: tuple[float, ...] = ()
-    pairs: int = 0
-    mean_denominator: float | None = None
-    blind: float | None = None
-    probed: str = ""
-    token_window: float | None = None
-
-
-@dataclass(frozen=True)
-class Appearance:
-    """Layers at which a variable first appears; None where it does not.
-
-    Attributes:
-        variable: Of the causal model.
-        carried: Layer of the earliest place of the set, if the variable was found.
-        readable: Earliest layer with a probe whose interval lies above its control's, and at or
-            above the threshold.
-    """
-
-    variable: str
-    carried: int | None
-    readable: int | None
-
-
 @dataclass(frozen=True, kw_only=True)
 class Localization(Result):
     """Where each variable of the causal model lives in a model.
 
-    ``found["mixture_weights"]`` is one variable's finding; ``print(found)`` shows the tables.
+    ``found["mixture_weights"]`` is one variable's finding, ``found.given_query("mixture_weights")``
+    the one on sources that share the query's own tokens; ``print(found)`` shows the tables.
 
     Attributes:
         model: Its name.
@@ -164,11 +42,12 @@ class Localization(Result):
         parameters: Of the causal model, fitted to the model.
         divergence: Its name and unit.
         versions: Of what the result depends on.
-        findings: For each variable, in causal order, the smallest set of places that carries it.
+        findings: For each variable, in causal order, the smallest set of places that carries it;
+            after it the same given the query, where that can be asked.
         sites: The interchange map: every place by itself.
         probes: The probe map.
         threshold: What the interval of a found set must lie above.
-        floor: What a single place's score is tested against.
+        floor: The share of the way to the counterfactual that a significant single place must go.
         level: Of those tests, over all of them together.
     """
 
@@ -182,9 +61,21 @@ class Localization(Result):
     sites: tuple[SiteScore, ...]
     probes: tuple[ProbeScore, ...]
 
+    @classmethod
+    def _fields_of(cls, data: dict[str, Any], *, first: bool) -> dict[str, Any]:
+        """Results used to list the best set that was tried as if it were one that was found."""
+        findings = data.get("findings")
+        if isinstance(findings, list | tuple):
+            data["findings"] = [
+                entry | {"places": [], "tried": entry.get("places", [])}
+                if isinstance(entry, dict) and entry.get("verdict") != "found" and _is_old(entry)
+                else entry
+                for entry in findings
+            ]
+        return data
+
     def _check_fields(self) -> None:
         known = [finding.variable for finding in self.findings]
-        places = [place for finding in self.findings for place in finding.places]
         for name, variables in (
             ("sites", [entry.variable for entry in self.sites]),
             ("probes", [entry.variable for entry in self.probes]),
@@ -192,34 +83,68 @@ class Localization(Result):
             for index, variable in enumerate(variables):
                 where = f"{name}[{index}].variable"
                 check(variable in known, f"one of findings, {known}", variable, where)
-        for place in [*places, *(entry.place for entry in self.sites)]:
+        generic = [finding.variable for finding in self._of_any_source]
+        check(sorted({*known}) == sorted(generic), "one for each variable", known, "findings")
+        sets = [places for f in self.findings for places in (f.places, f.tried)]
+        for place in [*(p for places in sets for p in places), *(e.place for e in self.sites)]:
             check(place.kind in STAGES, f"one of {STAGES}", place.kind, "a place's kind")
         for index, finding in enumerate(self.findings):
-            has = finding.verdict != "found" or len(finding.places) > 0
-            check(has, "a list of at least one", finding.places, f"findings[{index}].places")
+            where = f"findings[{index}].places"
+            if finding.verdict == "found":
+                check(len(finding.places) > 0, "a list of at least one", finding.places, where)
+            else:
+                check(not finding.places, "empty where none was found", finding.places, where)
 
     def __getitem__(self, variable: str) -> Finding:
-        by_variable = {finding.variable: finding for finding in self.findings}
+        by_variable = {finding.variable: finding for finding in self._of_any_source}
         return by_variable[checks.choice(variable, "variable", by_variable, UnknownNameError)]
+
+    def given_query(self, variable: str) -> Finding | None:
+        """What was found on sources that share the query's own tokens with their base.
+
+        Args:
+            variable: Of the causal model.
+
+        Returns:
+            The finding; None for variables of other positions, or where no tokens are the query's.
+
+        Raises:
+            UnknownNameError: No such variable.
+        """
+        variable = self[variable].variable
+        given = [f for f in self.findings if f.given_query and f.variable == variable]
+        return given[0] if given else None
+
+    @property
+    def over_blind(self) -> bool:
+        """Whether scores are over the best answer without a look at the source, as today."""
+        return all(finding.blind is None for finding in self.findings)
 
     @property
     def order(self) -> tuple[Appearance, ...]:
-        """Where each variable first appears."""
-        return tuple(self._appearance(finding) for finding in self.findings)
+        """From which layers on each variable is there."""
+        return tuple(self._appearance(finding) for finding in self._of_any_source)
 
     @property
     def carried_in_order(self) -> bool | None:
         """Whether each found variable is carried before the next one; None for fewer than two.
 
-        Each set's earliest place must come strictly before the next one's, in the order of layers
-        and, within a layer, of ``STAGES``: what stands side by side cannot be read from each other.
+        Each set's last place, by which the variable is all there, must come strictly before the
+        next one's, in the order of layers and, within a layer, of ``STAGES``: what stands side by
+        side cannot be read from each other.
+        A variable that was found only given the query counts as found there.
         """
-        firsts = [
-            min((place.layer, STAGES.index(place.kind)) for place in finding.places)
-            for finding in self.findings
-            if finding.verdict == "found"
+        sets = [
+            finding.places or (given.places if given is not None else ())
+            for finding in self._of_any_source
+            for given in [self.given_query(finding.variable)]
         ]
-        return all(a < b for a, b in pairwise(firsts)) if len(firsts) > 1 else None
+        lasts = [
+            max((place.layer, STAGES.index(place.kind)) for place in places)
+            for places in sets
+            if places
+        ]
+        return all(a < b for a, b in pairwise(lasts)) if len(lasts) > 1 else None
 
     @property
     def readable_in_order(self) -> bool | None:
@@ -240,7 +165,23 @@ class Localization(Result):
             ArgumentError: Something else.
         """
         checks.instance(entry, SiteScore, "entry", ArgumentError, "Give one of sites.")
-        return entry.place in self[entry.variable].places
+        finding = self[entry.variable]
+        if entry.given_query:
+            finding = self.given_query(entry.variable) or finding
+        return entry.place in finding.places
+
+    def sites_of(self, finding: Finding) -> list[SiteScore]:
+        """The single places of a finding.
+
+        Args:
+            finding: One of ``findings``.
+
+        Raises:
+            ArgumentError: Something else.
+        """
+        checks.instance(finding, Finding, "finding", ArgumentError, "Give one of findings.")
+        key = (finding.variable, finding.given_query)
+        return [entry for entry in self.sites if (entry.variable, entry.given_query) == key]
 
     def has_joint_layers(self, variable: str) -> bool:
         """Whether some layer has several places of a variable, which can be swapped together.
@@ -251,8 +192,7 @@ class Localization(Result):
         Raises:
             UnknownNameError: No such variable.
         """
-        variable = self[variable].variable
-        layers = [entry.place.layer for entry in self.sites if entry.variable == variable]
+        layers = [entry.place.layer for entry in self.sites_of(self[variable])]
         return len(layers) > len(set(layers))
 
     def to_dict(self) -> dict[str, Any]:
@@ -265,75 +205,110 @@ class Localization(Result):
         return super().to_dict() | {"order": order}
 
     def __repr__(self) -> str:
-        sets = ", ".join(f"{f.variable} {_set_in_words(f)}" for f in self.findings)
+        sets = "; ".join(f"{f.in_words} {_set_in_words(f)}" for f in self.findings)
         return f"Localization({self.model!r}: {sets})"
 
+    @property
+    def _of_any_source(self) -> list[Finding]:
+        return [finding for finding in self.findings if not finding.given_query]
+
     def _tables(self) -> list[Table]:
-        """The found sets, and the two maps; maps only of variables that vary."""
-        sets = [
-            [
-                finding.variable,
-                finding.verdict,
-                ", ".join(map(str, finding.places)) or NOTHING,
-                figure(finding.score),
-                interval(finding),
-                figure(finding.blind),
-                NOTHING if entry.carried is None else str(entry.carried),
-                NOTHING if entry.readable is None else str(entry.readable),
-            ]
-            for finding, entry in zip(self.findings, self.order, strict=True)
-        ]
+        """The found sets, and the maps; maps only of variables that vary."""
+        return [self._sets_table(), self._sites_table(), *self._classes(), self._probes_table()]
+
+    def _sets_table(self) -> Table:
+        rows = []
+        for finding in self.findings:
+            [entry] = [e for e in self.order if e.variable == finding.variable]
+            found = finding.verdict == "found"
+            carried = entry.carried_given_query if finding.given_query else entry.carried
+            beside = [figure(finding.blind)] if not self.over_blind else [
+                figure(None if finding.wrong is None else finding.wrong.score),
+                figure(finding.unswapped),
+            ]  # fmt: skip
+            rows.append(
+                [
+                    finding.in_words,
+                    finding.verdict,
+                    listed_set(finding),
+                    figure(finding.score if found else None),
+                    interval(finding) if found else NOTHING,
+                    *beside,
+                    _layer(carried),
+                    NOTHING if finding.given_query else _layer(entry.readable),
+                ]
+            )
         header = [
-            *("variable", "verdict", "smallest set", "F", "95% interval", "blind F"),
+            *("variable", "verdict", "smallest set", "F", "95% interval"),
+            *(["wrong source F", "F of no swap"] if self.over_blind else ["blind F"]),
             *("carried from layer", "readable from layer"),
         ]
-        return [Table(header, sets, (0, 1, 2)), self._sites_table(), self._probes_table()]
+        return Table(header, rows, (0, 1, 2))
 
     def _sites_table(self) -> Table:
-        scores = {
-            (entry.variable, entry.place): figure(entry.score, 2)
-            + ("*" if entry.significant else " ")
-            + ("+" if self.in_set(entry) else " ")
-            for entry in self.sites
-        }
+        moved = f"moves the prediction by more than {self.floor:g} of the way to the counterfactual"
+        mark = moved if self.over_blind else f"above {self.floor:g}"
         title = (
-            f"Interchange at each site, F (* above {self.floor:g} at the {self.level:.3g} level "
-            f"after Holm's correction over {len(self.sites)} sites; + in the smallest set)"
+            f"Interchange at each site, F (* {mark} at the {self.level:.3g} level after Holm's "
+            f"correction over {len(self.sites)} sites; + in the smallest set)"
         )
-        table = _by_layer(scores, title)
-        rows = list(table.rows)
+        cells: dict[tuple[str, str, int], str] = {}
         for finding in self.findings:
+            for entry in self.sites_of(finding):
+                marks = ("*" if entry.significant else " ") + ("+" if self.in_set(entry) else " ")
+                key = (finding.in_words, entry.place.column, entry.place.layer)
+                cells[key] = figure(entry.score, 2) + marks
             if self.has_joint_layers(finding.variable):
-                last = max(i for i, row in enumerate(rows) if row[0] == finding.variable)
-                joint = [f"{figure(score, 2)}  " for score in finding.whole_layers]
-                rows.insert(last + 1, [finding.variable, TOGETHER, *joint])
-        return replace(table, rows=rows)
+                for layer, score in enumerate(finding.whole_layers):
+                    cells[finding.in_words, TOGETHER, layer] = f"{figure(score, 2)}  "
+        return _by_layer(cells, title)
+
+    def _classes(self) -> list[Table]:
+        return [_class_table(finding) for finding in self.findings if finding.classes]
 
     def _probes_table(self) -> Table:
         cells = {
-            (entry.variable, entry.place): f"{figure(entry.score, 2)} ({figure(entry.control, 2)})"
+            (entry.variable, entry.place.column, entry.place.layer): (
+                f"{figure(entry.score, 2)} ({figure(entry.control, 2)})"
+            )
             for entry in self.probes
         }
         return _by_layer(cells, "Probes: R² on held-out sequences (its control task's)")
 
     def _notes(self) -> list[str]:
-        return [
+        order = (
             f"Order of the found sets: {IN_ORDER[self.carried_in_order]}; of the layers from which "
-            f"variables are readable: {IN_ORDER[self.readable_in_order]}. Blind F is the "
-            "algorithm's score with the variable at its mean: what can be reached without looking "
-            "at the source."
+            f"variables are readable: {IN_ORDER[self.readable_in_order]}."
+        )
+        if not self.over_blind:
+            return [
+                f"{order} F is 0 where swapping has no effect. Blind F is the algorithm's score "
+                "with the variable at its mean: what can be reached without looking at the source."
+            ]
+        meaning = (
+            "F is 1 where swapping acts as the algorithm says, and 0 where the prediction is no "
+            "better than without a look at the source, so that swapping nothing scores below 0."
+        )
+        if any(finding.given_query for finding in self.findings):
+            meaning += f" {GIVEN_QUERY.capitalize()}: sources share its own tokens with their base."
+        reasons = [
+            f"{finding.in_words}: {finding.verdict.replace('_', ' ')}, since {finding.reason}."
+            for finding in self.findings
+            if finding.reason and finding.verdict != "found"
         ]
+        return [order, meaning, *reasons]
 
     def _rows(self) -> list[dict[str, Any]]:
-        """A row for each cell of both maps; the joint scores of layers have no interval."""
+        """A row for each cell of the maps; the joint scores of layers have no interval."""
         rows = [
             _cell("interchange", entry)
+            | {"given_query": entry.given_query}
             | {"significant": entry.significant, "in_set": self.in_set(entry)}
             for entry in self.sites
         ]
         rows += [
             {"map": "interchange", "variable": finding.variable, "site": TOGETHER}
-            | {"layer": layer, "score": score}
+            | {"layer": layer, "score": score, "given_query": finding.given_query}
             for finding in self.findings
             if self.has_joint_layers(finding.variable)
             for layer, score in enumerate(finding.whole_layers)
@@ -341,7 +316,7 @@ class Localization(Result):
         return rows + [_cell("probe", e) | {"control": e.control} for e in self.probes]
 
     def _appearance(self, finding: Finding) -> Appearance:
-        carried = [place.layer for place in finding.places if finding.verdict == "found"]
+        given = self.given_query(finding.variable)
         readable = [
             entry.place.layer
             for entry in self.probes
@@ -349,7 +324,30 @@ class Localization(Result):
             and entry.low > entry.control_high
             and entry.low >= self.threshold
         ]
-        return Appearance(finding.variable, min(carried, default=None), min(readable, default=None))
+        return Appearance(
+            finding.variable,
+            carried=_last_layer(finding.places),
+            readable=min(readable, default=None),
+            carried_given_query=None if given is None else _last_layer(given.places),
+        )
+
+
+def listed_set(finding: Finding) -> str:
+    """A finding's set in words, or that there is none, and what was tried.
+
+    Args:
+        finding: Of a localization.
+    """
+    if finding.verdict == "found":
+        return ", ".join(map(str, finding.places))
+    if not finding.tried:
+        return NOTHING
+    score = f"{figure(finding.score)} {interval(finding)}"
+    return f"no set found; best tried: {', '.join(map(str, finding.tried))} ({score})"
+
+
+def _is_old(finding: Mapping[str, Any]) -> bool:
+    return "tried" not in finding
 
 
 def _set_in_words(finding: Finding) -> str:
@@ -358,18 +356,45 @@ def _set_in_words(finding: Finding) -> str:
     return "in " + "+".join(map(str, finding.places))
 
 
+def _layer(number: int | None) -> str:
+    return NOTHING if number is None else str(number)
+
+
+def _last_layer(places: Iterable[Place]) -> int | None:
+    return max((place.layer for place in places), default=None)
+
+
 def _cell(name: str, entry: SiteScore | ProbeScore) -> dict[str, Any]:
     place = {"site": entry.place.column, "layer": entry.place.layer}
     scores = {"score": entry.score, "low": entry.low, "high": entry.high}
     return {"map": name, "variable": entry.variable} | place | scores
 
 
-def _by_layer(cells: Mapping[tuple[str, Place], str], title: str) -> Table:
+def _by_layer(cells: Mapping[tuple[str, str, int], str], title: str) -> Table:
     """A row for each variable and kind of place, a column for each layer."""
-    layers = sorted({place.layer for _, place in cells})
-    found = {(variable, p.column, p.layer): cell for (variable, p), cell in cells.items()}
+    layers = sorted({layer for _, _, layer in cells})
     rows = [
-        [variable, column, *(found.get((variable, column, layer), NOTHING) for layer in layers)]
-        for variable, column in dict.fromkeys((name, place.column) for name, place in cells)
+        [variable, column, *(cells.get((variable, column, layer), NOTHING) for layer in layers)]
+        for variable, column in dict.fromkeys((name, column) for name, column, _ in cells)
     ]
     return Table(["variable", "site", *(f"layer {layer}" for layer in layers)], rows, (0, 1), title)
+
+
+def _class_table(finding: Finding) -> Table:
+    """A row for each member of a set, a column for each class of positions."""
+    classes: Sequence[str] = list(dict.fromkeys(entry.positions for entry in finding.classes))
+    cells = {(entry.place, entry.positions): _loss(entry) for entry in finding.classes}
+    rows = [
+        [str(place), *(cells[place, name] for name in classes)]
+        for place in dict.fromkeys(entry.place for entry in finding.classes)
+    ]
+    which = "smallest set" if finding.verdict == "found" else "best set that was tried"
+    title = (
+        f"{finding.in_words}: what F of the {which} loses where one site is left as it is at one "
+        "class of positions, with its 95% interval"
+    )
+    return Table(["site", *classes], rows, (0,), title)
+
+
+def _loss(entry: ClassLoss) -> str:
+    return f"{figure(entry.score, 2)} {interval(entry, 2)}"

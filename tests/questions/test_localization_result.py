@@ -4,11 +4,14 @@ import json
 import sys
 
 import pytest
+from stored import stored
 from test_localization import TASKS, VARIABLES
 
 import mtd_lens
 from mtd_lens import cli
-from mtd_lens.results.localization import Finding, Localization, Place
+from mtd_lens.results.forms import figure
+from mtd_lens.results.localization import Localization
+from mtd_lens.results.places import Finding, Place
 
 
 @pytest.fixture(scope="module")
@@ -17,11 +20,15 @@ def found():
 
 
 def test_the_numbers_of_every_site_are_there(found):
-    z = {(v, layer, "z", h) for v in VARIABLES[:2] for layer in range(3) for h in range(3)}
-    pattern = {("mixture_weights", layer, "pattern", h) for layer in range(3) for h in range(3)}
-    sites = [(e.variable, e.place.layer, e.place.kind, e.place.head) for e in found.sites]
-    assert set(sites) == z | pattern
-    assert len(sites) == 27
+    kinds = [(VARIABLES[0], "z", False)]
+    kinds += [(VARIABLES[1], "z", given) for given in (False, True)]
+    kinds += [(VARIABLES[2], "pattern", given) for given in (False, True)]
+    sites = [
+        (e.variable, e.place.kind, e.given_query, e.place.layer, e.place.head) for e in found.sites
+    ]
+    expected = {(*kind, layer, head) for kind in kinds for layer in range(3) for head in range(3)}
+    assert set(sites) == expected
+    assert len(sites) == 45
     assert all(e.low <= e.score <= e.high for e in found.sites)
     assert all(0 < e.p_value <= e.adjusted_p_value <= 1 for e in found.sites)
     assert all(e.significant == (e.adjusted_p_value < found.level) for e in found.sites)
@@ -33,7 +40,12 @@ def test_the_numbers_of_every_site_are_there(found):
     assert finding.where == "positions 3 to 18"
     assert finding.probed == "positions 3 to 18"
     assert finding.pairs == 64
-    assert finding.whole_layers == pytest.approx((1.0, 0.0, 0.0), abs=1e-3)
+    idle = finding.unswapped
+    assert idle < -0.5
+    assert finding.wrong.high < 0
+    assert finding.whole_layers == pytest.approx((1.0, idle, idle), abs=1e-3)
+    with pytest.raises(mtd_lens.UnknownNameError, match=r"'mixture'.*mixture_weights"):
+        found.given_query("mixture")
     with pytest.raises(mtd_lens.UnknownNameError, match=r"'mixture'.*mixture_weights"):
         found["mixture"]
 
@@ -56,12 +68,14 @@ def test_text_and_html(found):
     assert text.startswith("m3/constructed-absolute   beta")
     assert "L0H0 z, L0H1 z, L0H2 z" in text
     assert "1.00*+" in text
+    assert "mean_responsibility, given the query" in text
     assert "Order of the found sets: causal" in text
+    assert "no better than without a look at the source" in text
     line = repr(found)
     assert "\n" not in line
     assert "mixture_weights in L2H0 pattern" in line
     page = found._repr_html_()
-    assert page.count("<table>") == 3
+    assert page.count("<table>") == 4
     hostile = Localization(**{**vars(found), "model": "<script>"})
     assert "<script>" not in hostile._repr_html_()
 
@@ -91,16 +105,18 @@ def test_order_is_that_of_what_can_follow_from_what(found):
 
 
 def test_the_figure_is_not_blank_and_says_what_was_found(found, tmp_path):
-    figure = found.plot(tmp_path / "f.png")
-    panels = figure.axes[:6]
+    drawn = found.plot(tmp_path / "f.png")
+    panels = drawn.axes[:10]
     texts = [text.get_text() for axes in panels for text in axes.texts]
     assert sum(text.endswith("*") for text in texts) == sum(e.significant for e in found.sites)
     outlines = [p for axes in panels for p in axes.patches if not p.get_fill()]
-    assert len(outlines) == 3 + 1 + 1
+    assert len(outlines) == 3 + 2 + 2
+    assert "given the query: found" in panels[4].get_title(loc="left")
     assert "responsibilities: found, F = 1.00" in panels[0].get_title(loc="left")
     assert "L0H0+1+2 z" in panels[0].get_title(loc="left")
-    headings = [text.get_text() for text in figure.texts]
+    headings = [text.get_text() for text in drawn.texts]
     assert any("constructed-absolute" in text and "of m3" in text for text in headings)
+    assert any(text.startswith("At which sites does swapping") for text in headings)
     from matplotlib.image import imread
 
     pixels = imread(tmp_path / "f.png")[..., :3]
@@ -119,6 +135,72 @@ def test_scores_far_below_zero_are_said_to_be_below(found):
     )
     texts = [text.get_text() for text in low.plot().axes[0].texts]
     assert sum(text.startswith("< -1") for text in texts) == 9
+
+
+@pytest.fixture(scope="module")
+def not_found():
+    random = mtd_lens.hooked.randomized(mtd_lens.construct(TASKS["m3"]), 0, "null")
+    return mtd_lens.localize(random, n_sequences=64)
+
+
+def test_a_set_that_was_not_found_is_not_listed_as_one(not_found):
+    finding = not_found["mean_responsibility"]
+    assert finding.verdict == "not_found"
+    assert finding.places == ()
+    assert len(finding.tried) > 0
+    assert "no higher than" in finding.reason
+    text = str(not_found)
+    assert f"no set found; best tried: {', '.join(map(str, finding.tried))} (" in text
+    assert f"({figure(finding.score)} [" in text
+    assert "mean_responsibility: not found, since the interval reaches no higher" in text
+    assert "no set found; best tried" in not_found._repr_html_()
+    assert "smallest set" in text
+    assert not any(not_found.in_set(entry) for entry in not_found.sites)
+    panel = not_found.plot().axes[2]
+    assert "NO SET FOUND; best tried" in panel.get_title(loc="left")
+    outlines = [p for p in panel.patches if not p.get_fill()]
+    assert {p.get_linestyle() for p in outlines} == {"dotted"}
+    data = json.loads(not_found.to_json())
+    written = next(f for f in data["findings"] if f["variable"] == "mean_responsibility")
+    assert (written["places"], len(written["tried"])) == ([], len(finding.tried))
+    assert Localization.from_dict(data) == not_found
+    listed = [{**f, "places": f["tried"]} for f in data["findings"]]
+    with pytest.raises(mtd_lens.ArgumentError, match="empty where none was found"):
+        Localization.from_dict({**data, "findings": listed})
+
+
+def test_what_cannot_be_asked_keeps_its_reason(found):
+    reason = "only 3 of 32 sequences have a source that can share the query's last 3 tokens"
+    findings = [
+        Finding(f.variable, "not_applicable", given_query=True, reason=reason)
+        if f.given_query
+        else f
+        for f in found.findings
+    ]
+    sites = [entry for entry in found.sites if not entry.given_query]
+    kept = Localization(**{**vars(found), "findings": tuple(findings), "sites": tuple(sites)})
+    assert Localization.from_dict(json.loads(kept.to_json())) == kept
+    assert f"given the query: not applicable, since {reason}" in str(kept)
+    title = kept.plot().axes[4].get_title(loc="left")
+    assert "not applicable" in title
+    assert "only 3 of 32" in title
+
+
+def test_older_results_are_read_and_shown_as_they_were():
+    """Their scores are over base runs, and they list sets that were not found."""
+    old = stored("Localization")
+    assert not old.over_blind
+    assert "blind F" in str(old)
+    assert "F is 0 where swapping has no effect" in str(old)
+    data = old.to_dict()
+    for finding in data["findings"]:
+        finding["verdict"] = "not_found"
+        del finding["tried"]
+    again = Localization.from_dict(data)
+    assert [f.tried for f in again.findings] == [f.places for f in old.findings]
+    assert not any(f.places for f in again.findings)
+    headings = [text.get_text() for text in again.plot().figure.texts]
+    assert any("0: no effect" in text for text in headings)
 
 
 def run(capsys, monkeypatch, *arguments):

@@ -262,9 +262,14 @@ def test_json_holds_what_is_promised(card, tmp_path):
         (claim, layer) for claim in CLAIMS[:-2] if "scrubbing" not in claim for layer in range(3)
     }
     assert set(data["versions"]) == {"python", "mtd-lens", "transformer-lens", "torch"}
-    probe = data["claims"][1]["details"]
-    assert {"control", "selectivity", "token_window", "random_model"} <= set(probe)
-    assert data["claims"][0]["details"]["pairs"] == 32
+    claims = {claim["id"]: claim for claim in data["claims"]}
+    probe = claims["responsibilities.probe"]
+    assert {"control", "selectivity", "token_window"} <= set(probe["details"])
+    assert set(probe["controls"]) == {"the control task"}
+    swapped = claims["mean_responsibility.interchange_given_query"]
+    assert swapped["details"]["pairs"] == 32
+    assert set(swapped["dose"]) == {"score", "low", "high"}
+    assert set(swapped["controls"]) == {"a wrong source"}
     assert data["task"] == "small"
 
 
@@ -302,6 +307,7 @@ def test_what_does_not_vary_is_not_applicable():
     card = mtd_lens.score(mtd_lens.construct(task), n_sequences=64)
     verdicts = {claim.id: claim.verdict for claim in card.claims}
     assert verdicts.pop("responsibilities.weights") == "supported"
+    assert verdicts.pop("prediction.algorithm") == "not_diagnostic"
     assert set(verdicts.values()) == {"not_applicable"}
     json.loads(card.to_json())
     card.to_html()

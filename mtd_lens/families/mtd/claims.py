@@ -175,11 +175,16 @@ def carriers(task: MTDTask) -> tuple[Carrier, ...]:
     """Responsibilities and their mean are written, the mixture weights attended with.
 
     Responsibilities are sought at all evidence positions but the last query: there, a later layer
-    holds what was computed from all of them.
+    holds what was computed from all of them. A model with absolute positions may have a head for
+    each class of positions modulo the order.
     """
     written = ("z", "mlp_out")
+
+    def position_class(position: int) -> str:
+        return f"k mod {task.order} = {position % task.order}"
+
     return (
-        Carrier("responsibilities", written, BUT_LAST),
+        Carrier("responsibilities", written, BUT_LAST, position_class),
         Carrier("mean_responsibility", written, LAST),
         Carrier("mixture_weights", ("pattern",), LAST),
     )

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from mtd_lens.errors import ArgumentError
 from mtd_lens.results.forms import figure as number, interval
-from mtd_lens.results.localization import TOGETHER, Finding, Localization, Place
+from mtd_lens.results.localization import TOGETHER, Localization
+from mtd_lens.results.places import Finding, Place
 from mtd_lens.views.plots import style
 from mtd_lens.views.plots.cells import (
     Cell,
@@ -16,7 +17,6 @@ from mtd_lens.views.plots.cells import (
     clipped,
     draw_cells,
     scale_of,
-    score_scale,
 )
 from mtd_lens.views.plots.outputs import written
 
@@ -35,10 +35,19 @@ MIN_COLUMNS = 5
 TITLE_WIDTH = 60
 """Characters, after which a panel's title goes on in the next line."""
 
+NOTE_CHARACTER = 0.06
+"""Inches of a character of the notes below all panels."""
+
 HEAD, FOOT = 0.75, 0.65
 """Inches above and below all panels."""
 
-PROBE_COLOURS = "Greens"
+INTERCHANGE_COLOURS, PROBE_COLOURS = "Blues", "Greens"
+"""From 0 on: sites at which nothing happens, which score below 0, are as white as those at 0."""
+
+GIVEN_QUERY_NOTE = (
+    "Sources share the query's own tokens with their base.\n"
+    "A set that is found here alone holds the variable\nin a code that depends on those tokens."
+)
 
 
 def plot_localization(
@@ -48,6 +57,8 @@ def plot_localization(
     data: str | os.PathLike[str] | None = None,
 ) -> "matplotlib.figure.Figure":
     """Where each variable lives: a row of panels for each, interchange beside probes.
+
+    Variables that were sought given the query too have a second row, of interchange alone.
 
     Args:
         found: A result of ``localize``.
@@ -70,7 +81,7 @@ def plot_localization(
 
 
 def _draw(found: Localization) -> "matplotlib.figure.Figure":
-    maps = [(_interchange(found, f.variable), _probes(found, f.variable)) for f in found.findings]
+    maps = [(_interchange(found, finding), _probes(found, finding)) for finding in found.findings]
     widths = [max([MIN_COLUMNS, *(len(_columns(pair[i])) for pair in maps)]) for i in (0, 1)]
     n_layers = max((entry.place.layer for entry in found.probes), default=0) + 1
     height = n_layers * CELL[1] + 2 * MARGINS[1]
@@ -81,7 +92,7 @@ def _draw(found: Localization) -> "matplotlib.figure.Figure":
     inside = (0, FOOT / size[1], 1, 1 - (HEAD + FOOT) / size[1])
     figure, panels = style.new_figure(size, len(maps), 2, width_ratios=widths)
     figure.get_layout_engine().set(rect=inside, hspace=0.04)
-    scales = (score_scale(), scale_of(0.0, 1.0, PROBE_COLOURS))
+    scales = [scale_of(0.0, 1.0, colours) for colours in (INTERCHANGE_COLOURS, PROBE_COLOURS)]
     rows = {layer: f"layer {layer}" for layer in range(n_layers)}
     for row, finding, pair in zip(panels, found.findings, maps, strict=True):
         for axes, cells, scale, width in zip(row, pair, scales, widths, strict=True):
@@ -96,26 +107,26 @@ def _draw(found: Localization) -> "matplotlib.figure.Figure":
     return figure
 
 
-def _interchange(found: Localization, variable: str) -> Cells:
-    finding = found[variable]
-    line = "solid" if finding.verdict == "found" else "dotted"
+def _interchange(found: Localization, finding: Finding) -> Cells:
+    outlined = dict.fromkeys(finding.tried, "dotted") | dict.fromkeys(finding.places, "solid")
     cells = {
         (entry.place.column, entry.place.layer): Cell(
             entry.score,
             clipped(entry.score) + "*" * entry.significant,
             bold=entry.significant,
-            outline=(line if entry.place in finding.places else ""),
+            outline=outlined.get(entry.place, ""),
         )
-        for entry in found.sites
-        if entry.variable == variable
+        for entry in found.sites_of(finding)
     }
-    if found.has_joint_layers(variable):
+    if found.has_joint_layers(finding.variable):
         for layer, score in enumerate(finding.whole_layers):
             cells[TOGETHER, layer] = Cell(score, clipped(score))
     return cells
 
 
-def _probes(found: Localization, variable: str) -> Cells:
+def _probes(found: Localization, finding: Finding) -> Cells:
+    if finding.given_query:
+        return {}
     return {
         (entry.place.column, entry.place.layer): Cell(
             entry.score,
@@ -123,27 +134,39 @@ def _probes(found: Localization, variable: str) -> Cells:
             bold=entry.low > entry.control_high,
         )
         for entry in found.probes
-        if entry.variable == variable
+        if entry.variable == finding.variable
     }
 
 
 def _name(row: Any, finding: Finding) -> None:
-    """Titles of a variable's two panels."""
-    name = finding.variable.replace("_", " ")
+    """Titles of a finding's two panels."""
+    name = finding.in_words.replace("_", " ")
     if finding.verdict == "not_applicable":
-        row[0].set_title(f"{name}: does not vary on this task", loc="left", fontsize="medium")
+        why = textwrap.fill(finding.reason or "does not vary on this task", TITLE_WIDTH)
+        row[0].set_title(f"{name}: not applicable\n{why}", loc="left", fontsize="small")
         for axes in row:
             axes.set_axis_off()
         return
-    verdict = "found" if finding.verdict == "found" else "NOT FOUND; best set"
     score = f"F = {number(finding.score, 2)} {interval(finding, 2)}"
-    score += f"; blind {number(finding.blind, 2)}"
-    places = f"in {', '.join(_grouped(finding.places))}, at {finding.where}"
-    row[0].set_title(
-        f"{name}: {verdict}, {score}\n{textwrap.fill(places, TITLE_WIDTH)}",
-        loc="left",
-        fontsize="small",
-    )
+    heading = f"{name}: found, {score}"
+    if finding.verdict != "found":
+        heading = f"{name}: NO SET FOUND; best tried: {score}"
+    beside = f"blind {number(finding.blind, 2)}" if finding.blind is not None else ""
+    if finding.wrong is not None:
+        beside = (
+            f"F with a wrong source {number(finding.wrong.score, 2)}, "
+            f"with no swap {number(finding.unswapped, 2)}"
+        )
+    places = f"in {', '.join(_grouped(finding.places or finding.tried))}, at {finding.where}"
+    lines = [heading, textwrap.fill(places, TITLE_WIDTH), beside]
+    row[0].set_title("\n".join(lines), loc="left", fontsize="small")
+    if finding.given_query:
+        row[1].set_axis_off()
+        row[1].text(
+            0, 0.5, GIVEN_QUERY_NOTE, transform=row[1].transAxes, ha="left", va="center",
+            fontsize="small", color=style.FAINT,
+        )  # fmt: skip
+        return
     row[1].set_title(
         f"probed at {finding.probed}\n"
         f"R² from the shortest window's raw tokens: {number(finding.token_window, 2)}",
@@ -174,21 +197,29 @@ def _explain(
         0.01, 1 - 0.1 / size[1], f"Where {found.short_name} carries the "
         f"algorithm of {found.task_name}", ha="left", va="top", fontsize="large",
     )  # fmt: skip
+    question = (
+        "At which sites does swapping a variable's value act as the algorithm says? F = 1: as the "
+        "algorithm, 0: no better than not looking at the source"
+    )
+    marked = f"swapping moves the prediction by more than {found.floor:g} of the way"
+    if not found.over_blind:
+        question = "F = 1: swapping acts as the algorithm says, 0: no effect"
+        marked = f"F above {found.floor:g}"
     figure.text(
-        0.01, 1 - 0.38 / size[1], f"{found.n_sequences} sequences, seed {found.seed}; "
-        "F = 1: swapping acts as the algorithm says, 0: no effect",
-        ha="left", va="top", fontsize="small", color=style.FAINT,
+        0.01, 1 - 0.38 / size[1], f"{question}.", ha="left", va="top", fontsize="small",
+        color=style.FAINT,
     )  # fmt: skip
+    notes = (
+        f"{found.n_sequences} sequences, seed {found.seed}. Left: orange outline: the smallest set "
+        f"(dotted: the best that was tried, where none is found above {found.threshold:g}); "
+        f"*: {marked}, at the {found.level:.3g} level with Holm's correction over "
+        f"{len(found.sites)} sites{'; together: all sites of the layer at once' * joint}. "
+        "Right: in brackets, the control task's R²; bold: the interval lies above the control's."
+    )
+    width = int(size[0] / NOTE_CHARACTER)
     figure.text(
-        0.01, 0.1 / size[1],
-        f"Left: orange outline: smallest set (dotted: its interval is not above "
-        f"{found.threshold:g}, so NOT FOUND); "
-        f"*: F above {found.floor:g} at the {found.level:.3g} level, Holm's correction over "
-        f"{len(found.sites)} sites{'; together: all sites of the layer at once' * joint}; "
-        "blind: F of the algorithm with\nthe variable at its mean, within reach without looking at "
-        "the source. "
-        "Right: in brackets, the control task's R²; bold: the interval lies above the control's.",
-        ha="left", va="bottom", fontsize="x-small", color=style.FAINT,
+        0.01, 0.1 / size[1], textwrap.fill(notes, width), ha="left", va="bottom",
+        fontsize="x-small", color=style.FAINT,
     )  # fmt: skip
 
 
