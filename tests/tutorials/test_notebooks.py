@@ -19,7 +19,7 @@ FAST = {
     "2_construction_layer_by_layer": {"N_SEQUENCES": 16},
     "3_testing_a_trained_model": {"N_SEQUENCES": 128, "N_LOCALIZE": 64},
     "4_your_own_model_and_claim": {"STEPS": 300, "N_SEQUENCES": 64},
-    "5_induction_heads_on_ngrams": {"N_SEQUENCES": 192, "N_SCORE": 64},
+    "5_induction_heads_on_ngrams": {"N_SEQUENCES": 192, "N_SCORE": 128},
     "6_autoregression_by_gradient_descent": {
         "N_SEQUENCES": 64,
         "BROKEN": ("values",),
