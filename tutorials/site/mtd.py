@@ -114,6 +114,7 @@ def given_query(model: Model) -> dict[str, str]:
     )
     others = [s for n, s in enumerate(swap["layers"]) if n < (swap["layer"] or 0)]
     dose, wrong, details = swap.get("dose"), swap["wrong_source"], injected["details"]
+    first = next(iter(CODES))
     noise = next((v for k, v in details.items() if k.endswith("fitted to noise")), None)
     return {
         "layer": forms.NOTHING if swap["layer"] is None else str(swap["layer"]),
@@ -124,6 +125,7 @@ def given_query(model: Model) -> dict[str, str]:
         "verdict": swap["verdict"].replace("_", " "),
         "scrubbing": scored(scrubbed, swap),
         "own": scored(injected, swap),
+        "code": {first: CODES[first]}.get(details.get("code"), "S"),
         "noise": forms.figure(noise, 2),
     } | {code: forms.figure(details.get(f"injected: {code}"), 2) for code in CODES}
 
@@ -137,21 +139,21 @@ def scored(claim: Model, beside: Model) -> str:
 
 
 def injected_beside(finals: list[Model]) -> str:
-    """How the hypothesis's injection stands to each rival's, in a sentence."""
+    """How the injection of the correction, where it is the claim, stands to each rival's."""
     first, *rivals = CODES
-    by_model = [model["claims"][INJECTED]["details"] for model in finals]
-    known = [found for found in by_model if f"injected: {first}" in found]
-    carried = [
-        found
-        for model, found in zip(finals, by_model, strict=True)
-        if found in known and model["claims"][GIVEN_QUERY]["verdict"] in ("supported", "partial")
+    known = [
+        model["claims"][INJECTED]["details"]
+        for model in finals
+        if model["claims"][INJECTED]["details"].get("code") == first
+        and model["claims"][INJECTED]["verdict"] in ("supported", "partial")
     ]
     parts = [
-        f"{CODES[rival]} scores higher than c in "
-        f"{sum(f[f'injected: {rival}'] > f[f'injected: {first}'] for f in carried)}"
+        f"{CODES[rival]} scores higher than {CODES[first]} in "
+        f"{sum(found[f'injected: {rival}'] > found[f'injected: {first}'] for found in known)}"
         for rival in rivals
     ]
-    return f"Of {len(carried)} models with *interchange* supported or partial, {', '.join(parts)}."
+    which = "models whose claim is of c, and holds at least in part"
+    return f"Of {len(known)} {which}, {', '.join(parts)}."
 
 
 def elsewhere(model: Model) -> list[str]:
