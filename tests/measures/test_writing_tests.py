@@ -75,10 +75,16 @@ def test_a_dose_is_how_much_of_the_source_acts(split, whole):
     assert score(replace(full, numerator=full.controls["a wrong source"][0])) < 0
 
 
-def test_what_is_stored_and_never_used_has_no_dose():
-    found = Interchange(MEAN, "hook_attn_out", LAST, linear=True)(trial_of("stored only", order=3))
-    assert all(measurement.dose is None for measurement in found)
-    assert all(score(measurement) < 0 for measurement in found)
+def test_what_is_stored_and_never_used_does_not_pass():
+    """Its used copy, made by a later layer, does."""
+    found = Interchange(MEAN, "hook_attn_out", LAST, linear=True)(
+        trial_of("stored, never used", order=3)
+    )
+    used = chosen(found)
+    assert used.dose.score == pytest.approx(1, abs=0.01)
+    assert score(used) == pytest.approx(1, abs=1e-6)
+    assert used.layer > 1
+    assert all(score(measurement) < 0 for measurement in found if measurement.layer < used.layer)
 
 
 def test_a_layer_that_carries_60_percent_passes_scrubbing(split):

@@ -92,12 +92,14 @@ def test_predictions_are_of_a_group_or_of_one():
 
 
 def distances(**means):
-    """Divergences of 200 sequences with some spread, the same in all."""
-    spread = torch.rand(200, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 0.5
-    noise = torch.randn(200, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    """Divergences of 200 sequences, each estimator's with noise of its own."""
+    generator = torch.Generator().manual_seed(0)
     return {
-        name.replace("_", " "): (mean * spread + 0.02 * index * noise.abs() * mean, {})
-        for index, (name, mean) in enumerate(means.items())
+        name.replace("_", " "): (
+            mean * (1 + 0.5 * torch.rand(200, generator=generator, dtype=torch.float64)),
+            {},
+        )
+        for name, mean in means.items()
     }
 
 
