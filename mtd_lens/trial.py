@@ -8,7 +8,8 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from mtd_lens.contracts import Algorithm, CausalModel, Claim, QueryTokens
+from mtd_lens.claims import Claim, QueryTokens
+from mtd_lens.contracts import Algorithm, CausalModel
 from mtd_lens.errors import ArgumentError, SiteError
 from mtd_lens.spaces import check_outputs
 from probes import checks

@@ -7,7 +7,8 @@ import torch
 from known_truth.models import MODELS
 
 import mtd_lens
-from mtd_lens.contracts import BUT_LAST, LAST, Code, NotApplicable
+from mtd_lens.claims import Code, NotApplicable
+from mtd_lens.contracts import BUT_LAST, LAST
 from mtd_lens.experiment import Experiment
 from mtd_lens.measures import Injection, Interchange, Scrubbing
 from mtd_lens.measures.injection import _fitted, _span

@@ -9,7 +9,7 @@ from mtd_lens.registry import shipped_checkpoints
 from tutorials.site import measurements, results as site
 
 FAMILIES = ("mtd", "ngram", "autoregressive")
-MAX_BYTES = 12_000
+MAX_BYTES = 16_000
 
 
 @pytest.fixture(params=FAMILIES)

@@ -79,8 +79,8 @@ def oddities(model: Model) -> list[str]:
     if "augmented" in model["config"].architecture:
         found.append(
             "Its embedding reads the last two vectors, so that augmented tokens are there before "
-            "any layer: swapping a layer's output does not swap them, and "
-            "`augmented_token.interchange` cannot be supported."
+            "any layer: editing a layer's output does not edit them, and "
+            "`augmented_token.interchange` and `.injection` cannot be supported."
         )
     found.append(f"Claims that hold for it: {', '.join(supported(model)) or 'none'}.")
     return found

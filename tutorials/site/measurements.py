@@ -15,6 +15,7 @@ import torch
 import mtd_lens
 from mtd_lens.measures.held_out import SEED
 from mtd_lens.registry import shipped_checkpoints
+from mtd_lens.results.scorecard import ClaimResult
 from probes import files
 from probes.subject import HookedModel
 
@@ -30,7 +31,13 @@ DIGITS = 8
 N_COMPARED = 1024
 """Sequences a context length."""
 
-CLAIM = ("id", "layer", "score", "low", "high", "null", "threshold", "verdict")
+CLAIM = ("id", "layer", "score", "low", "high", "floor", "threshold", "verdict")
+BESIDE = ("injection", "scrubbing_given_query")
+"""Tests whose further figures are kept too."""
+
+LAYERS = ("interchange_given_query",)
+"""Tests of which every layer's score is kept."""
+
 ESTIMATOR = ("name", "divergence", "low", "high")
 """What is kept of a scorecard's entries."""
 
@@ -106,11 +113,25 @@ def of_scorecard(card: mtd_lens.Scorecard) -> Figures:
         "divergence": card.divergence,
         "parameters": dict(card.parameters),
         "versions": dict(card.versions),
-        "claims": [{key: getattr(claim, key) for key in CLAIM} for claim in card.claims],
-        "estimators": [
-            {key: getattr(entry, key) for key in ESTIMATOR} for entry in card.estimators
-        ],
+        "conclusion": card.conclusion,
+        "claims": [_of_claim(claim, card) for claim in card.claims],
+        "estimators": [_kept(entry, ESTIMATOR) for entry in card.estimators],
     }
+
+
+def _of_claim(claim: ClaimResult, card: mtd_lens.Scorecard) -> Figures:
+    """A claim's figures; those that it lacks are left out."""
+    found = _kept(claim, CLAIM)
+    test = claim.id.partition(".")[2]
+    if claim.dose is not None:
+        found["dose"] = [claim.dose.score, claim.dose.low, claim.dose.high]
+    if test in BESIDE:
+        found["details"] = dict(claim.details)
+    if test in LAYERS:
+        wrong = claim.controls.get("a wrong source")
+        found["wrong_source"] = None if wrong is None else wrong.score
+        found["layers"] = [entry.score for entry in card.matrix if entry.claim == claim.id]
+    return found
 
 
 def of_comparison(comparison: mtd_lens.Comparison) -> Figures:

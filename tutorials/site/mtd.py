@@ -5,6 +5,7 @@ from typing import Any
 
 import mtd_lens
 from mtd_lens.families.mtd import study
+from mtd_lens.results import forms
 from probes.subject import HookedModel
 from tutorials.site import RESULTS
 from tutorials.site.measurements import Figures
@@ -17,6 +18,20 @@ NEAR = 1.05
 
 INVERTED = 0.8
 """Content scores correlated with the log transition below minus this are said to be its inverse."""
+
+GIVEN_QUERY = "mean_responsibility.interchange_given_query"
+SCRUBBED = "mean_responsibility.scrubbing_given_query"
+INJECTED = "mean_responsibility.injection"
+
+CODES = {
+    "correction": "c",
+    "updated weights": "softmax(βS)",
+    "mean log likelihood": "mean log p",
+}
+"""What is injected, under its column's heading; the first is the hypothesis."""
+
+IN_CONSTRUCTION = {"responsibilities": 0, "mean_responsibility": 1, "mixture_weights": 2}
+"""The layer in which the construction has each variable."""
 
 VIA_AVERAGE = "selector.via_average"
 
@@ -92,17 +107,78 @@ def at_end(model: Model) -> str:
     return f"KL(one step ‖ model) is {share:.3f} of\nKL(one step ‖ uniform weights)."
 
 
+def given_query(model: Model) -> dict[str, str]:
+    """The row of the table of what passes given the query's own tokens."""
+    swap, scrubbed, injected = (
+        model["claims"][claim] for claim in (GIVEN_QUERY, SCRUBBED, INJECTED)
+    )
+    others = [s for n, s in enumerate(swap["layers"]) if n < (swap["layer"] or 0)]
+    dose, wrong, details = swap.get("dose"), swap["wrong_source"], injected["details"]
+    noise = next((v for k, v in details.items() if k.endswith("fitted to noise")), None)
+    return {
+        "layer": forms.NOTHING if swap["layer"] is None else str(swap["layer"]),
+        "interchange": scored(swap, swap),
+        "before": ", ".join(forms.figure(score, 2) for score in others) or forms.NOTHING,
+        "wrong": forms.figure(wrong, 2),
+        "dose": forms.NOTHING if dose is None else "{:.2f} [{:.2f}, {:.2f}]".format(*dose),
+        "verdict": swap["verdict"].replace("_", " "),
+        "scrubbing": scored(scrubbed, swap),
+        "own": scored(injected, swap),
+        "noise": forms.figure(noise, 2),
+    } | {code: forms.figure(details.get(f"injected: {code}"), 2) for code in CODES}
+
+
+def scored(claim: Model, beside: Model) -> str:
+    """A claim's score with its interval and, if it is another claim's no more, its layer."""
+    if claim["score"] is None:
+        return claim["verdict"].replace("_", " ")
+    at = "" if claim["layer"] == beside["layer"] else f", layer {claim['layer']}"
+    return f"{claim['score']:.2f} [{claim['low']:.2f}, {claim['high']:.2f}]{at}"
+
+
+def injected_beside(finals: list[Model]) -> str:
+    """How the hypothesis's injection stands to each rival's, in a sentence."""
+    first, *rivals = CODES
+    by_model = [model["claims"][INJECTED]["details"] for model in finals]
+    known = [found for found in by_model if f"injected: {first}" in found]
+    carried = [
+        found
+        for model, found in zip(finals, by_model, strict=True)
+        if found in known and model["claims"][GIVEN_QUERY]["verdict"] in ("supported", "partial")
+    ]
+    parts = [
+        f"{CODES[rival]} scores higher than c in "
+        f"{sum(f[f'injected: {rival}'] > f[f'injected: {first}'] for f in carried)}"
+        for rival in rivals
+    ]
+    return f"Of {len(carried)} models with *interchange* supported or partial, {', '.join(parts)}."
+
+
+def elsewhere(model: Model) -> list[str]:
+    """Variables that are supported in another layer than the construction's."""
+    found = []
+    for variable, expected in IN_CONSTRUCTION.items():
+        claims = [
+            (claim["id"].partition(".")[2], claim["layer"])
+            for claim in model["claims"].values()
+            if claim["id"].partition(".")[0] == variable and claim["verdict"] == "supported"
+        ]
+        tests = [f"{test} at layer {layer}" for test, layer in claims if layer != expected]
+        if tests:
+            found.append(
+                f"The construction has {variable.replace('_', ' ')} in layer {expected}; supported "
+                f"here are {', '.join(tests)}."
+            )
+    return found
+
+
 def oddities(model: Model) -> list[str]:
     """What a user of the model should know, read off its figures."""
     found = []
     claims = model["claims"]
     if "beta_at_bound" in model["scorecard"]["parameters"]:
         found.append("Its predictions fix no β: the fitted one lies at the end of the range.")
-    for claim in claims.values():
-        expected = {"responsibilities": 0, "mean_responsibility": 1, "mixture_weights": 2}
-        layer = expected.get(claim["id"].split(".")[0])
-        if claim["verdict"] == "supported" and layer not in (None, claim["layer"]):
-            found.append(f"{claim['id']} is supported at layer {claim['layer']}, not {layer}.")
+    found += elsewhere(model)
     attention = claims["responsibilities.attention"]
     interchange = claims["responsibilities.interchange"]
     if interchange["verdict"] == "supported" and attention["verdict"] != "supported":
@@ -188,6 +264,9 @@ def context(models: list[Model]) -> dict[str, Any]:
         "uniform": UNIFORM,
         "positional": POSITIONAL,
         "kind_of": kind_of,
+        "given_query": given_query,
+        "codes": CODES,
+        "injected_beside": injected_beside(final(models)),
         "oddities": oddities,
         "findings": findings,
         "as_near": as_near,

@@ -152,17 +152,18 @@ def _deep_first(group: tuple[str, list[Model]]) -> tuple[Any, ...]:
 
 
 def summary(members: list[Model]) -> str:
-    """Which claims all seeds of a group support, and which none does."""
-    every = [c for c in members[0]["claims"] if _all(members, c, "supported")]
-    none = [c for c in members[0]["claims"] if not _any(members, c, "supported")]
-    some = [c for c in members[0]["claims"] if c not in every + none]
+    """Which claims all seeds of a group support, which some do, and which hold in part."""
+    claims = members[0]["claims"]
+    every = [c for c in claims if _all(members, c, "supported")]
+    some = [c for c in claims if c not in every and _any(members, c, "supported")]
+    part = [c for c in claims if c not in every + some and _any(members, c, "partial")]
     seeds = f"each of {len(members)} seeds" if len(members) > 1 else "its one seed"
     parts = [f"supported in {seeds}: {', '.join(every) or 'nothing'}"]
     if some:
         parts.append(f"in some seeds: {', '.join(some)}")
-    if none:
-        parts.append(f"in none: {', '.join(none)}")
-    return "; ".join(parts) + "."
+    if part:
+        parts.append(f"partial at most: {', '.join(part)}")
+    return "; ".join(parts) + f"; of {len(claims)} claims."
 
 
 def _all(members: list[Model], claim: str, verdict: str) -> bool:
@@ -183,9 +184,11 @@ def verdicts(members: list[Model], claim: str) -> str:
     found = [model["claims"][claim] for model in members]
     counts = {v: sum(c["verdict"] == v for c in found) for v in {c["verdict"] for c in found}}
     said = ", ".join(f"{n} {v.replace('_', ' ')}" for v, n in sorted(counts.items()))
-    scores = sorted(c["score"] for c in found)
-    span = f"{scores[0]:.2f}" if len(scores) == 1 else f"{scores[0]:.2f} … {scores[-1]:.2f}"
+    scores = sorted(c["score"] for c in found if c["score"] is not None)
     verdict = next(iter(counts)).replace("_", " ") if len(counts) == 1 else said
+    if not scores:
+        return verdict
+    span = f"{scores[0]:.2f}" if len(scores) == 1 else f"{scores[0]:.2f} … {scores[-1]:.2f}"
     return f"**{verdict}** {span}" if verdict == "supported" else f"{verdict} {span}"
 
 
