@@ -1,4 +1,5 @@
 from . import (
+    claims as claims,
     contracts as contracts,
     errors as errors,
     families as families,

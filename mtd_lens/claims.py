@@ -49,7 +49,8 @@ class Measurement(Record):
             (for scores read from parameters, one value a row compared).
         denominator: ``[row]``: discrepancy of the reference.
         controls: By name in words, what must not score as well (a control task, a wrong source, a
-            permuted map): numerator and denominator, or the score with its interval.
+            permuted map): numerator and denominator, ``[row]`` each, or the score with its
+            interval.
         dose: How much of the source's value the patched model acts on, with its interval; None
             where that cannot be said.
         exact: True for scores read from parameters, which sequences do not make uncertain.
