@@ -1,4 +1,5 @@
 from . import (
+    claims as claims,
     contracts as contracts,
     errors as errors,
     families as families,
@@ -6,14 +7,19 @@ from . import (
     measures as measures,
     registry as registry,
 )
+from .claims import (
+    Claim as Claim,
+    Code as Code,
+    Measurement as Measurement,
+    NotApplicable as NotApplicable,
+    QueryTokens as QueryTokens,
+)
 from .contracts import (
     Algorithm as Algorithm,
     Analysis as Analysis,
     AnalyticPattern as AnalyticPattern,
     CausalModel as CausalModel,
-    Claim as Claim,
     Family as Family,
-    Measurement as Measurement,
     Task as Task,
 )
 from .errors import (

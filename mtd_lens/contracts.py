@@ -7,21 +7,21 @@ else names it: questions, results and commands work through the records below.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
+from mtd_lens.claims import Claim, Code, QueryTokens, Record
 from mtd_lens.errors import ArgumentError
 from mtd_lens.spaces import Space
 from probes import checks
 from probes.circuits import WeightFinding
-from probes.statistics import Interval
 from probes.subject import HookedModel
 
 if TYPE_CHECKING:
-    from mtd_lens.trial import Trial
+    pass
 
 
 @runtime_checkable
@@ -104,117 +104,6 @@ class CausalModel(Protocol):
 EVERY, LAST, BUT_LAST = slice(None), slice(-1, None), slice(None, -1)
 """Query positions, as an index into a variable's query axis. At the last one, a later layer holds
 what was computed from all of them."""
-
-
-class Record:
-    """A dataclass whose names and sentences can be shown as they are.
-
-    Raises:
-        ArgumentError: One of its texts, or of those in its lists and mappings, cannot be.
-    """
-
-    def __post_init__(self) -> None:
-        for each in fields(self):  # type: ignore[arg-type]
-            checks.texts(
-                getattr(self, each.name), f"{type(self).__name__}.{each.name}", ArgumentError
-            )
-
-
-Errors = tuple[Float[Tensor, " row"], Float[Tensor, " row"]]
-"""Numerator and denominator of a score, one value a row of each."""
-
-
-class NotApplicable(Exception):  # noqa: N818 - no error: a test says why it was not made
-    """Raised by a claim's test that cannot be made, with the reason in words."""
-
-
-@dataclass(frozen=True)
-class Measurement(Record):
-    """What a claim's test found at one layer; the score is ``1 - E[numerator]/E[denominator]``.
-
-    Attributes:
-        layer: Block index; None for the model's output.
-        site: Hook, heads and positions, in words.
-        selection: The score on the fit split, by which the claim's layer is chosen.
-        numerator: ``[row]``: discrepancy of the model, one value an evaluation sequence or pair
-            (for scores read from parameters, one value a row compared).
-        denominator: ``[row]``: discrepancy of the reference.
-        controls: By name in words, what must not score as well (a control task, a wrong source, a
-            permuted map): numerator and denominator, or the score with its interval.
-        dose: How much of the source's value the patched model acts on, with its interval; None
-            where that cannot be said.
-        exact: True for scores read from parameters, which sequences do not make uncertain.
-        details: Further figures for the report.
-        interval: The score with its interval, where rows alone do not give it.
-    """
-
-    layer: int | None
-    site: str
-    selection: float
-    numerator: Float[Tensor, " row"]
-    denominator: Float[Tensor, " row"]
-    controls: Mapping[str, Errors | Interval] = field(default_factory=dict)
-    dose: Interval | None = None
-    exact: bool = False
-    details: Mapping[str, float | str] = field(default_factory=dict)
-    interval: Interval | None = None
-
-
-@dataclass(frozen=True)
-class Claim(Record):
-    """A statement about a model and the test that decides it.
-
-    Attributes:
-        id: ``variable.test``.
-        statement: The claim in one sentence.
-        measure: The test: one measurement for every layer that it can be made at, or at least for
-            the one that is best on the fit split where the trial is not ``complete``. None where
-            the variable does not vary; where the test cannot be made for another reason it raises
-            :class:`NotApplicable`. ``mtd_lens.measures`` has those that any causal model can use. A
-            test with a method ``reads(trial)`` says which activations of the splits it will ask
-            for, so that those of all claims are read in one pass; one with a method
-            ``edits(trial)`` names the hook within a block that it edits, which is tried first.
-        slow: True for a test that a quick scorecard leaves out.
-    """
-
-    id: str
-    statement: str
-    measure: Callable[["Trial"], Sequence[Measurement]]
-    slow: bool = False
-
-
-@dataclass(frozen=True)
-class QueryTokens(Record):
-    """The tokens that belong to a query itself, whatever came before them.
-
-    A model's code of what it reads at the query may depend on them. A source that shares them with
-    its base is another sequence's context with the base's last tokens put under it.
-
-    Attributes:
-        count: How many last tokens of a sequence.
-        possible: ``tokens -> [sequence]``: which sequences made so have a positive probability;
-            None where all do.
-    """
-
-    count: int
-    possible: Callable[[Tensor], Tensor] | None = None
-
-
-@dataclass(frozen=True)
-class Code(Record):
-    """A function of a variable and of the query's own tokens, in which a model may hold it.
-
-    Attributes:
-        name: In words: ``"correction"``.
-        variable: Of the causal model.
-        values: ``(causal model, tokens) -> [sequence, query, entry]``.
-        rival: Of another algorithm: written in place of the hypothesis's own, for comparison.
-    """
-
-    name: str
-    variable: str
-    values: Callable[[Any, Tensor], Tensor]
-    rival: bool = False
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from mtd_lens.contracts import Algorithm, CausalModel, Claim, QueryTokens
+from mtd_lens.claims import Claim, QueryTokens
+from mtd_lens.contracts import Algorithm, CausalModel
 from mtd_lens.errors import ArgumentError, SiteError
 from mtd_lens.spaces import check_outputs
 from probes import checks
@@ -93,12 +94,15 @@ class Trial:
         return None if declared is None else declared(self.task)
 
     def more(self, n_sequences: int) -> Tensor:
-        """Further sequences to fit on, which no other split holds, ``[sequence, position]``.
+        """Further sequences to fit on, which no other split holds.
 
         Each number has sequences of its own, the same ones for every model of the experiment.
 
         Args:
             n_sequences: How many, at least 1.
+
+        Returns:
+            ``[sequence, position]``.
 
         Raises:
             ArgumentError: No such number.

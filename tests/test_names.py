@@ -8,7 +8,7 @@ from stored import KINDS, stored
 
 import mtd_lens
 import probes
-from mtd_lens import contracts
+from mtd_lens import claims, contracts
 from mtd_lens.errors import ProbesError
 from mtd_lens.questions import estimators
 from mtd_lens.registry import list_families
@@ -34,7 +34,7 @@ GOOD = (
     "می\u200cخ",
     "👩\u200d🔬",
 )
-CLAIM, MEASUREMENT = contracts.Claim("a.b", "so", list), (0, "z", 0.0, torch.ones(1), torch.ones(1))
+CLAIM, MEASUREMENT = claims.Claim("a.b", "so", list), (0, "z", 0.0, torch.ones(1), torch.ones(1))
 PATTERN = contracts.AnalyticPattern("uniform", "weights", torch.ones(1, 1, 1))
 
 
@@ -57,10 +57,10 @@ def family():
 
 
 DOORS = {
-    "a claim": lambda text, model: contracts.Claim(text, "so", list),
+    "a claim": lambda text, model: claims.Claim(text, "so", list),
     "a claim's statement": lambda text, model: replace(CLAIM, statement=text),
-    "a measurement": lambda text, model: contracts.Measurement(0, text, *MEASUREMENT[2:]),
-    "a measurement's details": lambda text, model: contracts.Measurement(
+    "a measurement": lambda text, model: claims.Measurement(0, text, *MEASUREMENT[2:]),
+    "a measurement's details": lambda text, model: claims.Measurement(
         *MEASUREMENT, details={text: 1.0}
     ),
     "a carrier": lambda text, model: contracts.Carrier(text, ("z",), contracts.LAST),

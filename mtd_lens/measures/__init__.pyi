@@ -5,10 +5,8 @@ from .interchange import Interchange as Interchange
 from .pairs import (
     N_SELECTION_PAIRS as N_SELECTION_PAIRS,
     Pairs as Pairs,
-    Rows as Rows,
     pairs_of as pairs_of,
     prediction_with as prediction_with,
-    spliced as spliced,
 )
 from .probe import Probe as Probe
 from .probe_given_query import ProbeGivenQuery as ProbeGivenQuery

@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 import probes
-from mtd_lens.contracts import EVERY, Measurement
+from mtd_lens.claims import Measurement
+from mtd_lens.contracts import EVERY
 from mtd_lens.errors import ArgumentError
 from mtd_lens.measures.words import heads_in_words, where
 from mtd_lens.trial import Trial, checked_trial

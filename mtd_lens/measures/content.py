@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 import probes
-from mtd_lens.contracts import Measurement
+from mtd_lens.claims import Measurement
 from mtd_lens.measures.pairs import negligible
 from mtd_lens.trial import Trial, checked_trial
 from probes.statistics import NEGLIGIBLE

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 import probes
-from mtd_lens.contracts import LAST, Code, Errors, Measurement
+from mtd_lens.claims import Code, Errors, Measurement
+from mtd_lens.contracts import LAST
 from mtd_lens.measures.choice import earliest_best
 from mtd_lens.measures.pairs import N_SELECTION_PAIRS, Pairs, Rows, negligible, pairs_of
 from mtd_lens.measures.words import hook_of, where

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 import probes
-from mtd_lens.contracts import EVERY, Measurement
+from mtd_lens.claims import Measurement
+from mtd_lens.contracts import EVERY
 from mtd_lens.measures.choice import earliest_best
 from mtd_lens.measures.dose import dose
 from mtd_lens.measures.pairs import Pairs, Rows, negligible, pairs_of

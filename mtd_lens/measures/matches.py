@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 import probes
-from mtd_lens.contracts import NotApplicable
+from mtd_lens.claims import NotApplicable
 from mtd_lens.measures.pairs import (
     N_SELECTION_PAIRS,
     Rows,

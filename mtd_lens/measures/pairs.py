@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from mtd_lens.contracts import CausalModel, NotApplicable, QueryTokens
+from mtd_lens.claims import NotApplicable, QueryTokens
+from mtd_lens.contracts import CausalModel
 from mtd_lens.errors import ArgumentError
 from mtd_lens.trial import Trial
 from probes import checks

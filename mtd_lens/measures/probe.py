@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 import probes
-from mtd_lens.contracts import EVERY, Measurement
+from mtd_lens.claims import Measurement
+from mtd_lens.contracts import EVERY
 from mtd_lens.measures.pairs import negligible
 from mtd_lens.measures.words import hook_of, where
 from mtd_lens.trial import Trial, checked_trial

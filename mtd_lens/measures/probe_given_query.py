@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 import probes
-from mtd_lens.contracts import LAST, Measurement, NotApplicable, QueryTokens
+from mtd_lens.claims import Measurement, NotApplicable, QueryTokens
+from mtd_lens.contracts import LAST
 from mtd_lens.measures.pairs import negligible, spliced
 from mtd_lens.measures.probe import ATTENTION_AND_STREAM, TIE, attainable_errors
 from mtd_lens.measures.words import hook_of, where

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 import probes
-from mtd_lens.contracts import BUT_LAST, Measurement, NotApplicable
+from mtd_lens.claims import Measurement, NotApplicable
+from mtd_lens.contracts import BUT_LAST
 from mtd_lens.measures.choice import earliest_best
 from mtd_lens.measures.matches import Matches, matched_positions, matched_sources
 from mtd_lens.measures.words import hook_of, where

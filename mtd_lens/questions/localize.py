@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 import probes
-from mtd_lens.contracts import LAST, Algorithm, Carrier, NotApplicable, Task
+from mtd_lens.claims import NotApplicable
+from mtd_lens.contracts import LAST, Algorithm, Carrier, Task
 from mtd_lens.errors import ArgumentError, ModelError
 from mtd_lens.experiment import Experiment, asked
 from mtd_lens.questions.readable import probe_places

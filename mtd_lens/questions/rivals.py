@@ -45,7 +45,8 @@ def nearest_algorithm(
         probes.Interval(*(1.0 if value.isnan() else float(value) for value in figures))
         for figures in zip(*scores, strict=True)
     ]
-    nearest = min(range(len(rivals)), key=lambda index: rows[index].score)
+    # Of rivals that are nearer than the algorithm, one of which that is certain.
+    nearest = min(range(len(rivals)), key=lambda i: (rows[i].high >= 0, rows[i].score))
     verdict = _verdict(algorithm.name, dict(zip(rivals, rows, strict=True)), rivals[nearest])
     return ClaimResult(
         id=claim, statement=statement, layer=None, site="output at the last query",
@@ -57,10 +58,10 @@ def nearest_algorithm(
 
 
 def _verdict(own: str, scores: dict[str, probes.Interval], nearest: str) -> Verdict:
-    nearer = [name for name, score in scores.items() if score.high < 0]
-    if nearer:
-        name = min(nearer, key=lambda rival: scores[rival].score)
-        reason = f"{name} is nearer than {own}: {scores[name]}, corrected for {len(scores)} rivals"
+    if scores[nearest].high < 0:
+        reason = (
+            f"{nearest} is nearer than {own}: {scores[nearest]}, corrected for {len(scores)} rivals"
+        )
         return Verdict(verdicts.REFUTED, reason, 0.0)
     alike = [name for name, score in scores.items() if score.low <= 0]
     if alike:

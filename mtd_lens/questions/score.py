@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 import probes
-from mtd_lens.contracts import Claim, Measurement, NotApplicable, Task
+from mtd_lens.claims import Claim, Measurement, NotApplicable
+from mtd_lens.contracts import Task
 from mtd_lens.errors import ArgumentError
 from mtd_lens.experiment import NULL_SEED, Experiment, asked
 from mtd_lens.measures.choice import earliest_best

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import probes
-from mtd_lens.contracts import NotApplicable
+from mtd_lens.claims import NotApplicable
 from mtd_lens.errors import ArgumentError
 from mtd_lens.measures.pairs import N_BLIND, Pairs, negligible, pairs_of, prediction_with
 from mtd_lens.spaces import check_outputs

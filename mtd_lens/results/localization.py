@@ -1,6 +1,6 @@
 """Where a model's variables were found: the result of ``localize``, and how it is shown."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 from mtd_lens.errors import ArgumentError, UnknownNameError
 from mtd_lens.results.base import Result
 from mtd_lens.results.forms import NOTHING, Table, figure, interval
+from mtd_lens.results.maps import by_layer, class_table, listed_set, map_row, set_in_words
 from mtd_lens.results.places import (
     GIVEN_QUERY,
     STAGES,
     Appearance,
-    ClassLoss,
     Finding,
     Place,
     ProbeScore,
@@ -205,7 +205,7 @@ class Localization(Result):
         return super().to_dict() | {"order": order}
 
     def __repr__(self) -> str:
-        sets = "; ".join(f"{f.in_words} {_set_in_words(f)}" for f in self.findings)
+        sets = "; ".join(f"{f.in_words} {set_in_words(f)}" for f in self.findings)
         return f"Localization({self.model!r}: {sets})"
 
     @property
@@ -261,10 +261,10 @@ class Localization(Result):
             if self.has_joint_layers(finding.variable):
                 for layer, score in enumerate(finding.whole_layers):
                     cells[finding.in_words, TOGETHER, layer] = f"{figure(score, 2)}  "
-        return _by_layer(cells, title)
+        return by_layer(cells, title)
 
     def _classes(self) -> list[Table]:
-        return [_class_table(finding) for finding in self.findings if finding.classes]
+        return [class_table(finding) for finding in self.findings if finding.classes]
 
     def _probes_table(self) -> Table:
         cells = {
@@ -273,7 +273,7 @@ class Localization(Result):
             )
             for entry in self.probes
         }
-        return _by_layer(cells, "Probes: R² on held-out sequences (its control task's)")
+        return by_layer(cells, "Probes: R² on held-out sequences (its control task's)")
 
     def _notes(self) -> list[str]:
         order = (
@@ -301,7 +301,7 @@ class Localization(Result):
     def _rows(self) -> list[dict[str, Any]]:
         """A row for each cell of the maps; the joint scores of layers have no interval."""
         rows = [
-            _cell("interchange", entry)
+            map_row("interchange", entry)
             | {"given_query": entry.given_query}
             | {"significant": entry.significant, "in_set": self.in_set(entry)}
             for entry in self.sites
@@ -313,7 +313,7 @@ class Localization(Result):
             if self.has_joint_layers(finding.variable)
             for layer, score in enumerate(finding.whole_layers)
         ]
-        return rows + [_cell("probe", e) | {"control": e.control} for e in self.probes]
+        return rows + [map_row("probe", e) | {"control": e.control} for e in self.probes]
 
     def _appearance(self, finding: Finding) -> Appearance:
         given = self.given_query(finding.variable)
@@ -332,28 +332,8 @@ class Localization(Result):
         )
 
 
-def listed_set(finding: Finding) -> str:
-    """A finding's set in words, or that there is none, and what was tried.
-
-    Args:
-        finding: Of a localization.
-    """
-    if finding.verdict == "found":
-        return ", ".join(map(str, finding.places))
-    if not finding.tried:
-        return NOTHING
-    score = f"{figure(finding.score)} {interval(finding)}"
-    return f"no set found; best tried: {', '.join(map(str, finding.tried))} ({score})"
-
-
 def _is_old(finding: Mapping[str, Any]) -> bool:
     return "tried" not in finding
-
-
-def _set_in_words(finding: Finding) -> str:
-    if finding.verdict != "found":
-        return finding.verdict.replace("_", " ")
-    return "in " + "+".join(map(str, finding.places))
 
 
 def _layer(number: int | None) -> str:
@@ -362,39 +342,3 @@ def _layer(number: int | None) -> str:
 
 def _last_layer(places: Iterable[Place]) -> int | None:
     return max((place.layer for place in places), default=None)
-
-
-def _cell(name: str, entry: SiteScore | ProbeScore) -> dict[str, Any]:
-    place = {"site": entry.place.column, "layer": entry.place.layer}
-    scores = {"score": entry.score, "low": entry.low, "high": entry.high}
-    return {"map": name, "variable": entry.variable} | place | scores
-
-
-def _by_layer(cells: Mapping[tuple[str, str, int], str], title: str) -> Table:
-    """A row for each variable and kind of place, a column for each layer."""
-    layers = sorted({layer for _, _, layer in cells})
-    rows = [
-        [variable, column, *(cells.get((variable, column, layer), NOTHING) for layer in layers)]
-        for variable, column in dict.fromkeys((name, column) for name, column, _ in cells)
-    ]
-    return Table(["variable", "site", *(f"layer {layer}" for layer in layers)], rows, (0, 1), title)
-
-
-def _class_table(finding: Finding) -> Table:
-    """A row for each member of a set, a column for each class of positions."""
-    classes: Sequence[str] = list(dict.fromkeys(entry.positions for entry in finding.classes))
-    cells = {(entry.place, entry.positions): _loss(entry) for entry in finding.classes}
-    rows = [
-        [str(place), *(cells[place, name] for name in classes)]
-        for place in dict.fromkeys(entry.place for entry in finding.classes)
-    ]
-    which = "smallest set" if finding.verdict == "found" else "best set that was tried"
-    title = (
-        f"{finding.in_words}: what F of the {which} loses where one site is left as it is at one "
-        "class of positions, with its 95% interval"
-    )
-    return Table(["site", *classes], rows, (0,), title)
-
-
-def _loss(entry: ClassLoss) -> str:
-    return f"{figure(entry.score, 2)} {interval(entry, 2)}"

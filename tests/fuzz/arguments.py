@@ -89,7 +89,6 @@ ARGUMENTS: dict[str, Callable[[], Any]] = {
     "mtd_lens.load_checkpoint:path": run_folder,
     "mtd_lens.load_model:name": lambda: "mtd-q3-m2-t32/random-absolute",
     "mtd_lens.load_task:name": lambda: "mtd-q3-m2-t32",
-    "mtd_lens.measures.draw_pairs:divergence": lambda: task().outputs.divergence,
     "mtd_lens.measures.prediction_with:values": lambda: trial().run(trial().tokens)[
         "mixture_weights"
     ],

@@ -222,12 +222,12 @@ INSTANCES: dict[str, Callable[[], Any]] = {
     "NGramBatch": lambda: batch(ngram),
     "NGramCausalModel": lambda: mtd_lens.NGramCausalModel(ngram(), 2.0),
     "NGramTask": ngram,
-    "Pairs": lambda: measures.Pairs(torch.arange(4), rows(4, 3), floats(4)),
+    "Pairs": lambda: measures.pairs_of(trial(), trial().tokens, "mixture_weights", slice(None)),
     "Pattern": lambda: measures.Pattern("mixture_weights", (0, 1)),
     "Prediction": lambda: measures.Prediction(lambda task, tokens: rows(len(tokens), 3)),
     "Probe": lambda: measures.Probe("mixture_weights", experiment().algorithm.control, 2),
     "ProbeGivenQuery": lambda: measures.ProbeGivenQuery(
-        "mixture_weights", experiment().algorithm.control, 2
+        "mixture_weights", experiment().algorithm.control
     ),
     "Reference": lambda: mtd_lens.contracts.Reference(rows(4, 3)),
     "RidgeProbe": lambda: probes.fit_ridge(floats(6, 2, 3), floats(6, 2, 2, seed=1)),

@@ -7,7 +7,8 @@ import torch
 from known_truth.models import MODELS
 
 import mtd_lens
-from mtd_lens.contracts import BUT_LAST, LAST, NotApplicable, QueryTokens
+from mtd_lens.claims import NotApplicable, QueryTokens
+from mtd_lens.contracts import BUT_LAST, LAST
 from mtd_lens.experiment import Experiment
 from mtd_lens.measures import Interchange, matches, pairs_of, prediction_with
 from mtd_lens.measures.pairs import N_BLIND, N_SELECTION_PAIRS

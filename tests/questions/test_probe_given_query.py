@@ -7,7 +7,8 @@ import torch
 
 import mtd_lens
 from mtd_lens import measures
-from mtd_lens.contracts import LAST, NotApplicable, QueryTokens
+from mtd_lens.claims import NotApplicable, QueryTokens
+from mtd_lens.contracts import LAST
 from mtd_lens.experiment import MAX_SEED, Experiment
 from mtd_lens.families.mtd.claims import control_task
 from mtd_lens.trial import Memo

@@ -76,11 +76,22 @@ def test_a_learned_subspace_comes_back_with_the_directions_it_was_sought_in():
         probes.Alignment.from_dict({"hook": "blocks.0.hook_z"})
 
 
+def holds(now, was):
+    """Whether what was said is still said, with whatever beside it."""
+    if isinstance(was, dict):
+        # sets that were not found are listed as tried
+        moved = {"places"} if was.get("verdict") == "not_found" else set()
+        return all(holds(now[key], was[key]) for key in set(was) - moved)
+    if isinstance(was, list):
+        return len(now) == len(was) and all(map(holds, now, was))
+    return now == was
+
+
 @pytest.mark.parametrize("name", FIRST_FORM)
 def test_the_first_form_is_read_and_says_what_it_said(name):
     was, now = FIRST_FORM[name], stored(name).to_dict()
     same = set(was) & set(now)
-    assert all(now[key] == was[key] for key in same - {"alignment", "versions"})
+    assert all(holds(now[key], was[key]) for key in same - {"alignment", "versions"})
     assert same >= {"model", "task", "seed"}
 
 
@@ -101,7 +112,7 @@ def test_every_result_is_shown_in_one_style(name):
     assert "\n" not in line
     assert line.startswith(f"{name}({found.model!r}")
     assert found.model in text.splitlines()[0]
-    for table in found._tables():
+    for table in found._shown():
         assert table.title in text
         for cell in (cell.strip() for row in table.rows for cell in row):
             assert cell in text

@@ -10,7 +10,8 @@ import torch
 import probes
 from mtd_lens.algorithms import Intervenable
 from mtd_lens.architectures import build_trainable, size_for
-from mtd_lens.contracts import LAST, Algorithm, Analysis, Claim, Family, Reference
+from mtd_lens.claims import Claim
+from mtd_lens.contracts import LAST, Algorithm, Analysis, Family, Reference
 from mtd_lens.hooked import ModelInfo, assemble, randomized
 from mtd_lens.measures import Interchange, Prediction, Probe
 from mtd_lens.spaces import Tokens, at_every_position, every_prediction

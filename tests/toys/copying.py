@@ -10,7 +10,8 @@ from torch.nn.functional import one_hot
 
 from mtd_lens.algorithms import Intervenable
 from mtd_lens.architectures.layout import Architecture, Layout
-from mtd_lens.contracts import LAST, Algorithm, Claim, Family, Reference
+from mtd_lens.claims import Claim
+from mtd_lens.contracts import LAST, Algorithm, Family, Reference
 from mtd_lens.hooked import ModelInfo, assemble, randomized
 from mtd_lens.measures import Interchange, Prediction
 from mtd_lens.spaces import Tokens

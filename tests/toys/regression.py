@@ -11,7 +11,8 @@ import torch
 from mtd_lens.algorithms import Intervenable
 from mtd_lens.architectures.layout import Architecture, Layout
 from mtd_lens.architectures.writing import eye, for_block, zeros
-from mtd_lens.contracts import LAST, Algorithm, Analysis, Claim, Examples, Family, Reference
+from mtd_lens.claims import Claim
+from mtd_lens.contracts import LAST, Algorithm, Analysis, Examples, Family, Reference
 from mtd_lens.hooked import ModelInfo, assemble, randomized
 from mtd_lens.measures import Interchange, Pattern, Prediction
 from mtd_lens.spaces import Vectors, every_prediction

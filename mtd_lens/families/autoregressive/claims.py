@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 import probes
-from mtd_lens.contracts import BUT_LAST, EVERY, LAST, Carrier, Claim
+from mtd_lens.claims import Claim
+from mtd_lens.contracts import BUT_LAST, EVERY, LAST, Carrier
 from mtd_lens.families.autoregressive.causal_model import AutoregressiveCausalModel
 from mtd_lens.families.autoregressive.task import AutoregressiveTask, Vectors
 from mtd_lens.measures import Injection, Interchange, Pattern, Prediction, Probe

@@ -7,7 +7,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 import probes
-from mtd_lens.contracts import BUT_LAST, LAST, Carrier, Claim, Code, QueryTokens
+from mtd_lens.claims import Claim, Code, QueryTokens
+from mtd_lens.contracts import BUT_LAST, LAST, Carrier
 from mtd_lens.families.mtd import estimators
 from mtd_lens.families.mtd.causal_model import MTDCausalModel
 from mtd_lens.families.mtd.task import MTDTask

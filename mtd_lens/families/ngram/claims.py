@@ -8,15 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 import probes
-from mtd_lens.contracts import (
-    BUT_LAST,
-    EVERY,
-    LAST,
-    Carrier,
-    Claim,
-    Measurement,
-    QueryTokens,
-)
+from mtd_lens.claims import Claim, Measurement, QueryTokens
+from mtd_lens.contracts import BUT_LAST, EVERY, LAST, Carrier
 from mtd_lens.families.ngram import estimators
 from mtd_lens.families.ngram.causal_model import NGramCausalModel
 from mtd_lens.families.ngram.task import NGramTask

@@ -162,10 +162,7 @@ def _name(row: Any, finding: Finding) -> None:
     row[0].set_title("\n".join(lines), loc="left", fontsize="small")
     if finding.given_query:
         row[1].set_axis_off()
-        row[1].text(
-            0, 0.5, GIVEN_QUERY_NOTE, transform=row[1].transAxes, ha="left", va="center",
-            fontsize="small", color=style.FAINT,
-        )  # fmt: skip
+        row[1].set_title(GIVEN_QUERY_NOTE, loc="left", fontsize="small", color=style.FAINT)
         return
     row[1].set_title(
         f"probed at {finding.probed}\n"

@@ -111,7 +111,7 @@ def _draw(card: Scorecard, table: list[dict[str, Any]]) -> "matplotlib.figure.Fi
     bottom = max(heights.values(), default=0)
     inches = (len(columns) * CELL[0] + MARGINS[0], (bottom + 1) * CELL[1] + MARGINS[1])
     figure, [[axes]] = style.new_figure(inches)
-    names = {height: claim.partition(".")[2] for claim, height in heights.items()}
+    names = {height: claim.partition(".")[2].replace("_", " ") for claim, height in heights.items()}
     scale = score_scale()
     draw_cells(axes, cells, columns, names, scale)
     axes.set_xlim(-0.5, len(columns) - 0.5)

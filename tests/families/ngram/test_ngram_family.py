@@ -7,11 +7,7 @@ import torch
 
 import mtd_lens
 from mtd_lens import cli
-from mtd_lens.contracts import (
-    Batch,
-    CausalModel,
-    Task,
-)
+from mtd_lens.contracts import Batch, CausalModel, Task
 from mtd_lens.families.ngram import FAMILY, estimators
 from mtd_lens.hooked import probabilities
 from mtd_lens.spaces import last_predictions
