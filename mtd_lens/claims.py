@@ -101,13 +101,22 @@ class QueryTokens(Record):
     its base is another sequence's context with the base's last tokens put under it.
 
     Attributes:
-        count: How many last tokens of a sequence.
+        count: How many last tokens of a sequence, at least 1.
         possible: ``tokens -> [sequence]``: which sequences made so have a positive probability;
             None where all do.
+
+    Raises:
+        ArgumentError: No such number, or no function.
     """
 
     count: int
     possible: Callable[[Tensor], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.integer(self.count, "count", 1, ArgumentError)
+        if self.possible is not None:
+            checks.function(self.possible, "possible", ArgumentError)
 
 
 @dataclass(frozen=True)

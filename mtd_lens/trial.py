@@ -198,8 +198,9 @@ class Trial:
             site: Where.
 
         Raises:
-            SiteError: One that the model does not have.
+            SiteError: Something else than a site, or one that the model does not have.
         """
+        checks.instance(site, Site, "site", SiteError)
         beside: list[Site] = self._own("at the last query", compute=list)
         found = self.natural(tokens).read([site, *(beside if site in beside else ())])
         return found[0]

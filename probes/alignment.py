@@ -101,7 +101,7 @@ class Alignment:
 
     @property
     def parts(self) -> tuple[Float[Tensor, "component width"], ...]:
-        """The basis, split into each variable's columns."""
+        """The basis, split into each variable's columns, ``[component, width]`` each."""
         return self.basis.split(self.widths or (self.width,), -1)
 
     def to_dict(self) -> dict[str, Any]:

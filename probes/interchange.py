@@ -22,7 +22,7 @@ from probes.capture import (
     check_tokens,
     read_activations,
 )
-from probes.errors import DataError, SiteError
+from probes.errors import DataError, SiteError, shown
 from probes.passes import alone
 from probes.patching.fused import FusedAttention, fused_attention
 from probes.patching.partial_runs import distance, tolerance, why_not, without_rounding
@@ -156,12 +156,15 @@ def run_written(
 
     Raises:
         SiteError: A hook that the model does not have, one outside the blocks, or an empty set.
-        DataError: Rows that there are not, or values of another shape.
+        DataError: Rows that there are not, writes of another kind, or values of another shape.
     """
     checks.instance(natural, NaturalRuns, "natural", DataError)
     batch_size = checks.integer(batch_size, "batch_size", 1, DataError)
     rows = checks.tensor(rows, "rows", "run", DataError, "integer")
-    given = checks.mapping(writes, "writes", DataError)
+    given = {
+        name: _checked_writes(name, group)
+        for name, group in checks.mapping(writes, "writes", DataError).items()
+    }
     check_natural(natural, model, natural.tokens)
     n_sequences = len(natural.tokens)
     if len(rows) < 1 or int(rows.min()) < 0 or int(rows.max()) >= n_sequences:
@@ -169,7 +172,6 @@ def run_written(
     for name, group in given.items():
         _check_set(name, [site for site, _ in group])
         for site, value in group:
-            checks.tensor(value, f"what is written at {site.hook}", "run, …", DataError)
             if len(value) != len(rows):
                 raise DataError(
                     f"what is written at {site.hook} has {len(value)} rows for {len(rows)} runs."
@@ -289,6 +291,22 @@ def _check_set(name: str, group: Sequence[Site]) -> None:
         )
     if not group:
         raise SiteError(f"the set {name!r} holds no site to swap. Give at least one.")
+
+
+def _checked_writes(name: object, group: object) -> list[Write]:
+    """The sites of a set with the tensors that are written there, as the caller gave them.
+
+    Raises:
+        DataError: They are something else.
+    """
+    what, of = f"the set {name!r}", "pairs of a site and what is written there"
+    entries = checks.listed(group, what, of, DataError, tuple)
+    for entry in entries:
+        if len(entry) != 2:
+            raise DataError(f"{what} must be a list of {of}; got {shown(entry)} in it.")
+        site = checks.instance(entry[0], Site, f"the site in {what}", DataError)
+        checks.tensor(entry[1], f"what is written at {site.hook}", "run, …", DataError)
+    return entries
 
 
 def _writer(site: Site, value: Tensor) -> Callable[[Tensor, Any], Tensor]:

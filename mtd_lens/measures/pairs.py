@@ -11,7 +11,7 @@ from torch import Tensor
 from mtd_lens.claims import NotApplicable, QueryTokens
 from mtd_lens.contracts import CausalModel
 from mtd_lens.errors import ArgumentError
-from mtd_lens.trial import Trial
+from mtd_lens.trial import Trial, checked_trial
 from probes import checks
 from probes.errors import shown
 from probes.statistics import NEGLIGIBLE
@@ -82,8 +82,12 @@ class Pairs:
         """The first of them.
 
         Args:
-            n: How many.
+            n: How many, at least 1.
+
+        Raises:
+            ArgumentError: No such number.
         """
+        n = checks.integer(n, "n", 1, ArgumentError)
         return Pairs(*(getattr(self, each.name)[:n] for each in fields(self)))
 
 
@@ -132,14 +136,21 @@ def pairs_of(
         variable: What is put at its source value.
         queries: At which query positions (index into the variable's query axis).
         given_query: Whether sources share the query's own tokens with their base.
-        n_bases: How many bases at most; by default all, of the fit split ``N_SELECTION_PAIRS``. Of
-            a null or a ceiling there are never more than these.
+        n_bases: How many bases at most, 1 or more; by default all, of the fit split
+            ``N_SELECTION_PAIRS``. Of a null or a ceiling there are never more than these.
 
     Raises:
-        ArgumentError: An unknown variable.
+        ArgumentError: An unknown variable, other sequences than a split's, or too few of them.
         NotApplicable: The query has no tokens of its own, or too few contexts are possible there.
     """
-    _check_held(trial.causal_model, variable, queries)
+    _check_held(checked_trial(trial).causal_model, variable, queries)
+    if not any(split is known for known in trial.splits):
+        raise ArgumentError(
+            f"split must be trial.tokens or trial.fit_tokens itself; got {shown(split)}."
+        )
+    given_query = checks.flag(given_query, "given_query", ArgumentError)
+    if n_bases is not None:
+        n_bases = checks.integer(n_bases, "n_bases", 1, ArgumentError)
     every = len(split)
     if n_bases is None or not trial.complete:
         few = split is trial.fit_tokens or not trial.complete

@@ -83,6 +83,7 @@ def one_minus_ratio(
             "a score needs as many numerators as denominators, [sequence] each; got "
             f"{tuple(numerator.shape)} and {tuple(denominator.shape)}."
         )
+    expanded = checks.flag(expanded, "expanded", DataError)
     confidence = expanded_confidence(len(numerator)) if expanded else CONFIDENCE
     found = ratio_intervals(numerator, denominator, seed, confidence)
     score, low, high = (float(figure) for figure in found)

@@ -23,6 +23,7 @@ from tests.fuzz.instances import (
     localization,
     metric,
     model,
+    natural_runs,
     ngram,
     ngram_model,
     others,
@@ -66,6 +67,7 @@ ARGUMENTS: dict[str, Callable[[], Any]] = {
     "mtd_lens.Inspection.distances:pattern": lambda: inspection().analysis.patterns[0],
     "mtd_lens.Inspection.nearest_distances:pattern": lambda: inspection().analysis.patterns[0],
     "mtd_lens.Localization.in_set:entry": lambda: localization().sites[0],
+    "mtd_lens.Localization.sites_of:finding": lambda: localization().findings[0],
     "mtd_lens.MTDCausalModel.do:values": lambda: {"mixture_weights": torch.tensor([0.5, 0.5])},
     "mtd_lens.NGramCausalModel.do:values": lambda: {"prediction": rows(4, 6, 3)},
     "mtd_lens.NGramCausalModel.held:name": lambda: "prediction",
@@ -73,6 +75,7 @@ ARGUMENTS: dict[str, Callable[[], Any]] = {
     "mtd_lens.TrainingConfig.command:task": lambda: "mtd-q3-m2-t32",
     "mtd_lens.WeightReading.__getitem__:name": lambda: reading().findings[0].name,
     "mtd_lens.Scorecard.__getitem__:claim_id": lambda: card().claims[0].id,
+    "mtd_lens.Trial.activations:tokens": lambda: trial().tokens,
     "mtd_lens.Trial.natural:tokens": lambda: trial().tokens,
     "mtd_lens.Trial.predictions:tokens": lambda: trial().tokens,
     "mtd_lens.Trial.read:sites": lambda: [site()],
@@ -89,6 +92,8 @@ ARGUMENTS: dict[str, Callable[[], Any]] = {
     "mtd_lens.load_checkpoint:path": run_folder,
     "mtd_lens.load_model:name": lambda: "mtd-q3-m2-t32/random-absolute",
     "mtd_lens.load_task:name": lambda: "mtd-q3-m2-t32",
+    "mtd_lens.measures.Probe.target:more": lambda: (trial().more(2),),
+    "mtd_lens.measures.pairs_of:split": lambda: trial().tokens,
     "mtd_lens.measures.prediction_with:values": lambda: trial().run(trial().tokens)[
         "mixture_weights"
     ],
@@ -130,6 +135,11 @@ ARGUMENTS: dict[str, Callable[[], Any]] = {
     "probes.random_wave_map:windows": lambda: floats(2, 3, 2),
     "probes.read_activations:sites": lambda: {"x": site()},
     "probes.run_and_capture:sites": lambda: {"x": site()},
+    "probes.run_written:natural": natural_runs,
+    "probes.run_written:rows": lambda: torch.tensor([0, 2]),
+    "probes.run_written:writes": lambda: {
+        "x": [(site(), natural_runs().read([site()])[0][[1, 3]])]
+    },
     "probes.run_interchange:sites": lambda: {"x": site()},
     # of those that take seconds
     "mtd_lens.align:model": idle,
@@ -152,9 +162,11 @@ ARGUMENTS: dict[str, Callable[[], Any]] = {
     "component": lambda: "z",
     "config": config,
     "corrupted": others,
+    "deviation": lambda: floats(20, seed=1),
     "denominator": lambda: floats(20, seed=1),
     "differences": lambda: floats(20) - 0.5,
     "dtype": lambda: torch.float32,
+    "error": lambda: floats(20),
     "features": lambda: floats(6, 2, 3),
     "first": lambda: rows(4, 3),
     "found": localization,

@@ -12,6 +12,7 @@ import mtd_lens
 import probes
 from mtd_lens import hooked, measures
 from mtd_lens.architectures import Size, build_trainable
+from probes.capture import NaturalRuns
 from probes.statistics import Interval
 
 TRANSITION = [[0.5, 0.25, 0.25], [0.125, 0.75, 0.125], [0.25, 0.25, 0.5]]
@@ -56,6 +57,11 @@ def vector_model() -> Any:
 @functools.cache
 def tokens() -> Any:
     return task().sample(16, seed=0).tokens
+
+
+@functools.cache
+def natural_runs() -> Any:
+    return NaturalRuns(model(), tokens())
 
 
 @functools.cache
@@ -209,6 +215,7 @@ INSTANCES: dict[str, Callable[[], Any]] = {
     "Experiment": experiment,
     "Family": lambda: experiment().family,
     "Grid": grid,
+    "Injection": lambda: measures.Injection("mixture_weights", "hook_attn_out"),
     "Inspection": inspection,
     "Interchange": lambda: measures.Interchange("mixture_weights", "hook_attn_out"),
     "Interchanged": lambda: probes.Interchanged(floats(2, 3), {"x": floats(2, 3)}),
@@ -229,10 +236,12 @@ INSTANCES: dict[str, Callable[[], Any]] = {
     "ProbeGivenQuery": lambda: measures.ProbeGivenQuery(
         "mixture_weights", experiment().algorithm.control
     ),
+    "QueryTokens": lambda: mtd_lens.QueryTokens(2, lambda tokens: tokens[:, 0] >= 0),
     "Reference": lambda: mtd_lens.contracts.Reference(rows(4, 3)),
     "RidgeProbe": lambda: probes.fit_ridge(floats(6, 2, 3), floats(6, 2, 2, seed=1)),
     "Run": lambda: mtd_lens.Run(Path(), 1, [], model()),
     "Scorecard": card,
+    "Scrubbing": lambda: measures.Scrubbing("responsibilities", "hook_attn_out", window=2),
     "Site": site,
     "Subject": lambda: probes.subject_of(model()),
     "TrainingConfig": config,
