@@ -28,7 +28,7 @@ FAST = {
 }
 """Settings that the tests run each notebook with, in place of those of its parameters cell."""
 
-MAX_BYTES = 700_000
+MAX_BYTES = 900_000
 
 notebooks = pytest.mark.parametrize("name", FAST)
 
