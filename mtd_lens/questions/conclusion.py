@@ -53,10 +53,11 @@ def _carried(
                 return _at(result, f"carries {whole}") + _passes(result, results, matrix)
     scrubbed = [r for n, r in results.items() if n.startswith(f"{variable}.scrubbing")]
     passed = next((r for r in scrubbed if r.verdict == SUPPORTED), None)
+    refuted = all(result.verdict == REFUTED for result in found)
     if passed is not None:
-        return _at(passed, f"passes nothing but {words}, and little of it")
-    if all(result.verdict == REFUTED for result in found):
-        return f"no layer carries {words}"
+        return _at(passed, f"passes nothing but {words}{', and little of it' if refuted else ''}")
+    if refuted:
+        return f"no single layer carries {words}"
     return f"whether a layer carries {words} was not decided"
 
 

@@ -22,7 +22,7 @@ def claims(task: AutoregressiveTask) -> list[Claim]:
     return [
         Claim(
             "augmented_token.interchange",
-            "Swapping a layer's output at all evidence positions acts as swapping (s_t, s_{t-1}).",
+            "Swapping a layer's output before the last position acts as swapping (s_t, s_{t-1}).",
             Interchange("augmented_token", "hook_attn_out", BUT_LAST, linear=True),
         ),
         Claim(
@@ -48,7 +48,7 @@ def claims(task: AutoregressiveTask) -> list[Claim]:
         ),
         Claim(
             "prediction.estimator",
-            "Predictions at the last query are those of one step of gradient descent.",
+            "Predictions at the last query are like those of one step of gradient descent.",
             Prediction(without_evidence),
         ),
     ]

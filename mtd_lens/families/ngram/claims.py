@@ -92,7 +92,7 @@ def claims(task: NGramTask) -> list[Claim]:
         ),
         Claim(
             "prediction.estimator",
-            "Predictions at the last query are those of a generalized induction head.",
+            "Predictions at the last query are like those of a generalized induction head.",
             Prediction(without_evidence),
         ),
     ]
