@@ -43,7 +43,10 @@ def test_tasks_and_models_are_found_and_follow_the_contracts(name):
 @pytest.mark.parametrize(
     ("model", "supported"),
     [
-        ("toy-q4-t9/constructed", ["copied.interchange", "prediction.copying", "prediction.algorithm"]),
+        (
+            "toy-q4-t9/constructed",
+            ["copied.interchange", "prediction.copying", "prediction.algorithm"],
+        ),
         (
             "regression-d3-k8/constructed",
             [

@@ -61,7 +61,11 @@ def entry(claim, layer, low):
             [],
             "Layer 0's attention output passes nothing but the mean value, and little of it.",
         ),
-        ([result("mean_value.interchange", "refuted")], [], "No single layer carries the mean value."),
+        (
+            [result("mean_value.interchange", "refuted")],
+            [],
+            "No single layer carries the mean value.",
+        ),
         (
             [result("mean_value.interchange", "inconclusive")],
             [],
