@@ -28,4 +28,4 @@ def test_some_models_of_known_truth(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("known", MODELS, ids=lambda known: known.name)
 def test_models_of_known_truth(known):
-    check(known, 512)
+    check(known, 256)
