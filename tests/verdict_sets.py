@@ -15,3 +15,11 @@ def held(card):
         if above and claim.reason.endswith("is refuted") and "dose" not in claim.reason:
             found.add(claim.id)
     return found
+
+
+def attainable(claim):
+    """The score of a model that computes the algorithm exactly, for matches as near as there were.
+
+    Scrubbing has a noise floor: what the algorithm itself changes by for such matches.
+    """
+    return 1 - claim.details.get("noise_floor", 0.0)
