@@ -8,7 +8,7 @@ else names it: questions, results and commands work through the records below.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -19,9 +19,6 @@ from mtd_lens.spaces import Space
 from probes import checks
 from probes.circuits import WeightFinding
 from probes.subject import HookedModel
-
-if TYPE_CHECKING:
-    pass
 
 
 @runtime_checkable

@@ -14,10 +14,9 @@ from mtd_lens.claims import Code, Errors, Measurement
 from mtd_lens.contracts import LAST
 from mtd_lens.measures.choice import earliest_best
 from mtd_lens.measures.pairs import N_SELECTION_PAIRS, Pairs, Rows, negligible, pairs_of
-from mtd_lens.measures.words import hook_of, where
-from mtd_lens.measures.writing import at, layer_sites, written_predictions
+from mtd_lens.measures.words import where
+from mtd_lens.measures.writing import WritesAtLayers, at, written_predictions
 from mtd_lens.trial import Trial, checked_trial
-from probes.interchange import streams_of
 from probes.subject import Subject
 
 RANK = 1e-6
@@ -29,7 +28,7 @@ Change = Float[Tensor, "pair position entry"]
 
 
 @dataclass(frozen=True)
-class Injection:
+class Injection(WritesAtLayers):
     """``1 - E D(counterfactual ‖ injected) / E D(counterfactual ‖ blind)``.
 
     To the base's activation is added ``(x_source - x_base) W``: x is the variable, or a code of it
@@ -55,22 +54,6 @@ class Injection:
     queries: slice = field(default_factory=lambda: LAST)
     given_query: bool = False
 
-    def edits(self, trial: Trial) -> str:
-        """The hook within a block that is edited."""
-        checked_trial(trial)
-        return hook_of(self.hook, trial)
-
-    def reads(self, trial: Trial) -> list[probes.Site]:
-        """What is written to, and the streams from which edited runs go on."""
-        checked_trial(trial)
-        positions = trial.positions[self.queries]
-        if not positions:
-            return []
-        return [
-            *layer_sites(trial, self.edits(trial), positions).values(),
-            *streams_of(trial.model),
-        ]
-
     def __call__(self, trial: Trial) -> list[Measurement]:
         """One measurement a layer.
 
@@ -81,7 +64,7 @@ class Injection:
         positions = trial.positions[self.queries]
         if not positions:
             return []
-        sites = layer_sites(trial, self.edits(trial), positions)
+        sites = self.sites(trial)
         fit, test = (_Injected(self, trial, self._pairs(trial, split)) for split in trial.splits)
         if negligible(test.blind, test.pairs.counterfactual):
             return []

@@ -11,15 +11,14 @@ from mtd_lens.contracts import EVERY
 from mtd_lens.measures.choice import earliest_best
 from mtd_lens.measures.dose import dose
 from mtd_lens.measures.pairs import Pairs, Rows, negligible, pairs_of
-from mtd_lens.measures.words import hook_of, where
-from mtd_lens.measures.writing import at, layer_sites, written_predictions
+from mtd_lens.measures.words import where
+from mtd_lens.measures.writing import WritesAtLayers, at, written_predictions
 from mtd_lens.trial import Trial, checked_trial
-from probes.interchange import streams_of
 from probes.subject import Subject
 
 
 @dataclass(frozen=True)
-class Interchange:
+class Interchange(WritesAtLayers):
     """``1 - E D(counterfactual ‖ patched) / E D(counterfactual ‖ blind)``, on random pairs.
 
     The patched run is the base's with the source's activation (Geiger et al. 2021); the
@@ -42,18 +41,6 @@ class Interchange:
     given_query: bool = False
     linear: bool = False
 
-    def edits(self, trial: Trial) -> str:
-        """The hook within a block that is edited."""
-        checked_trial(trial)
-        return hook_of(self.hook, trial)
-
-    def reads(self, trial: Trial) -> list[probes.Site]:
-        """What is swapped, and the streams from which patched runs go on."""
-        checked_trial(trial)
-        if not trial.positions[self.queries]:
-            return []
-        return [*self._sites(trial).values(), *streams_of(trial.model)]
-
     def __call__(self, trial: Trial) -> list[Measurement]:
         """One measurement a layer.
 
@@ -67,7 +54,7 @@ class Interchange:
             pairs_of(trial, split, self.variable, self.queries, given_query=self.given_query)
             for split in trial.splits
         )
-        divergence, sites = trial.task.outputs.divergence, self._sites(trial)
+        divergence, sites = trial.task.outputs.divergence, self.sites(trial)
         fit_blind, blind = (divergence(p.counterfactual, p.blind) for p in (fit, pairs))
         if negligible(blind, pairs.counterfactual):
             return []
@@ -106,6 +93,3 @@ class Interchange:
         patched = {layer: found[f"{layer}"] for layer in sites}
         divergence = trial.task.outputs.divergence
         return {n: divergence(pairs.counterfactual, p) for n, p in patched.items()}, patched
-
-    def _sites(self, trial: Trial) -> dict[int, probes.Site]:
-        return layer_sites(trial, self.edits(trial), trial.positions[self.queries])

@@ -292,14 +292,3 @@ def negligible(divergence: Tensor, reference: Float[Tensor, "*row outcome"]) -> 
     """
     size = float(reference.square().sum(-1).mean())
     return float(divergence.mean()) <= NEGLIGIBLE * size
-
-
-def first(trial: Trial, tokens: Tensor, n: int) -> Tensor:
-    """The first sequences of a split, the same tensor every time.
-
-    Args:
-        trial: Of the experiment.
-        tokens: One of its splits.
-        n: How many.
-    """
-    return trial.memo("first", tokens, n, compute=lambda: tokens[:n])

@@ -150,15 +150,24 @@ class Probe:
         return trial.memo("raw score", target, self.window, compute=compute)
 
     def _sites(self, trial: Trial) -> list[list[probes.Site]]:
-        """For each layer, a site a hook."""
-        positions = trial.positions[self.queries]
-        return [
-            [
-                probes.Site(f"blocks.{layer}.{hook_of(hook, trial)}", positions)
-                for hook in self.hooks
-            ]
-            for layer in range(trial.n_layers)
-        ]
+        return probed_sites(trial, self.hooks, self.queries)
+
+
+def probed_sites(
+    trial: Trial, hooks: Sequence[str | Callable[[Subject], str]], queries: slice
+) -> list[list[probes.Site]]:
+    """For each layer, a site a hook.
+
+    Args:
+        trial: The model under test.
+        hooks: Within a block.
+        queries: At which query positions.
+    """
+    positions = trial.positions[queries]
+    return [
+        [probes.Site(f"blocks.{layer}.{hook_of(hook, trial)}", positions) for hook in hooks]
+        for layer in range(trial.n_layers)
+    ]
 
 
 def further(trial: Trial, sites: Sequence[probes.Site]) -> tuple[Tensor, ...]:

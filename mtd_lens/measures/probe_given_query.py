@@ -16,8 +16,8 @@ import probes
 from mtd_lens.claims import Measurement, NotApplicable, QueryTokens
 from mtd_lens.contracts import LAST
 from mtd_lens.measures.pairs import negligible, spliced
-from mtd_lens.measures.probe import ATTENTION_AND_STREAM, TIE, attainable_errors
-from mtd_lens.measures.words import hook_of, where
+from mtd_lens.measures.probe import ATTENTION_AND_STREAM, TIE, attainable_errors, probed_sites
+from mtd_lens.measures.words import where
 from mtd_lens.trial import Trial, checked_trial
 from probes.linear import N_FOLDS
 from probes.subject import Subject
@@ -197,15 +197,7 @@ class ProbeGivenQuery:
         return selection, (pooled[0][0], pooled[0][1]), (pooled[1][0], pooled[1][1]), spreads
 
     def _sites(self, trial: Trial) -> list[list[probes.Site]]:
-        """For each layer, a site a hook."""
-        positions = trial.positions[self.queries]
-        return [
-            [
-                probes.Site(f"blocks.{layer}.{hook_of(hook, trial)}", positions)
-                for hook in self.hooks
-            ]
-            for layer in range(trial.n_layers)
-        ]
+        return probed_sites(trial, self.hooks, self.queries)
 
 
 def _grouped(fit: Tensor, tokens: Tensor, query: QueryTokens, seed: int) -> list[Group]:

@@ -10,15 +10,14 @@ from mtd_lens.claims import Measurement, NotApplicable
 from mtd_lens.contracts import BUT_LAST
 from mtd_lens.measures.choice import earliest_best
 from mtd_lens.measures.matches import Matches, matched_positions, matched_sources
-from mtd_lens.measures.words import hook_of, where
+from mtd_lens.measures.words import where
 from mtd_lens.measures.writing import (
+    WritesAtLayers,
     at,
-    layer_sites,
     natural_predictions,
     written_predictions,
 )
 from mtd_lens.trial import Trial, checked_trial
-from probes.interchange import streams_of
 from probes.subject import Subject
 
 PASSES = 0.1
@@ -27,7 +26,7 @@ nothing passes there, and there is nothing to scrub."""
 
 
 @dataclass(frozen=True)
-class Scrubbing:
+class Scrubbing(WritesAtLayers):
     """``1 - E D(natural ‖ scrubbed) / E D(natural ‖ random source)``.
 
     The scrubbed run holds the activation of a source whose value of the variable is nearly the
@@ -52,18 +51,6 @@ class Scrubbing:
     queries: slice = field(default_factory=lambda: BUT_LAST)
     window: int | None = None
 
-    def edits(self, trial: Trial) -> str:
-        """The hook within a block that is edited."""
-        checked_trial(trial)
-        return hook_of(self.hook, trial)
-
-    def reads(self, trial: Trial) -> list[probes.Site]:
-        """What is swapped, and the streams from which scrubbed runs go on."""
-        checked_trial(trial)
-        if not trial.positions[self.queries]:
-            return []
-        return [*self._sites(trial).values(), *streams_of(trial.model)]
-
     def __call__(self, trial: Trial) -> list[Measurement]:
         """One measurement for each layer through which something passes.
 
@@ -77,7 +64,7 @@ class Scrubbing:
         if not trial.positions[self.queries]:
             return []
         fit, found = (self._matches(trial, split) for split in trial.splits)
-        sites = self._sites(trial)
+        sites = self.sites(trial)
         fit_errors = self._errors(trial, fit, sites)
         moved = {n: float(random.mean()) for n, (_, random) in fit_errors.items()}
         sites = {n: site for n, site in sites.items() if moved[n] >= PASSES * fit.effect}
@@ -145,6 +132,3 @@ class Scrubbing:
         divergence = trial.task.outputs.divergence
         moved = divergence(natural, random).mean()
         return float(divergence(natural, near).mean() / moved) if moved > 0 else 0.0
-
-    def _sites(self, trial: Trial) -> dict[int, probes.Site]:
-        return layer_sites(trial, self.edits(trial), trial.positions[self.queries])

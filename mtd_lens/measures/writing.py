@@ -1,6 +1,6 @@
 """What writing values into a model's runs does to its predictions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -8,9 +8,12 @@ from torch import Tensor
 
 import probes
 from mtd_lens.measures.pairs import Rows
+from mtd_lens.measures.words import hook_of
 from mtd_lens.spaces import check_outputs
-from mtd_lens.trial import Trial
+from mtd_lens.trial import Trial, checked_trial
+from probes.interchange import streams_of
 from probes.patching.swaps import Write
+from probes.subject import Subject
 
 
 def at(trial: Trial, rows: Rows, site: probes.Site) -> Tensor:
@@ -57,14 +60,37 @@ def written_predictions(
     }
 
 
-def layer_sites(trial: Trial, hook: str, positions: Sequence[int]) -> dict[int, probes.Site]:
-    """The same site in every layer.
+class WritesAtLayers:
+    """A test that writes at the same hook of one layer after another.
 
-    Args:
-        trial: Of whose model.
-        hook: Within a block.
-        positions: Where in a sequence.
+    Attributes:
+        hook: Within a block, all heads; or a function of the model that names it.
+        queries: At which query positions.
     """
-    return {
-        layer: probes.Site(f"blocks.{layer}.{hook}", positions) for layer in range(trial.n_layers)
-    }
+
+    hook: str | Callable[[Subject], str]
+    queries: slice
+
+    def edits(self, trial: Trial) -> str:
+        """The hook within a block that is edited."""
+        checked_trial(trial)
+        return hook_of(self.hook, trial)
+
+    def reads(self, trial: Trial) -> list[probes.Site]:
+        """What is written to, and the streams from which edited runs go on."""
+        checked_trial(trial)
+        if not trial.positions[self.queries]:
+            return []
+        return [*self.sites(trial).values(), *streams_of(trial.model)]
+
+    def sites(self, trial: Trial) -> dict[int, probes.Site]:
+        """By layer, where is written.
+
+        Args:
+            trial: The model under test.
+        """
+        hook, positions = self.edits(trial), trial.positions[self.queries]
+        return {
+            layer: probes.Site(f"blocks.{layer}.{hook}", positions)
+            for layer in range(trial.n_layers)
+        }

@@ -112,13 +112,13 @@ def score(
             [None] * len(tested) if ceiling is None else [*measured(experiment.trial(ceiling))]
         )
         floors = _floors(tested, of_null, null, experiment)
-    found = list(zip(tested, of_model, floors, of_ceiling, strict=True))
-    of_output = [parts for parts in found if _is_of_output(parts[1])]
+    parted = list(zip(tested, of_model, floors, of_ceiling, strict=True))
+    of_output = [parts for parts in parted if _is_of_output(parts[1])]
     results = {parts[0].id: _decided(*parts, threshold, seed) for parts in of_output}
     refuted = next((id for id, result in results.items() if result.verdict == REFUTED), None)
     results |= {
         parts[0].id: _decided(*parts, threshold, seed, refuted)
-        for parts in found
+        for parts in parted
         if not _is_of_output(parts[1])
     }
     listed = [results[claim.id] for claim in tested]
