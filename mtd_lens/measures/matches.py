@@ -208,6 +208,6 @@ def _checked(
         raise NotApplicable(
             f"the nearest of {pool} sources are at {distance:.2g} of the distance of random ones, "
             f"where the algorithm itself changes by {floor:.2g} of what they do; about "
-            f"{would_do:.0g} would do"
+            f"{would_do:.0f} would do"
         )
     return Matches(base, *rows, distance, effect, floor)

@@ -106,6 +106,8 @@ def test_broken_parts_of_other_shapes(parents, part):
     n_sequences = 192 if parents == (1,) else 96  # its probe beats its control by less
     card = mtd_lens.score(mtd_lens.ablate_ngram(whole, part), n_sequences=n_sequences)
     trivial = {"selected_feature.probe"} if len(parents) == 1 and part == "selector" else set()
+    if part != "copier":  # its copies are what passes layer 0, where there are matches to see it
+        trivial |= held(card) & {"copied_parents.scrubbing"}
     assert held(card) - ALGORITHM == KEPT[part] | trivial  # a single parent's feature is its copy
 
 
@@ -113,9 +115,8 @@ def test_broken_parts_of_other_shapes(parents, part):
 @pytest.mark.parametrize("name", ["ngram-q3-s12-t100", "ngram-q3-s13-t60"])
 @pytest.mark.parametrize("form", ["absolute", "relative"])
 def test_constructions_and_nulls_of_longer_presets(name, form):
-    check_construction(
-        mtd_lens.score(mtd_lens.load_model(f"{name}/constructed-{form}"), n_sequences=64)
-    )
+    built = mtd_lens.load_model(f"{name}/constructed-{form}")
+    check_construction(mtd_lens.score(built, n_sequences=256))  # fewer have no near matches
     if form == "relative":  # the short preset's random models are tested in both forms
         check_null(mtd_lens.score(mtd_lens.load_model(f"{name}/random-{form}"), n_sequences=64))
 
