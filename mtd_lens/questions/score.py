@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from torch import Tensor
 
 import probes
 from mtd_lens.claims import Claim, Measurement, NotApplicable
@@ -223,7 +224,7 @@ def _decided(
         return ClaimResult.not_made(claim.id, claim.statement, reason, threshold)
     score, ceiling = _interval(chosen, seed), None if built is None else _interval(built, seed)
     controls = {
-        name: found if isinstance(found, Interval) else probes.one_minus_ratio(*found, seed=seed)
+        name: found if isinstance(found, Interval) else _ratio(*found, seed)
         for name, found in chosen.controls.items()
     }
     beside = controls if null is None else {NULL: null} | controls
@@ -261,7 +262,11 @@ def _interval(measurement: Measurement, seed: int) -> Interval:
     if measurement.exact:
         value = 1 - float(measurement.numerator.mean() / measurement.denominator.mean())
         return Interval(value, value, value)
-    return probes.one_minus_ratio(measurement.numerator, measurement.denominator, seed=seed)
+    return _ratio(measurement.numerator, measurement.denominator, seed)
+
+
+def _ratio(numerator: Tensor, denominator: Tensor, seed: int) -> Interval:
+    return probes.one_minus_ratio(numerator, denominator, seed=seed, expanded=True)
 
 
 def _entry(claim: Claim, measurement: Measurement, seed: int) -> MatrixEntry:

@@ -1,16 +1,17 @@
 """The reference estimators that a model's predictions are held against, fitted to follow a target.
 
-==================  ==============================================================================
-uniform             1/m for every lag
-one step            mirror descent from the uniform point
-k steps             k steps of the same size, k = 2 … 5
-k steps, free       k steps, each of its own size
-k steps, prefix     k steps, each of its own size, whose gradients a causal network can form:
-                    position k's term uses position k's own weights; k = 2, 3
-EM                  as many steps as follow the target best, at most 10
-maximum likelihood  where EM would end
-exact Bayes         the posterior mean
-==================  ==============================================================================
+======================  ==========================================================================
+uniform                 1/m for every lag
+one step                mirror descent from the uniform point
+k steps                 k steps of the same size, k = 2 … 5
+k steps, free           k steps, each of its own size
+k steps, prefix         k steps, each of its own size, whose gradients a causal network can form:
+                        position k's term uses position k's own weights; k = 2, 3
+product of likelihoods  the posterior of the one lag that explains all evidence, with a temperature
+EM                      as many steps as follow the target best, at most 10
+maximum likelihood      where EM would end
+exact Bayes             the posterior mean
+======================  ==========================================================================
 
 The sizes of three or more free steps are poorly determined one by one, since nearby steps can
 stand in for each other: their divergence says more than their values.
@@ -18,7 +19,7 @@ stand in for each other: their divergence says more than their values.
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -46,6 +47,9 @@ CONTAIN_ONE_STEP = (
 
 STEP_SPAN = (1e-2, 1e3)
 """Step sizes are sought between these multiples of the stable one."""
+
+EXPONENTS = (1e-3, 1e1)
+"""Of likelihoods in their product, inverse temperatures, between which one is sought."""
 
 _AT_BOUND = 1e-3
 """A log step size this close to an end of its range counts as being there."""
@@ -82,9 +86,9 @@ def reference_weights(
 
     Returns:
         By name: weights ``[sequence, lag]``, and fitted parameters: ``step_size``, or
-        ``step_size_1``, ``step_size_2``, … where steps are free, each with a flag ``…_at_bound``
-        if it lies at the end of its range; ``n_steps`` of EM; ``standard_error`` of a sampled
-        posterior mean.
+        ``step_size_1``, ``step_size_2``, … where steps are free, and ``exponent`` of likelihoods,
+        each with a flag ``…_at_bound`` if it lies at the end of its range; ``n_steps`` of EM;
+        ``standard_error`` of a sampled posterior mean.
     """
     split = _fit_split(task, fit_tokens, fit_target, target_first)
     likelihoods = estimators.lag_likelihoods(task, tokens)
@@ -104,6 +108,8 @@ def reference_weights(
         tied = _fit_tied(split, iterative.prefix_steps, n_steps)
         free = _fit_free(split, iterative.prefix_steps, tied)
         found[f"{n_steps} steps, prefix"] = stepped(iterative.prefix_steps, free)
+    powers = replace(split, log_bounds=_logs(EXPONENTS), fitted="exponent")
+    found["product of likelihoods"] = stepped(_product, _fit_tied(powers, _product, 1))
     losses = [float(split.loss(w)) for w in iterative.em_path(split.likelihoods, MAX_EM_STEPS)]
     n_steps = 1 + losses.index(min(losses))
     em_weights = iterative.em_path(likelihoods, n_steps)[-1]
@@ -145,6 +151,7 @@ class _FitSplit:
         target: Predictions to follow.
         target_first: Which way round the divergence is.
         log_bounds: Of log step sizes.
+        fitted: What a step size is called.
     """
 
     likelihoods: Likelihoods
@@ -152,6 +159,7 @@ class _FitSplit:
     target: Predictions
     target_first: bool
     log_bounds: tuple[float, float]
+    fitted: str = "step_size"
 
     def loss(self, weights: Weights) -> Float[Tensor, ""]:
         """Mean divergence between the target and the predictions with ``weights``, in nats."""
@@ -166,37 +174,36 @@ class _FitSplit:
 
 @dataclass(frozen=True)
 class _Fit:
-    """Fitted step sizes, whether they are one number, and the range of their logarithms."""
+    """Fitted step sizes, whether they are one number, and what they were fitted on."""
 
     step_sizes: Float[Tensor, " step"]
     tied: bool
-    log_bounds: tuple[float, float]
+    split: _FitSplit
 
     def parameters(self) -> Fitted:
         """By name, with a flag for each that lies at the end of its range."""
         values = self.step_sizes.tolist()
         named = (
-            {"step_size": values[0]}
+            {self.split.fitted: values[0]}
             if self.tied
-            else {f"step_size_{index}": value for index, value in enumerate(values, start=1)}
+            else {f"{self.split.fitted}_{i}": value for i, value in enumerate(values, start=1)}
         )
         parameters = {}
         for name, value in named.items():
             parameters[name] = value
-            if min(abs(math.log(value) - bound) for bound in self.log_bounds) < _AT_BOUND:
+            if min(abs(math.log(value) - bound) for bound in self.split.log_bounds) < _AT_BOUND:
                 parameters[f"{name}_at_bound"] = 1.0
         return parameters
 
 
 def _fit_split(task: MTDTask, tokens: Tokens, target: Predictions, target_first: bool) -> _FitSplit:
     stable = 1 / ((tokens.shape[1] - task.order) * task.order**2)  # Theorem 2
-    low, high = (math.log(stable * factor) for factor in STEP_SPAN)
     return _FitSplit(
         likelihoods=estimators.lag_likelihoods(task, tokens),
         rows=estimators.parent_rows(task, tokens)[:, -1],
         target=target.to(torch.float64),
         target_first=target_first,
-        log_bounds=(low, high),
+        log_bounds=_logs(stable * factor for factor in STEP_SPAN),
     )
 
 
@@ -209,7 +216,7 @@ def _fit_tied(split: _FitSplit, steps: Steps, n_steps: int) -> _Fit:
     result = optimize.minimize_scalar(
         objective, bounds=split.log_bounds, method="bounded", options={"xatol": 1e-4}
     )
-    return _Fit(_vector([math.exp(result.x)] * n_steps), True, split.log_bounds)
+    return _Fit(_vector([math.exp(result.x)] * n_steps), True, split)
 
 
 def _fit_free(split: _FitSplit, steps: Steps, tied: _Fit) -> _Fit:
@@ -243,7 +250,19 @@ def _fit_free(split: _FitSplit, steps: Steps, tied: _Fit) -> _Fit:
         )
         if result.fun < least:
             best, least = result.x, result.fun
-    return _Fit(_vector(best * unit), False, split.log_bounds)
+    return _Fit(_vector(best * unit), False, split)
+
+
+def _product(likelihoods: Likelihoods, exponents: Iterable[Tensor]) -> WeightsPerQuery:
+    """Every lag's product of likelihoods over all evidence, to a power, normalised over lags."""
+    (exponent,) = exponents
+    logs = likelihoods.clamp_min(torch.finfo(likelihoods.dtype).tiny).log()
+    return (exponent * logs.sum(1, keepdim=True)).softmax(-1)
+
+
+def _logs(bounds: Iterable[float]) -> tuple[float, float]:
+    low, high = map(math.log, bounds)
+    return low, high
 
 
 def _vector(values: Sequence[float] | np.ndarray) -> Float[Tensor, " step"]:

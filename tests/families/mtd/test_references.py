@@ -22,6 +22,7 @@ NAMES = [
     *itertools.chain(*((f"{k} steps", f"{k} steps, free") for k in (2, 3, 4, 5))),
     "2 steps, prefix",
     "3 steps, prefix",
+    "product of likelihoods",
     "EM",
     "maximum likelihood",
     "exact Bayes",
@@ -77,6 +78,8 @@ def test_weights_are_the_public_estimators_at_the_fitted_parameters(medium, targ
                 expected = descend(medium, others, steps[0], n_steps)
         elif name == "EM":
             expected = mtd_lens.expectation_maximization(medium, others, int(fitted["n_steps"]))
+        elif name == "product of likelihoods":
+            expected = _powers_of_products(medium, others, fitted["exponent"])
         else:
             assert fitted == {}
             expected = {
@@ -85,6 +88,28 @@ def test_weights_are_the_public_estimators_at_the_fitted_parameters(medium, targ
                 "exact Bayes": lambda: mtd_lens.posterior_mean(medium, others),
             }[name]()
         assert (weights - expected).abs().max() < 1e-12, name
+
+
+def _powers_of_products(task, tokens, exponent):
+    """One sequence and one lag at a time."""
+    weights = torch.zeros(len(tokens), task.order, dtype=torch.float64)
+    for row, sequence in enumerate(tokens.tolist()):
+        for lag in range(1, task.order + 1):
+            product = 1.0
+            for k in range(task.order, len(sequence)):
+                product *= float(task.transition[sequence[k - lag], sequence[k]])
+            weights[row, lag - 1] = product**exponent
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def test_the_exponent_of_a_product_is_found(medium):
+    tokens = medium.sample(64, seed=3).tokens
+    for exponent in (0.02, 1.0, 3.0):
+        weights = _powers_of_products(medium, tokens, exponent)
+        target = mtd_lens.predict(medium, tokens, weights)
+        found = references.reference_weights(medium, tokens, target, tokens, target_first=False)
+        _, fitted = found["product of likelihoods"]
+        assert fitted == {"exponent": pytest.approx(exponent, rel=1e-3)}
 
 
 def test_gradients_may_be_switched_off_by_the_caller(task):
