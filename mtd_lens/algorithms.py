@@ -48,12 +48,13 @@ class Intervenable:
         new = _checked(values, self.variables, self.probabilities)
         return replace(self, interventions={**self.interventions, **new})  # type: ignore[type-var]
 
-    def held(self, name: str, natural: Tensor) -> Tensor:
+    def held(self, name: str, natural: Tensor, queries: slice = slice(None)) -> Tensor:
         """A variable's value: what it is held at, and ``natural`` where that is NaN, or not held.
 
         Args:
             name: Of the variable.
             natural: ``[sequence, query, entry]``: what its causes give it.
+            queries: Which of all queries those are.
 
         Raises:
             ArgumentError: An intervention whose shape does not fit.
@@ -61,6 +62,7 @@ class Intervenable:
         if checks.text(name, "name", ArgumentError) not in self.interventions:
             return natural
         value = self.interventions[name].to(natural)
+        value = value if value.ndim < 2 else value[..., queries, :]
         try:
             value = value.expand_as(natural)
         except RuntimeError as error:

@@ -79,6 +79,9 @@ class CausalModel(Protocol):
         - ``tokens``: ``[sequence, position]``.
         - ``length``: Of the sequences.
         - ``**values``: Tensors by variable, ``[sequence, query, …]``.
+
+    One that can predict at the last query for less work than ``run`` may have a method
+    ``last_prediction(tokens)`` that does.
     """
 
     @property
@@ -96,6 +99,17 @@ class CausalModel(Protocol):
 
     def query_positions(self, length: int) -> tuple[int, ...]:
         """The positions at which the variables are defined, for sequences of ``length``."""
+
+
+def last_prediction(causal_model: CausalModel, tokens: Tensor) -> Tensor:
+    """What an algorithm predicts at the last query, ``[sequence, outcome]``.
+
+    Args:
+        causal_model: The algorithm.
+        tokens: ``[sequence, position]``.
+    """
+    own = getattr(causal_model, "last_prediction", None)
+    return causal_model.run(tokens)["prediction"][:, -1] if own is None else own(tokens)
 
 
 EVERY, LAST, BUT_LAST = slice(None), slice(-1, None), slice(None, -1)

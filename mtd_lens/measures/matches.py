@@ -8,6 +8,7 @@ from torch import Tensor
 
 import probes
 from mtd_lens.claims import NotApplicable
+from mtd_lens.contracts import last_prediction
 from mtd_lens.measures.pairs import (
     N_SELECTION_PAIRS,
     Rows,
@@ -193,7 +194,7 @@ def _checked(
 ) -> Matches:
     """The matches, if they are near enough for the algorithm itself."""
     causal, tokens, divergence = trial.causal_model, base.sequences, trial.task.outputs.divergence
-    natural = causal.run(tokens)["prediction"][:, -1]
+    natural = last_prediction(causal, tokens)
     near, random = (
         divergence(natural, prediction_with(causal, tokens, variable, held, queries))
         for held in values

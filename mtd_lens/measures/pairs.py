@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from mtd_lens.claims import NotApplicable, QueryTokens
-from mtd_lens.contracts import CausalModel
+from mtd_lens.contracts import CausalModel, last_prediction
 from mtd_lens.errors import ArgumentError
 from mtd_lens.trial import Trial, checked_trial
 from probes import checks
@@ -111,7 +111,7 @@ def prediction_with(
     checks.tensor(values, "values", "sequence, query, …", ArgumentError)
     held = torch.full_like(values, torch.nan)
     held[:, queries] = values[:, queries]
-    return causal_model.do(**{variable: held}).run(tokens)["prediction"][:, -1]
+    return last_prediction(causal_model.do(**{variable: held}), tokens)
 
 
 def pairs_of(

@@ -28,6 +28,7 @@ from mtd_lens.algorithms import (
     search,
     with_flag,
 )
+from mtd_lens.contracts import EVERY, LAST
 from mtd_lens.families.ngram import estimators
 from mtd_lens.families.ngram.task import NGramTask, check_task, check_tokens
 from mtd_lens.shapes import Predictions
@@ -107,6 +108,22 @@ class NGramCausalModel(Intervenable):
             TokensError: Tokens that do not fit the task.
             ArgumentError: An intervention whose shape does not fit.
         """
+        return dict(zip(self.variables, self._stages(tokens, EVERY), strict=True))
+
+    def last_prediction(self, tokens: Tensor) -> Predictions:
+        """The prediction at the last query, for the work of one query.
+
+        Args:
+            tokens: ``[sequence, position]``.
+
+        Raises:
+            TokensError: Tokens that do not fit the task.
+            ArgumentError: An intervention whose shape does not fit.
+        """
+        return self._stages(tokens, LAST)[-1][:, -1]
+
+    def _stages(self, tokens: Tensor, queries: slice) -> tuple[Tensor, ...]:
+        """The variables in order, those after the features at some queries alone."""
         task = self.task
         one_hots = one_hot(check_tokens(task, tokens), task.n_tokens).to(torch.float64)
         length = one_hots.shape[1]
@@ -118,10 +135,10 @@ class NGramCausalModel(Intervenable):
         query = joint(window[:, :, [lag - 1 for lag in task.parents]])
         feature = self.held("selected_feature", torch.cat([key, query], -1))
         key, query = feature.split(task.n_rows, -1)
-        scores = self.sharpness * query @ key.transpose(1, 2)
-        weights = self.held("match_weights", estimators.attend(scores))
-        prediction = self.held("prediction", weights @ lagged[0])
-        return dict(zip(self.variables, (copied, feature, weights, prediction), strict=True))
+        scores = self.sharpness * query[:, queries] @ key.transpose(1, 2)
+        weights = self.held("match_weights", estimators.attend(scores, queries), queries)
+        prediction = self.held("prediction", weights @ lagged[0], queries)
+        return copied, feature, weights, prediction
 
 
 def joint(

@@ -240,10 +240,11 @@ def last_counts(
 
 
 def attend(
-    scores: Float[Tensor, "sequence query evidence"],
+    scores: Float[Tensor, "sequence query evidence"], queries: slice = slice(None)
 ) -> Float[Tensor, "sequence query evidence"]:
-    """Softmax over the evidence positions up to each query."""
-    later = torch.ones(scores.shape[1:], dtype=torch.bool, device=scores.device).triu(1)
+    """Softmax over the evidence positions up to each query, of which these are some."""
+    n = scores.shape[-1]
+    later = torch.ones(n, n, dtype=torch.bool, device=scores.device).triu(1)[queries]
     return scores.masked_fill(later, -torch.inf).softmax(-1)
 
 

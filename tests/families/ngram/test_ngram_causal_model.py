@@ -69,6 +69,23 @@ def test_natural_values_change_nothing(model, tokens):
     assert all(torch.equal(held[name], natural[name]) for name in VARIABLES)
 
 
+@pytest.mark.parametrize("variable", [None, *VARIABLES])
+def test_the_last_prediction_is_that_of_a_whole_run(model, tokens, variable):
+    natural = model.run(tokens)
+    if variable is not None:
+        source = natural[variable].roll(1, 0)
+        for queries in (slice(None), slice(-1, None), slice(None, -1)):
+            held = torch.full_like(source, torch.nan)
+            held[:, queries] = source[:, queries]
+            moved = model.do(**{variable: held})
+            expected = moved.run(tokens)["prediction"][:, -1]
+            assert (moved.last_prediction(tokens) - expected).abs().max() < 1e-15
+        entries = torch.full(source.shape[2:], 0.5, dtype=source.dtype)
+        model = model.do(**{variable: entries / entries.sum()})
+    expected = model.run(tokens)["prediction"][:, -1]
+    assert (model.last_prediction(tokens) - expected).abs().max() < 1e-15
+
+
 @pytest.mark.parametrize("variable", VARIABLES)
 def test_a_held_variable_moves_what_follows_it_alone(model, tokens, variable):
     natural = model.run(tokens)
