@@ -15,6 +15,7 @@ from mtd_lens.experiment import Experiment, asked
 from mtd_lens.measures import signed_shares
 from mtd_lens.results.inspection import Inspection, distances
 from mtd_lens.spaces import Space
+from mtd_lens.vocabulary import Vocabulary
 from probes import checks
 from probes.capture import BATCH_SIZE, NaturalRuns, check_tokens
 from probes.subject import HookedModel, subject_of
@@ -46,6 +47,7 @@ def inspect(
     seed: int = 0,
     token_names: Sequence[str] | None = None,
     name: str | None = None,
+    vocabulary: Vocabulary | None = None,
 ) -> Inspection:
     """Hold a model's attention and predictions against the algorithm's on a few sequences.
 
@@ -64,21 +66,22 @@ def inspect(
         token_names: What to call each token of the vocabulary, or component of a vector; by default
             its number.
         name: What to call the model.
+        vocabulary: Which of the model's ids stand for the task's tokens, if they are not the same.
 
     Returns:
         Attention, the nearest heads, and what the algorithm says of every position.
 
     Raises:
-        ArgumentError: ``n_sequences``, ``seed``, ``token_names`` or ``name`` that cannot be used,
-            or too many heads and sequences to look at together.
+        ArgumentError: ``n_sequences``, ``seed``, ``token_names``, ``name`` or ``vocabulary`` that
+            cannot be used, or too many heads and sequences to look at together.
         DataError: Tokens that the model cannot read.
         TokensError: Tokens that do not fit the task.
         MemoryLimitError: More sequences than there is memory for.
         ModelError: The model does not fit the task, is not causal, or no task is known.
     """
     n_sequences = checked_number(n_sequences)
-    experiment = Experiment.of(model, task, seed, name=name)
-    seed = experiment.seed
+    experiment = Experiment.of(model, task, seed, name=name, vocabulary=vocabulary)
+    model, seed = experiment.model, experiment.seed
     task, family, subject = experiment.task, experiment.family, subject_of(model)
     if not subject.causal:
         raise ModelError(
