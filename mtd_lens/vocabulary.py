@@ -1,8 +1,8 @@
 """Models with a vocabulary of their own, as models of a task's tokens.
 
 A :class:`Vocabulary` says which of a model's token ids stands for each token of a task, and what is
-put before every sequence. A :class:`Translated` model then reads and predicts the task's tokens, and
-its hooks show the task's positions alone: whatever is asked of a model can be asked of it.
+put before every sequence. A :class:`Translated` model reads and predicts the task's tokens, and its
+hooks show the task's positions alone: whatever is asked of a model can be asked of it.
 """
 
 import copy
@@ -24,6 +24,9 @@ from probes.sites import sequence_axes
 from probes.subject import HookedModel, subject_of
 
 Hook = Callable[..., Any]
+
+PARTS = ("blocks", "ln_final", "W_E", "W_U", "W_pos")
+"""What else than a call is asked of a model, by TransformerLens's names."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,7 @@ class Translated(nn.Module):
         underlying: The model itself.
         n_before: Positions that it puts before every sequence.
         cfg: The model's configuration, with the sizes of the task's tokens.
+        own: By a weight's name, the index of the part of it that is the task's.
     """
 
     def __init__(self, underlying: HookedModel, vocabulary: Vocabulary) -> None:
@@ -162,6 +166,8 @@ class Translated(nn.Module):
             torch.tensor(ids, dtype=torch.long, device=subject.device)
             for ids in (vocabulary.ids, vocabulary.before)
         )
+        ids = self._ids.cpu()
+        self.own = {"W_E": ids, "W_U": (slice(None), ids), "W_pos": slice(self.n_before, None)}
         self._streams: dict[tuple[int, int], Tensor] = {}
         self._unseen = False
         if (info := info_of(underlying)) is not None:
@@ -290,38 +296,12 @@ class Translated(nn.Module):
         others = mass.index_fill(1, self._ids, 0)
         return others.sum(1) / mass.sum(1)
 
-    # What its weights are, and how its runs are resumed.
-
-    @property
-    def blocks(self) -> Any:
-        """The model's own blocks."""
-        return self.underlying.blocks
-
-    @property
-    def ln_final(self) -> Any:
-        """The model's own last normalisation."""
-        return self.underlying.ln_final
-
-    @property
-    def own(self) -> dict[str, Any]:
-        """By name, the index of the part of a weight that is the task's tokens' or positions'."""
-        ids = self._ids.cpu()
-        return {"W_E": ids, "W_U": (slice(None), ids), "W_pos": slice(self.n_before, None)}
-
-    @property
-    def W_E(self) -> Float[Tensor, "token d_model"]:
-        """Embeddings of the task's tokens."""
-        return self.underlying.W_E[self.own["W_E"]]
-
-    @property
-    def W_U(self) -> Float[Tensor, "d_model token"]:
-        """Unembeddings of the task's tokens."""
-        return self.underlying.W_U[self.own["W_U"]]
-
-    @property
-    def W_pos(self) -> Float[Tensor, "position d_model"]:
-        """Embeddings of the task's positions."""
-        return self.underlying.W_pos[self.own["W_pos"]]
+    def __getattr__(self, name: str) -> Any:
+        """The model's own parts, and of its embeddings what is the task's."""
+        if name not in PARTS:
+            return super().__getattr__(name)
+        whole = getattr(self.underlying, name)
+        return whole[self.own[name]] if name in self.own else whole
 
     def unembed(self, stream: Float[Tensor, "*row d_model"]) -> Float[Tensor, "*row token"]:
         """Outputs for the task's tokens.

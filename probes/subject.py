@@ -157,7 +157,12 @@ class Subject:
         return getattr(self.model, "n_before", 0)
 
     def with_before(self, layer: int, stream: Tensor) -> Tensor:
-        """The stream that a block reads, ``[batch, position, d_model]``, with those positions."""
+        """The stream that a block reads, with those positions in front.
+
+        Args:
+            layer: Of the block.
+            stream: ``[batch, position, d_model]``, without them.
+        """
         return self.model.with_before(layer, stream) if self.n_before else stream
 
     @property

@@ -204,9 +204,9 @@ class Scorecard(Result):
     def _notes(self) -> list[str]:
         left_out = "Quick: scrubbing, injection and the choice between algorithms were left out."
         outside = (
-            "Predictions are restricted to the ids that stand for the task's tokens. After the last "
-            f"position the model gives all others a probability of {self.outside_mass:.3g}, on "
-            "average."
+            "Predictions are restricted to the ids that stand for the task's tokens, and "
+            "renormalised. After the last position the model gives all others together a "
+            f"probability of {self.outside_mass:.3g}, on average."
             if self.outside_mass is not None
             else ""
         )

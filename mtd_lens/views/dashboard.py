@@ -212,6 +212,7 @@ def _data(inspection: Inspection) -> dict[str, Any]:
         "length": inspection.tokens.shape[1],
         "n_layers": inspection.attention.shape[0],
         "n_heads": inspection.attention.shape[1],
+        "n_before": inspection.n_before,
         "tokens": tokens,
         "names": names,
         "vectors": inspection.tokens.is_floating_point(),
