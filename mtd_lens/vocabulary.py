@@ -168,7 +168,6 @@ class Translated(nn.Module):
         )
         ids = self._ids.cpu()
         self.own = {"W_E": ids, "W_U": (slice(None), ids), "W_pos": slice(self.n_before, None)}
-        self._streams: dict[tuple[int, int], Tensor] = {}
         self._unseen = False
         if (info := info_of(underlying)) is not None:
             with_info(self, info)
@@ -213,17 +212,15 @@ class Translated(nn.Module):
             layer: That reads it.
             stream: ``[sequence, position, d_model]``.
         """
-        key = layer, stream.shape[1]
-        if key not in self._streams:
-            any_tokens = torch.zeros(1, stream.shape[1], dtype=torch.long, device=stream.device)
-            self._unseen = True
-            try:
-                with torch.no_grad():
-                    run = self.underlying(self.spelt(any_tokens), stop_at_layer=layer)
-            finally:
-                self._unseen = False
-            self._streams[key] = run[:, : self.n_before]
-        return torch.cat([self._streams[key].expand(len(stream), -1, -1), stream], 1)
+        any_tokens = torch.zeros(1, stream.shape[1], dtype=torch.long, device=stream.device)
+        self._unseen = True  # no run of the caller's
+        try:
+            with torch.no_grad():
+                run = self.underlying(self.spelt(any_tokens), stop_at_layer=layer)
+        finally:
+            self._unseen = False
+        before = run[:, : self.n_before].expand(len(stream), -1, -1)
+        return torch.cat([before, stream], 1)
 
     @property
     def hook_dict(self) -> Mapping[str, Any]:
