@@ -162,6 +162,9 @@ class Subject:
         Args:
             layer: Of the block.
             stream: ``[batch, position, d_model]``, without them.
+
+        Returns:
+            ``[batch, model_position, d_model]``.
         """
         return self.model.with_before(layer, stream) if self.n_before else stream
 

@@ -4,7 +4,20 @@ import warnings
 from dataclasses import replace
 
 import torch
+from conftest import transition
+from random_models import build
 from transformer_lens import HookedTransformer
+
+import mtd_lens
+from mtd_lens import Vocabulary
+
+TASK = mtd_lens.MTDTask(transition(4, seed=5), order=2, seq_len=5, name="short")
+"""Of four tokens, for the random models of seven and of six positions."""
+
+VOCABULARIES = {
+    "ids": Vocabulary([5, 2, 6, 1]),
+    "bos": Vocabulary([5, 2, 6, 1], bos=0),
+}
 
 HIDDEN = 1e4
 """Score by which no query attends to what comes before the task's tokens."""
@@ -55,6 +68,13 @@ def spread(model, ids, n_ids, *, before=0, bias=-2.0, seed=5):
             for block in wide.blocks:
                 block.attn.W_K[:, -1, -1], block.attn.b_Q[:, -1] = -HIDDEN, 1
     return wide
+
+
+def random_model(name):
+    model = build(name)
+    with torch.no_grad():
+        model.unembed.b_U[0] += 1.0  # much mass outside
+    return model
 
 
 def logits_by_hand(model, vocabulary, tokens):
