@@ -11,12 +11,12 @@ from transformer_lens import HookedTransformer
 import mtd_lens
 from mtd_lens import Vocabulary
 
-TASK = mtd_lens.MTDTask(transition(4, seed=5), order=2, seq_len=5, name="short")
+TASK = mtd_lens.MTDTask(transition(4, seed=5), order=2, seq_len=4, name="short")
 """Of four tokens, for the random models of seven and of six positions."""
 
 VOCABULARIES = {
     "ids": Vocabulary([5, 2, 6, 1]),
-    "bos": Vocabulary([5, 2, 6, 1], bos=0),
+    "bos and prefix": Vocabulary([5, 2, 6, 1], bos=0, prefix=[3]),
 }
 
 HIDDEN = 1e4

@@ -253,7 +253,10 @@ QUESTIONS = {
         (Vocabulary([1, 2, 3]), "has 3 ids, but the task has 4 tokens"),
         (Vocabulary([1, 2, 3, 7]), "ids of the vocabulary must lie in 0 … 6, .*; got 7"),
         (Vocabulary([1, 2, 3, 4], bos=9), "bos and prefix must lie in 0 … 6, .*; got 9"),
-        (Vocabulary([1, 2, 3, 4], 0, [0]), "put 2 ids before the task's 5 tokens, .* context is 6"),
+        (
+            Vocabulary([1, 2, 3, 4], 0, [0, 0]),
+            "put 3 ids before the task's 4 tokens, .* context is 6",
+        ),
         ([1, 2, 3, 4], r"vocabulary must be .*Use mtd_lens.Vocabulary\(ids\)"),
     ],
 )
@@ -263,6 +266,14 @@ def test_a_vocabulary_that_does_not_fit_is_refused_before_any_work(
     monkeypatch.setattr(mtd_lens.MTDTask, "sample", None)
     with pytest.raises(mtd_lens.ArgumentError, match=said):
         QUESTIONS[question](random_model("gpt"), task=TASK, vocabulary=vocabulary)
+
+
+def test_lengths_leave_room_for_what_comes_before():
+    vocabulary = VOCABULARIES["bos and prefix"]
+    with pytest.raises(mtd_lens.ArgumentError, match=r"a context length must be .* 3 to 4; got 5"):
+        mtd_lens.compare(random_model("gpt"), TASK, [5], vocabulary=vocabulary)
+    found = mtd_lens.compare(random_model("gpt"), TASK, [3, 4], 64, vocabulary=vocabulary)
+    assert found.lengths == (3, 4)
 
 
 def test_vectors_have_no_vocabulary():

