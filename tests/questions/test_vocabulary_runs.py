@@ -239,3 +239,14 @@ def test_two_views_of_one_model_take_turns():
         seen.append("first")
     thread.join()
     assert seen == ["first", "second"]
+
+
+def test_runs_from_a_later_layer_show_no_hook_what_was_run_for_them():
+    seen = translated(random_model("gpt"), TASK, VOCABULARIES["bos and prefix"])
+    tokens, shapes = TASK.sample(3, seed=1).tokens, []
+    stream = seen(tokens, stop_at_layer=1)
+    hooks = [(f"blocks.{n}.hook_resid_pre", lambda x, hook: shapes.append(x.shape)) for n in (0, 1)]
+    with seen.hooks(fwd_hooks=hooks):
+        output = seen(stream, start_at_layer=1)
+    assert torch.allclose(output, seen(tokens))
+    assert shapes == [stream.shape]
