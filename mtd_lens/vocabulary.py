@@ -189,7 +189,7 @@ class Translated(nn.Module):
         if start_at_layer is None:
             given = self.spelt(input)
         else:
-            given = subject_of(self).with_before(start_at_layer, input)
+            given = self.with_before(start_at_layer, input) if self.n_before else input
         output = self.underlying(given, start_at_layer=start_at_layer, stop_at_layer=stop_at_layer)
         output = output[:, self.n_before :]
         return output if stop_at_layer is not None else output[..., self._ids]

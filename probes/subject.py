@@ -156,18 +156,6 @@ class Subject:
         """Positions that a view puts before every sequence, and that it shows nowhere."""
         return getattr(self.model, "n_before", 0)
 
-    def with_before(self, layer: int, stream: Tensor) -> Tensor:
-        """The stream that a block reads, with those positions in front.
-
-        Args:
-            layer: Of the block.
-            stream: ``[batch, position, d_model]``, without them.
-
-        Returns:
-            ``[batch, model_position, d_model]``.
-        """
-        return self.model.with_before(layer, stream) if self.n_before else stream
-
     @property
     def name(self) -> str:
         """What the model is called, or its class."""

@@ -119,9 +119,11 @@ class SwappedRuns:
         key = (layer, first, own)
         if key not in self._prefixes:
             block, fused = self._model.blocks[layer], self._fused[layer]
+            stream, n_before = self._stream(layer), self._subject.n_before
             with torch.no_grad():
-                before = self._subject.with_before(layer, self._stream(layer))
-                inward = block.ln1(before[:, : self._subject.n_before + first])
+                if n_before:
+                    stream = self._model.with_before(layer, stream)
+                inward = block.ln1(stream[:, : n_before + first])
                 if own:
                     _, *found = block.attn.calculate_qkv_matrices(inward, inward, inward)
                 else:
