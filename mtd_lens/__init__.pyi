@@ -146,3 +146,4 @@ from .views.plots import (
     plot_training as plot_training,
     plot_weights as plot_weights,
 )
+from .vocabulary import Vocabulary as Vocabulary

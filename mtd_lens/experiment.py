@@ -24,6 +24,7 @@ from mtd_lens.hooked import info_of, task_of
 from mtd_lens.registry import family_of, load_task
 from mtd_lens.spaces import check_model, last_predictions
 from mtd_lens.trial import Memo, Trial
+from mtd_lens.vocabulary import Translated, Vocabulary, translated
 from probes import checks
 from probes.memory import check_memory, within_memory
 from probes.passes import own_modes
@@ -91,7 +92,13 @@ class Experiment:
 
     @classmethod
     def of(
-        cls, model: HookedModel, task: Task | str | None, seed: int, *, name: str | None = None
+        cls,
+        model: HookedModel,
+        task: Task | str | None,
+        seed: int,
+        *,
+        name: str | None = None,
+        vocabulary: Vocabulary | None = None,
     ) -> "Experiment":
         """The experiment, after every check of its arguments.
 
@@ -100,9 +107,12 @@ class Experiment:
             task: What it is tested on, or its name; by default the task that the model knows.
             seed: Of everything random.
             name: What results call the model; by default its own.
+            vocabulary: Which of the model's ids stand for the task's tokens, if they are not the
+                same; the experiment's model is then one of the task's tokens.
 
         Raises:
-            ArgumentError: A seed that cannot be used, or a name that cannot be shown.
+            ArgumentError: A seed that cannot be used, a name that cannot be shown, or a vocabulary
+                that does not fit.
             ModelError: The model does not fit the task, or no task is known.
         """
         seed = checks.integer(seed, "seed", 0, ArgumentError, MAX_SEED)
@@ -113,6 +123,7 @@ class Experiment:
         named = load_task(task) if isinstance(task, str) else task
         tested: Task = task_of(model) if named is None else named
         family = family_of(tested)
+        model = translated(model, tested, vocabulary)
         check_model(model, tested)
         name = checks.text(name or name_of(model), "the model's name", ArgumentError)
         checks.texts((tested.name, tested.inputs.names), "a name of the task", ArgumentError)
@@ -181,11 +192,26 @@ class Experiment:
             DataError: Something else than a model to draw over.
         """
         seed = NULL_SEED + self.seed if seed is None else checks.seed(seed, ArgumentError)
-        if over is not None:
-            subject_of(over)
+        over = None if over is None else subject_of(over).underlying
+        model = subject_of(self.model).underlying
         if self.family.null is not None:
-            return self.family.null(self.model, self.task, seed)
-        return hooked.randomized(self.model, seed, "null", over)
+            drawn = self.family.null(model, self.task, seed)
+        else:
+            own = self.model.own if isinstance(self.model, Translated) else None
+            drawn = hooked.randomized(model, seed, "null", over, own)
+        return translated(drawn, self.task, self.vocabulary)
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """What stands for the task's tokens in the model; None where they are its own."""
+        return self.model.vocabulary if isinstance(self.model, Translated) else None
+
+    @property
+    def outside_mass(self) -> float | None:
+        """Mean probability, after the sequences for scores, of none of the vocabulary's ids."""
+        if not isinstance(self.model, Translated):
+            return None
+        return float(self.model.outside(self.tokens).mean())
 
     def ceiling(self) -> HookedModel | None:
         """A model that computes the algorithm exactly, on the same device, if one is known."""
@@ -210,7 +236,11 @@ class Experiment:
 
 @asked
 def model_predictions(
-    model: HookedModel, tokens: Tensor, task: Task | None = None
+    model: HookedModel,
+    tokens: Tensor,
+    task: Task | None = None,
+    *,
+    vocabulary: Vocabulary | None = None,
 ) -> Float[Tensor, "sequence outcome"]:
     """What a model predicts after the last position, whatever its read-out.
 
@@ -218,15 +248,18 @@ def model_predictions(
         model: A HookedTransformer.
         tokens: ``[sequence, position]``.
         task: Whose tokens they are; by default the task that the model knows.
+        vocabulary: Which of the model's ids stand for the task's tokens, if they are not the same.
 
     Returns:
         ``[sequence, outcome]``, float64: distributions over the tokens, or vectors.
 
     Raises:
+        ArgumentError: A vocabulary that does not fit the task or the model.
         TokensError: Tokens that do not fit the task, or longer than the model's context.
         ModelError: The model's output is not finite, or no task is known.
     """
     known: Any = task_of(model) if task is None else task
+    model = translated(model, known, vocabulary)
     shortest = ("the task's shortest context", family_of(known).shortest(known))
     checked = known.inputs.check(tokens, shortest, subject_of(model).n_ctx)
     return last_predictions(model, checked, known.outputs)

@@ -266,7 +266,7 @@ def resumable(natural: NaturalRuns, writes: Sequence[Sequence[Write]]) -> Fused 
     """
     model, few = natural.model, NaturalRuns(natural.model, natural.tokens[:2])
     known = all(site.component in SWAPPED for group in writes for site, _ in group)
-    if not known or not writes or why_not(model) is not None:
+    if not known or not writes or why_not(model, with_before=True) is not None:
         return None
     with torch.no_grad():
         if subject_of(model).model.input_to_embed(few.tokens)[3] is not None:

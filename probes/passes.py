@@ -36,9 +36,9 @@ def undisturbed(model: object) -> Iterator[None]:
     Raises:
         DataError: It is none, or it is compiled.
     """
-    subject_of(model)
+    hooked = subject_of(model).underlying
     with _making:
-        lock = _locks.setdefault(model, RLock())
+        lock = _locks.setdefault(hooked, RLock())
     with lock, own_modes():
         check_eager(model)
         yield

@@ -44,6 +44,15 @@ def hook_name(component: str, layer: int) -> str:
     return f"blocks.{layer}.{hook_suffix(component)}"
 
 
+def sequence_axes(hook: str) -> tuple[int, ...]:
+    """The axes of an activation that run over positions: of patterns, of queries and of keys.
+
+    Args:
+        hook: Its name.
+    """
+    return (2, 3) if Site(hook).component in _HEAD_FIRST else (1,)
+
+
 def perturbed(component: str, activation: Tensor) -> Tensor:
     """Other values, by which to see whether anything depends on an activation.
 

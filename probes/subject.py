@@ -147,9 +147,19 @@ class Subject:
         return self.model.cfg
 
     @property
+    def underlying(self) -> Any:
+        """The model whose hooks these are: another one, where it is seen through a view of it."""
+        return getattr(self.model, "underlying", self.model)
+
+    @property
+    def n_before(self) -> int:
+        """Positions that a view puts before every sequence, and that it shows nowhere."""
+        return getattr(self.model, "n_before", 0)
+
+    @property
     def name(self) -> str:
         """What the model is called, or its class."""
-        return getattr(self._cfg, "model_name", None) or type(self.model).__name__
+        return getattr(self._cfg, "model_name", None) or type(self.underlying).__name__
 
     @property
     def n_layers(self) -> int:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -22,9 +23,16 @@ SCORE_STD = 1.0
 LOGIT_STD = 0.5
 """Standard deviation of a random model's logits: that of a construction's log-probabilities."""
 
+APART = 2**40
+"""Added to the seed of what is drawn apart."""
+
 
 def randomized(
-    model: HookedModel, seed: int, name: str, over: HookedModel | None = None
+    model: HookedModel,
+    seed: int,
+    name: str,
+    over: HookedModel | None = None,
+    own: Mapping[str, Any] | None = None,
 ) -> HookedModel:
     """A model of the same architecture with random weights of trained scale and a stock read-out.
 
@@ -37,6 +45,8 @@ def randomized(
         seed: Of the weights; the process's random state is left alone.
         name: Of the new model.
         over: A random model of the same one whose weights are drawn anew, in place of a copy.
+        own: By the last part of a weight's name, the index of that part of it which is drawn as a
+            model's that has no more; the rest is drawn apart, and changes nothing else.
     """
     twin: Any = over
     if twin is None:
@@ -50,7 +60,8 @@ def randomized(
     if info is not None and info.redraw is not None:
         write_weights(twin, info.redraw(seed))
         return with_info(twin, replace(info, name=name)).eval()
-    generator = torch.Generator().manual_seed(seed)
+    own = {} if own is None else own
+    generator, apart = (torch.Generator().manual_seed(n) for n in (seed, seed + APART))
     for parameter_name, parameter in twin.named_parameters():
         kind = parameter_name.rsplit(".", 1)[-1].lstrip("_")
         if kind == "w":
@@ -58,11 +69,17 @@ def randomized(
         elif kind.startswith("b"):
             parameter.data.zero_()
         else:
-            draw = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            draw = _normal(parameter, apart if kind in own else generator)
+            if kind in own:
+                draw[own[kind]] = _normal(draw[own[kind]], generator)
             n_summed = twin.cfg.n_ctx if isinstance(twin.blocks[0].attn, LinearAttention) else 1
             scale = _trained_scale(kind, parameter, twin.cfg, n_summed)
             parameter.data.copy_(draw * scale)
     return with_info(twin, ModelInfo(task, name)).eval()
+
+
+def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(like.shape, generator=generator, dtype=torch.float64)
 
 
 def _trained_scale(

@@ -21,6 +21,7 @@ from mtd_lens.questions.localize import carriers_of
 from mtd_lens.questions.subspace_search import Half, Search, half_of, within
 from mtd_lens.results.alignment import AlignmentReport, Direction, Partner
 from mtd_lens.trial import Trial
+from mtd_lens.vocabulary import Vocabulary
 from probes import checks
 from probes.alignment import STEPS, Alignment
 from probes.sites import HEADED, HEADLESS, hook_name
@@ -50,6 +51,7 @@ def align(
     n_sequences: int = N_SEQUENCES,
     seed: int = 0,
     steps: int = STEPS,
+    vocabulary: Vocabulary | None = None,
 ) -> AlignmentReport:
     """Seek the subspace of one site, or of several together, that carries a variable.
 
@@ -77,14 +79,15 @@ def align(
         n_sequences: At least 64; half for the fit, half for the scores.
         seed: Of sequences, pairs, fits, controls and resampling.
         steps: Of each of the three fits.
+        vocabulary: Which of the model's ids stand for the task's tokens, if they are not the same.
 
     Returns:
         The scores of the learned subspace and of what stands beside it, with a verdict.
 
     Raises:
         ArgumentError: An unknown variable or kind, variables that are sought at different
-            positions, too few sequences, a variable that does not vary, or a query that has no
-            tokens of its own.
+            positions, too few sequences, a variable that does not vary, a query that has no
+            tokens of its own, or a vocabulary that does not fit.
         MemoryLimitError: More sequences than there is memory for.
         ModelError: The model does not fit the task, no task is known, its family does not say
             where variables may be sought, or its weights were made in inference mode.
@@ -95,7 +98,7 @@ def align(
     steps = checks.integer(steps, "steps", 1, ArgumentError)
     given_query = checks.flag(given_query, "given_query", ArgumentError)
     tolerance = checks.number(tolerance, "tolerance", 0, 1, ArgumentError, low_included=True)
-    experiment = Experiment.of(model, task, seed).drawn(n_sequences)
+    experiment = Experiment.of(model, task, seed, vocabulary=vocabulary).drawn(n_sequences)
     if any(parameter.is_inference() for parameter in subject_of(model).model.parameters()):
         raise ModelError(
             "align takes gradients, and the model's weights were made in inference mode, which has "

@@ -7,6 +7,7 @@ from mtd_lens.errors import ArgumentError
 from mtd_lens.experiment import Experiment, asked, check_room, check_sampling
 from mtd_lens.questions.estimators import from_truth, means
 from mtd_lens.results.comparison import Comparison
+from mtd_lens.vocabulary import Vocabulary
 from probes import checks
 from probes.subject import HookedModel, subject_of
 
@@ -22,6 +23,7 @@ def compare(
     seed: int = 0,
     *,
     name: str | None = None,
+    vocabulary: Vocabulary | None = None,
     progress: bool = False,
 ) -> Comparison:
     """Hold a model's predictions and every reference estimator's against the truth.
@@ -36,13 +38,15 @@ def compare(
         n_sequences: A length; at least 64.
         seed: Of the sequences and of resampling.
         name: What the result calls the model.
+        vocabulary: Which of the model's ids stand for the task's tokens, if they are not the same.
         progress: Show a progress bar on standard error once two seconds have passed.
 
     Returns:
         Mean divergences in nats, with intervals, of every estimator and the model at each length.
 
     Raises:
-        ArgumentError: Lengths that the task or the model cannot take, or too few sequences.
+        ArgumentError: Lengths that the task or the model cannot take, too few sequences, or a
+            vocabulary that does not fit.
         MemoryLimitError: More sequences than there is memory for.
         ModelError: The model does not fit the task, or no task is known.
     """
@@ -50,13 +54,13 @@ def compare(
 
     n_sequences = check_sampling(n_sequences)
     progress = checks.flag(progress, "progress", ArgumentError)
-    experiment = Experiment.of(model, task, seed, name=name)
+    experiment = Experiment.of(model, task, seed, name=name, vocabulary=vocabulary)
     seed = experiment.seed
     chosen, shown = _checked_lengths(experiment, lengths), None if progress else True
     check_room(2 * n_sequences, max(chosen, default=0))
     family, known = experiment.family, experiment.task
     rows = [
-        means(from_truth(family, known, model, length, n_sequences, seed), seed)
+        means(from_truth(family, known, experiment.model, length, n_sequences, seed), seed)
         for length in tqdm(chosen, desc="lengths", disable=shown, delay=2, leave=False)
     ]
     return Comparison(

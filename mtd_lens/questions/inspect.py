@@ -15,6 +15,7 @@ from mtd_lens.experiment import Experiment, asked
 from mtd_lens.measures import signed_shares
 from mtd_lens.results.inspection import Inspection, distances
 from mtd_lens.spaces import Space
+from mtd_lens.vocabulary import Translated, Vocabulary
 from probes import checks
 from probes.capture import BATCH_SIZE, NaturalRuns, check_tokens
 from probes.subject import HookedModel, subject_of
@@ -46,6 +47,7 @@ def inspect(
     seed: int = 0,
     token_names: Sequence[str] | None = None,
     name: str | None = None,
+    vocabulary: Vocabulary | None = None,
 ) -> Inspection:
     """Hold a model's attention and predictions against the algorithm's on a few sequences.
 
@@ -64,21 +66,22 @@ def inspect(
         token_names: What to call each token of the vocabulary, or component of a vector; by default
             its number.
         name: What to call the model.
+        vocabulary: Which of the model's ids stand for the task's tokens, if they are not the same.
 
     Returns:
         Attention, the nearest heads, and what the algorithm says of every position.
 
     Raises:
-        ArgumentError: ``n_sequences``, ``seed``, ``token_names`` or ``name`` that cannot be used,
-            or too many heads and sequences to look at together.
+        ArgumentError: ``n_sequences``, ``seed``, ``token_names``, ``name`` or ``vocabulary`` that
+            cannot be used, or too many heads and sequences to look at together.
         DataError: Tokens that the model cannot read.
         TokensError: Tokens that do not fit the task.
         MemoryLimitError: More sequences than there is memory for.
         ModelError: The model does not fit the task, is not causal, or no task is known.
     """
     n_sequences = checked_number(n_sequences)
-    experiment = Experiment.of(model, task, seed, name=name)
-    seed = experiment.seed
+    experiment = Experiment.of(model, task, seed, name=name, vocabulary=vocabulary)
+    model, seed = experiment.model, experiment.seed
     task, family, subject = experiment.task, experiment.family, subject_of(model)
     if not subject.causal:
         raise ModelError(
@@ -115,6 +118,7 @@ def inspect(
         n_cut=tokens.shape[1] - n_kept,
         algorithm=experiment.algorithm.name,
         drawn=family.drawn,
+        n_before=subject.n_before,
     )
 
 
@@ -139,8 +143,12 @@ def _attention(
         probes.Site(f"blocks.{layer}.attn.hook_pattern")
         for layer in range(subject_of(model).n_layers)
     ]
+    n_before = subject_of(model).n_before
+    if isinstance(model, Translated):  # shares are of attention to what comes before as well
+        tokens, model = model.spelt(tokens), model.underlying
     found = NaturalRuns(model, tokens).read(sites)
-    return signed_shares(torch.stack([x.transpose(0, 1) for x in found]).float().cpu())
+    shares = signed_shares(torch.stack([x.transpose(0, 1) for x in found]).float().cpu())
+    return shares[..., n_before:, n_before:]
 
 
 def _analysis(experiment: Experiment, tokens: Tensor, batch: Batch | None) -> Analysis | None:
@@ -166,7 +174,7 @@ def _nearest_heads(experiment: Experiment, n_kept: int) -> dict[str, Int[Tensor,
     for part in tokens.split(BATCH_SIZE // 4):
         attention = _attention(experiment.model, part)
         for pattern in _patterns(experiment, part):
-            away = distances(attention, pattern).nan_to_num()
+            away = distances(attention, pattern, subject_of(experiment.model).n_before).nan_to_num()
             sums[pattern.name] = sums.get(pattern.name, 0) + away
     return {name: total.argmin(1) for name, total in sums.items()}
 

@@ -24,6 +24,7 @@ from mtd_lens.results.localization import Localization
 from mtd_lens.results.places import STAGES, ClassLoss, Finding, Place, ProbeScore, SiteScore
 from mtd_lens.trial import Trial
 from mtd_lens.verdicts import SUPPORTED, THRESHOLD, decide
+from mtd_lens.vocabulary import Vocabulary
 from probes import checks
 from probes.sites import hook_suffix
 from probes.statistics.significance import N_FLIPS
@@ -51,6 +52,7 @@ def localize(
     threshold: float = THRESHOLD,
     level: float = LEVEL,
     name: str | None = None,
+    vocabulary: Vocabulary | None = None,
     progress: bool = False,
 ) -> Localization:
     """Find where each variable of the task's algorithm lives in a model of any shape.
@@ -78,13 +80,15 @@ def localize(
         level: Of the tests that a single site moves the prediction by more than ``FLOOR`` of
             what swapping nothing leaves, over all of them.
         name: What the result calls the model.
+        vocabulary: Which of the model's ids stand for the task's tokens, if they are not the same.
         progress: Show a progress bar on standard error once two seconds have passed.
 
     Returns:
         The smallest set of sites of each variable, and the maps of single sites and probes.
 
     Raises:
-        ArgumentError: Too few sequences, or a threshold or level outside (0, 1).
+        ArgumentError: Too few sequences, a threshold or level outside (0, 1), or a vocabulary that
+            does not fit.
         MemoryLimitError: More sequences than there is memory for.
         ModelError: The model does not fit the task, no task is known, or its family does not say
             where variables may be sought.
@@ -95,13 +99,14 @@ def localize(
     threshold = checks.number(threshold, "threshold", 0, 1, ArgumentError)
     level = checks.number(level, "level", 0, 1, ArgumentError)
     progress = checks.flag(progress, "progress", ArgumentError)
-    experiment = Experiment.of(model, task, seed, name=name).drawn(n_sequences)
+    experiment = Experiment.of(model, task, seed, name=name, vocabulary=vocabulary)
+    experiment = experiment.drawn(n_sequences)
     carriers = carriers_of(experiment.algorithm, experiment.task)
     kinds = dict.fromkeys(kind for carrier in carriers for kind in carrier.kinds)
     for kind in kinds:
         checks.choice(kind, "kind of site", STAGES, ArgumentError)
-    edited = tuple(hook_suffix(kind) for kind in kinds if places_of(model, (kind,)))
-    probes.check_editable(model, experiment.tokens, edited)
+    edited = tuple(hook_suffix(kind) for kind in kinds if places_of(experiment.model, (kind,)))
+    probes.check_editable(experiment.model, experiment.tokens, edited)
     trial = experiment.trial()
     found = [
         _seek(trial, experiment.algorithm, carrier, threshold)

@@ -5,6 +5,7 @@ from mtd_lens.errors import ArgumentError, ModelError
 from mtd_lens.experiment import Experiment, asked
 from mtd_lens.hooked import reads_logits
 from mtd_lens.results.weights import WeightReading
+from mtd_lens.vocabulary import Vocabulary
 from probes import checks
 from probes.subject import HookedModel
 
@@ -19,6 +20,7 @@ def read_weights(
     *,
     n_random: int = N_RANDOM,
     seed: int = 0,
+    vocabulary: Vocabulary | None = None,
 ) -> WeightReading:
     """Hold a model's parameters against the analytic construction, without running any data.
 
@@ -30,6 +32,7 @@ def read_weights(
         task: What it is held against, or its name; by default the task that the model knows.
         n_random: Random models for the nulls.
         seed: Of the first random model.
+        vocabulary: Which of the model's ids stand for the task's tokens, if they are not the same.
 
     Returns:
         All findings; scores are 1 where the weights are the construction's.
@@ -37,10 +40,10 @@ def read_weights(
     Raises:
         ModelError: The model does not fit the task, no task is known, or its family says nothing
             of what parameters should be.
-        ArgumentError: A number or seed that cannot be used.
+        ArgumentError: A number or seed that cannot be used, or a vocabulary that does not fit.
     """
     n_random = checks.integer(n_random, "n_random", 1, ArgumentError)
-    experiment = Experiment.of(model, task, seed)
+    experiment = Experiment.of(model, task, seed, vocabulary=vocabulary)
     task, family = experiment.task, experiment.family
     if family.weights is None:
         raise ModelError(
@@ -48,7 +51,7 @@ def read_weights(
             "on a task of another, such as mtd-q5-m3-t32/trained-disentangled-3l-s0."
         )
     logits = reads_logits(model)
-    findings = family.weights(model, task, logits)
+    findings = family.weights(experiment.model, task, logits)
     nulls = [
         family.weights(experiment.null(number), task, logits)
         for number in range(experiment.seed, experiment.seed + n_random)

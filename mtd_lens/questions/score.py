@@ -18,6 +18,7 @@ from mtd_lens.questions.rivals import nearest_algorithm
 from mtd_lens.results.scorecard import ClaimResult, MatrixEntry, Scorecard
 from mtd_lens.trial import Trial
 from mtd_lens.verdicts import REFUTED, THRESHOLD, decide
+from mtd_lens.vocabulary import Vocabulary
 from probes import checks
 from probes.statistics import Interval
 from probes.subject import HookedModel
@@ -43,6 +44,7 @@ def score(
     threshold: float = THRESHOLD,
     quick: bool = False,
     name: str | None = None,
+    vocabulary: Vocabulary | None = None,
     progress: bool = False,
 ) -> Scorecard:
     """Test, layer by layer, whether a model computes its task's algorithm.
@@ -63,14 +65,15 @@ def score(
         threshold: What a supported claim's interval must lie above.
         quick: Leave out the slow tests: scrubbing, injection, and which algorithm of a group it is.
         name: What the scorecard calls the model.
+        vocabulary: Which of the model's ids stand for the task's tokens, if they are not the same.
         progress: Show a progress bar on standard error once two seconds have passed.
 
     Returns:
         Every claim's score, interval, null, ceiling and verdict.
 
     Raises:
-        ArgumentError: Too few sequences, a threshold outside (0, 1), or a further claim that is no
-            Claim or bears the id of another.
+        ArgumentError: Too few sequences, a threshold outside (0, 1), a further claim that is no
+            Claim or bears the id of another, or a vocabulary that does not fit.
         MemoryLimitError: More sequences than there is memory for.
         ModelError: The model does not fit the task, or no task is known.
         SiteError: The model lacks a hook, or ignores edits of one.
@@ -80,14 +83,15 @@ def score(
     threshold = checks.number(threshold, "threshold", 0, 1, ArgumentError)
     quick = checks.flag(quick, "quick", ArgumentError)
     progress = checks.flag(progress, "progress", ArgumentError)
-    experiment = Experiment.of(model, task, seed, name=name).drawn(n_sequences)
+    experiment = Experiment.of(model, task, seed, name=name, vocabulary=vocabulary)
+    experiment = experiment.drawn(n_sequences)
     seed = experiment.seed
     own = experiment.algorithm.claims(experiment.task)
     own = [claim for claim in own if not (quick and claim.slow)]
     tested = _all_claims(own, claims)
     n_further = len(tested) - len(own)
     trial = experiment.trial()
-    probes.check_editable(model, experiment.tokens, _edited(tested, trial))
+    probes.check_editable(experiment.model, experiment.tokens, _edited(tested, trial))
 
     ceiling = experiment.ceiling()
     n_tests = (2 if ceiling is None else 3) * len(tested)
@@ -142,6 +146,7 @@ def score(
         algorithm=experiment.algorithm.name,
         conclusion=conclusion(experiment.causal_model.variables, listed, matrix),
         quick=quick,
+        outside_mass=experiment.outside_mass,
     )
 
 

@@ -46,6 +46,8 @@ class Inspection(Result):
         algorithm: Name of the source that is the algorithm itself.
         drawn: Names of the estimators that figures of comparisons show, so that a source looks the
             same in all figures.
+        n_before: Positions that the model's vocabulary puts before each sequence. Attention to them
+            is not shown: at a query it is what ``attention`` leaves of 1.
     """
 
     FIGURE: ClassVar[str] = "plot_scatter"
@@ -58,6 +60,7 @@ class Inspection(Result):
     n_cut: int
     algorithm: str
     drawn: tuple[str, ...]
+    n_before: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as ``to_json`` writes it; tensors are packed: dtype, shape and bytes.
@@ -101,10 +104,10 @@ class Inspection(Result):
     def distances(self, pattern: AnalyticPattern) -> Float[Tensor, "layer head query"]:
         """Total variation of every head from an analytic pattern, mean over the sequences.
 
-        Half the sum of absolute differences over the keys. Since the magnitudes of both sum to 1 at
-        each query, or to 0, it is 0 where a head's attention is the pattern, and 1 where they share
-        no key, or only keys to which they give opposite signs; NaN at queries where the algorithm
-        says nothing.
+        Half the sum of absolute differences over the keys, with what lies before the sequence, if
+        anything, as one more. Since the magnitudes of both sum to 1 at each query, or to 0, it is 0
+        where a head's attention is the pattern, and 1 where they share no key, or only keys to
+        which they give opposite signs; NaN at queries where the algorithm says nothing.
 
         Args:
             pattern: One of ``analysis.patterns``.
@@ -122,7 +125,7 @@ class Inspection(Result):
                 f"distances takes an analytic pattern; got {pattern!r}. Give one of "
                 f"inspection.analysis.patterns ({listed or 'here there are none'})."
             )
-        return distances(self.attention, pattern)
+        return distances(self.attention, pattern, self.n_before)
 
     def nearest_distances(self, pattern: AnalyticPattern) -> Float[Tensor, " layer"]:
         """Total variation of each layer's nearest heads from a pattern, mean over the queries.
@@ -167,11 +170,16 @@ class Inspection(Result):
 
 
 def distances(
-    attention: Float[Tensor, "layer head sequence query key"], pattern: AnalyticPattern
+    attention: Float[Tensor, "layer head sequence query key"],
+    pattern: AnalyticPattern,
+    n_before: int,
 ) -> Float[Tensor, "layer head query"]:
     """Total variation of every head from an analytic pattern, as ``Inspection.distances``."""
     values = pattern.values.cpu().to(attention)
-    return torch.stack([(layer - values).abs().sum(-1).mean(1) / 2 for layer in attention])
+    away = torch.stack([(layer - values).abs().sum(-1).mean(1) / 2 for layer in attention])
+    if not n_before:
+        return away
+    return away + (1 - attention.abs().sum(-1)).clamp_min(0).mean(2) / 2
 
 
 def likeliest(predictions: Mapping[str, Tensor]) -> list[int]:

@@ -123,6 +123,10 @@ class Scorecard(Result):
         algorithm: Name of the estimator that is the algorithm itself.
         conclusion: What it comes to, in two or three sentences.
         quick: Whether the slow tests were left out.
+        outside_mass: Of a model with a vocabulary of its own, the mean probability that it gives to
+            ids that stand for none of the task's tokens, after the last position of the sequences
+            for scores; predictions are renormalised without it. None for others, and left out in
+            ``to_dict``.
     """
 
     FIGURE: ClassVar[str] = "plot_scorecard"
@@ -133,6 +137,7 @@ class Scorecard(Result):
     algorithm: str
     conclusion: str = ""
     quick: bool = False
+    outside_mass: float | None = None
 
     @classmethod
     def _fields_of(cls, data: dict[str, Any], *, first: bool) -> dict[str, Any]:
@@ -143,6 +148,11 @@ class Scorecard(Result):
         rows = from_plain(tuple[EstimatorResult, ...], own.get("estimators"), "estimators")
         algorithm, _ = sources_of(row.name for row in rows)
         return own | {"parameters": data, "algorithm": algorithm}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as ``to_json`` writes it."""
+        data = super().to_dict()
+        return {k: v for k, v in data.items() if k != "outside_mass" or v is not None}
 
     def __iter__(self) -> Iterator[ClaimResult]:
         return iter(self.claims)
@@ -193,7 +203,15 @@ class Scorecard(Result):
 
     def _notes(self) -> list[str]:
         left_out = "Quick: scrubbing, injection and the choice between algorithms were left out."
+        outside = (
+            "Predictions are restricted to the ids that stand for the task's tokens, and "
+            "renormalised. After the last position the model gives all others together a "
+            f"probability of {self.outside_mass:.3g}, on average."
+            if self.outside_mass is not None
+            else ""
+        )
         return [
+            *([outside] if outside else []),
             *([left_out] if self.quick else []),
             *([self.conclusion] if self.conclusion else []),
         ]

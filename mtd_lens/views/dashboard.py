@@ -25,6 +25,7 @@ from mtd_lens.questions import inspect as inspecting
 from mtd_lens.results import forms
 from mtd_lens.results.inspection import MAX_OUTCOMES, Inspection, likeliest
 from mtd_lens.results.scorecard import Scorecard
+from mtd_lens.vocabulary import Vocabulary
 from probes import files
 from probes.subject import HookedModel
 
@@ -103,6 +104,7 @@ def dashboard(
     token_names: Sequence[str] | None = None,
     scorecard: Scorecard | None = None,
     name: str | None = None,
+    vocabulary: Vocabulary | None = None,
 ) -> Dashboard:
     """A page that shows a model's attention beside the algorithm's, sequence by sequence.
 
@@ -121,10 +123,11 @@ def dashboard(
         token_names: What to call each token of the vocabulary; by default its number.
         scorecard: What ``score`` returned for the model, to be shown too.
         name: What to call the model.
+        vocabulary: Which of the model's ids stand for the task's tokens, if they are not the same.
 
     Raises:
         ArgumentError: Something else than a scorecard, or one on another task; ``n_sequences``,
-            ``seed``, ``token_names`` or ``name`` that cannot be used.
+            ``seed``, ``token_names``, ``name`` or ``vocabulary`` that cannot be used.
         DataError: Tokens that the model cannot read.
         TokensError: Tokens that do not fit the task.
         ModelError: The model does not fit the task, or no task is known.
@@ -138,6 +141,7 @@ def dashboard(
         seed=seed,
         token_names=token_names,
         name=name,
+        vocabulary=vocabulary,
     )
     return Dashboard(found, _checked_card(scorecard, found))
 
@@ -208,6 +212,7 @@ def _data(inspection: Inspection) -> dict[str, Any]:
         "length": inspection.tokens.shape[1],
         "n_layers": inspection.attention.shape[0],
         "n_heads": inspection.attention.shape[1],
+        "n_before": inspection.n_before,
         "tokens": tokens,
         "names": names,
         "vectors": inspection.tokens.is_floating_point(),

@@ -28,8 +28,13 @@ ROUNDING = 16
 Stream = Float[Tensor, "batch position d_model"]
 
 
-def why_not(model: HookedModel) -> str | None:
-    """The reason why a model's runs cannot be resumed, in words; None if they can be."""
+def why_not(model: HookedModel, *, with_before: bool = False) -> str | None:
+    """The reason why a model's runs cannot be resumed, in words; None if they can be.
+
+    Args:
+        model: A hooked model.
+        with_before: Whether positions that it puts before every sequence are dealt with.
+    """
     blocks = getattr(model, "blocks", None)
     if blocks is None or not hasattr(model, "input_to_embed"):
         return "it is not a HookedTransformer"
@@ -38,6 +43,8 @@ def why_not(model: HookedModel) -> str | None:
     if any(point.fwd_hooks or point.bwd_hooks for point in model.hook_dict.values()):
         return "it has hooks of its own"
     subject = subject_of(model)
+    if subject.n_before and not with_before:
+        return "it puts tokens of its own before every sequence"
     if subject.dtype not in (torch.float32, torch.float64):
         return "in 16 bits, passes of other lengths round otherwise"
     return next(iter(subject.departures), None)

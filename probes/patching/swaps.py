@@ -16,7 +16,7 @@ from torch import Tensor
 
 from probes.patching.fused import FusedAttention
 from probes.patching.partial_runs import KeyValues, own_attention
-from probes.sites import COMPONENTS, Site
+from probes.sites import COMPONENTS, Site, sequence_axes
 from probes.subject import HookedModel, subject_of
 
 Write = tuple[Site, Tensor]
@@ -89,9 +89,14 @@ class SwappedRuns:
         if whole:
             attn_out = passed("attn_out", torch.zeros_like(queries))
         elif own:
-            hooks = [(s.hook, _writer(s, v)) for s, v in writes if s.component in _WITHIN_ATTENTION]
-            with self._model.hooks(fwd_hooks=hooks) if hooks else nullcontext():
-                past = KeyValues(keys, values, start)
+            n_before = self._subject.n_before
+            hooks = [
+                (site.hook, _writer(site, value, n_before))
+                for site, value in writes
+                if site.component in _WITHIN_ATTENTION
+            ]
+            with self._subject.underlying.hooks(fwd_hooks=hooks) if hooks else nullcontext():
+                past = KeyValues(keys, values, n_before + start)
                 attn_out = own_attention(block, queries, stream, past, None)
             attn_out = _written("attn_out", attn_out, writes)
         else:
@@ -107,12 +112,18 @@ class SwappedRuns:
         return passed("resid_post", middle)
 
     def _prefix(self, layer: int, first: int, own: bool) -> tuple[Tensor, Tensor]:
-        """Natural keys and values before ``first``, as the module or fused attention takes them."""
+        """Natural keys and values before ``first``, as the module or fused attention takes them.
+
+        Those of positions that the model puts before every sequence are among them.
+        """
         key = (layer, first, own)
         if key not in self._prefixes:
             block, fused = self._model.blocks[layer], self._fused[layer]
+            stream, n_before = self._stream(layer), self._subject.n_before
             with torch.no_grad():
-                inward = block.ln1(self._stream(layer)[:, :first])
+                if n_before:
+                    stream = self._model.with_before(layer, stream)
+                inward = block.ln1(stream[:, : n_before + first])
                 if own:
                     _, *found = block.attn.calculate_qkv_matrices(inward, inward, inward)
                 else:
@@ -156,5 +167,12 @@ def _from(writes: Sequence[Write], start: int, length: int) -> list[Write]:
     return found
 
 
-def _writer(site: Site, value: Tensor) -> Callable[[Tensor, Any], Tensor]:
-    return lambda activation, hook: site.write(activation, value)
+def _writer(site: Site, value: Tensor, n_before: int) -> Callable[[Tensor, Any], Tensor]:
+    """What writes at a site; of patterns, attention to what comes before stays as it is."""
+    first = n_before if len(sequence_axes(site.hook)) > 1 else 0
+
+    def write(activation: Tensor, hook: object) -> Tensor:
+        written = site.write(activation[..., first:], value)
+        return torch.cat([activation[..., :first], written], -1) if first else written
+
+    return write

@@ -171,6 +171,7 @@ ARGUMENTS: dict[str, Callable[[], Any]] = {
     "first": lambda: rows(4, 3),
     "found": localization,
     "head": lambda: 0,
+    "ids": lambda: [4, 1, 2],
     "hook_suffixes": lambda: ("hook_attn_out",),
     "info": lambda: mtd_lens.hooked.ModelInfo(task(), "x"),
     "inspection": inspection,

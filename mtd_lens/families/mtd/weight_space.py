@@ -110,11 +110,11 @@ def _bands(
     band[list(offsets)] = 1 / len(offsets)
     counts = torch.arange(first + 1, length + 1, dtype=torch.float64)
     reference = 1 - len(offsets) / counts  # of uniform attention to all keys of a query
-    distances = probes.total_variation(patterns, band.expand_as(patterns))
+    distances = _away(patterns, band)
     found = []
     for layer, distance in enumerate(distances):
         least, heads = distance.min(0)
-        mean = probes.total_variation(patterns[layer].mean(0), band.expand(len(counts), -1))
+        mean = _away(patterns[layer].mean(0), band)
         value = float(least.mean())
         found.append(
             WeightFinding(
@@ -140,6 +140,12 @@ def _bands(
             )
         )
     return found
+
+
+def _away(patterns: Tensor, band: Tensor) -> Tensor:
+    """Total variation from a band; what is left of 1 attends to what comes before the sequence."""
+    before = (1 - patterns.sum(-1)).clamp_min(0)
+    return probes.total_variation(patterns, band.expand_as(patterns)) + before / 2
 
 
 def _selector(model: HookedModel, task: MTDTask, name: str, n_carriers: int) -> WeightFinding:

@@ -59,12 +59,16 @@ function scaleOf(...maps) {
   return Math.max(...peaks, 1e-3);
 }
 
+/** What a row leaves of 1: attention to what a vocabulary puts before the sequence, if anything. */
+const before = (row) =>
+  DATA.n_before ? Math.max(0, row.reduce((rest, value) => rest - Math.abs(value), 1)) : 0;
+
 /** Mean total variation between two maps over the queries where both are defined. */
 function distance(a, b) {
   let sum = 0, n = 0;
   a.forEach((row, query) => {
     if (!finite(b[query])) return;
-    sum += row.reduce((total, value, key) => total + Math.abs(value - b[query][key]), 0) / 2;
+    sum += row.reduce((total, value, key) => total + Math.abs(value - b[query][key]), before(row)) / 2;
     n += 1;
   });
   return n ? sum / n : NaN;
