@@ -20,8 +20,8 @@ class MLP(Part):
         self.act_fn, self.d_mlp = ACTIVATIONS[cfg.act_fn], cfg.d_mlp
         if cfg.is_layer_norm_activation():
             self.hook_mid = HookPoint()  # [batch, position, d_mlp]
-            folded = cfg.normalization_type != "LN"
-            self.ln = (LayerNormPre if folded else LayerNorm)(cfg, self.d_mlp)
+            kind = LayerNorm if cfg.normalization_type == "LN" else LayerNormPre
+            self.ln: LayerNormPre = kind(cfg, self.d_mlp)
         self.add_weights()
         self.hook_pre = HookPoint()  # [batch, position, d_mlp]
         if cfg.gated_mlp:
@@ -34,6 +34,11 @@ class MLP(Part):
         self.b_in = self.constant(0.0, self.d_mlp)
         self.W_out = self.weight(self.d_mlp, self.cfg.d_model)
         self.b_out = self.constant(0.0, self.cfg.d_model)
+
+    def drop_norm_weights(self) -> None:
+        """Normalise neurons, where they are, without the weights that were folded into others."""
+        if self.cfg.is_layer_norm_activation():
+            self.ln = LayerNormPre(self.cfg, self.d_mlp)
 
     def forward(self, x: Tensor) -> Tensor:
         """What the MLP writes."""

@@ -110,10 +110,12 @@ class Weights(HookedRootModule):
             mlp_input: Whether this layer's attention is counted too.
             include_mlp_biases: Whether those of MLPs are.
         """
-        parts = [block.attn.b_O for block in self.blocks[: layer + mlp_input]]
-        if include_mlp_biases and not self.cfg.attn_only:
-            parts += [block.mlp.b_out for block in self.blocks[:layer]]
-        return torch.stack([self.b_U.new_zeros(self.cfg.d_model), *parts]).sum(0)
+        total = self.b_U.new_zeros(self.cfg.d_model)
+        for index, block in enumerate(self.blocks[: layer + mlp_input]):
+            total = total + block.attn.b_O
+            if include_mlp_biases and index < layer and not self.cfg.attn_only:
+                total = total + block.mlp.b_out
+        return total
 
     def tokens_to_residual_directions(self, tokens: int | Tensor) -> Tensor:
         """The columns of ``W_U``, with ``d_model`` as the last axis.
@@ -193,4 +195,5 @@ class Weights(HookedRootModule):
             block.ln1 = norm_of(self.cfg)
             if not self.cfg.attn_only:
                 block.ln2 = norm_of(self.cfg)
+                block.mlp.drop_norm_weights()
         self.setup()
