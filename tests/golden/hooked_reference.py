@@ -1,7 +1,7 @@
 """What HookedTransformers compute under one version of transformer-lens, held against another.
 
-    python tests/golden/hooked_reference.py record FILE    every answer in full, as installed
-    python tests/golden/hooked_reference.py compare FILE   those in FILE with this version's, exactly
+    python tests/golden/hooked_reference.py record FILE    every answer in full
+    python tests/golden/hooked_reference.py compare FILE   FILE with what is computed now, exactly
     python tests/golden/hooked_reference.py store          renew the stored checksums
 
 Answers are those of ``hooked_cases.py``, of shipped models and of options of the class. Stored are,

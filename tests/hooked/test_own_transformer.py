@@ -72,7 +72,7 @@ def test_text_and_pretrained_models_are_refused_by_name():
 def test_calls_that_mean_nothing_are_refused():
     model, tokens = made(), some_tokens()
     stream = model(tokens, stop_at_layer=1)
-    with pytest.raises(ModelError, match="return_type must be .*; got 'logit'"):
+    with pytest.raises(ModelError, match=r"return_type must be .*; got 'logit'"):
         model(tokens, return_type="logit")
     with pytest.raises(ModelError, match="needs the tokens"):
         model(stream, start_at_layer=1, return_type="loss")
