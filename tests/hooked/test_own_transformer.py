@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from hooked_cases import OPTIONS, SHAPE, filled, some_tokens
+from transformer_lens import TransformerLensKeyValueCache
 
 import mtd_lens
 from mtd_lens.errors import ModelError
@@ -53,6 +54,19 @@ def test_configurations_go_through_dictionaries():
         HookedTransformerConfig.from_dict({**SHAPE, "d_modle": 3})
     with pytest.raises(ModelError, match=r"d_model=12 is no multiple of d_head=5. Say n_heads"):
         HookedTransformerConfig(d_model=12, d_head=5, n_layers=1, n_ctx=3, d_vocab=2)
+
+
+@pytest.mark.usefixtures("_no_type_checker")
+def test_what_is_no_configuration_is_refused():
+    with pytest.raises(ModelError, match=r"cfg must be a HookedTransformerConfig .*; got a str"):
+        HookedTransformer("gpt2")
+
+
+def test_a_cache_of_keys_needs_no_mask():
+    model, tokens = made("grouped"), some_tokens()
+    past = TransformerLensKeyValueCache.init_cache(model.cfg, "cpu", len(tokens))
+    parts = [model(tokens[:, some], past_kv_cache=past) for some in (slice(4), slice(4, None))]
+    assert torch.allclose(torch.cat(parts, 1), model(tokens), rtol=0, atol=1e-12)
 
 
 @pytest.mark.usefixtures("_no_type_checker")

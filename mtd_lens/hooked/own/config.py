@@ -237,7 +237,14 @@ class HookedTransformerConfig(Unfollowed):
         Args:
             config: Either.
         """
-        return cls.from_dict(config) if isinstance(config, Mapping) else config
+        if isinstance(config, Mapping):
+            return cls.from_dict(config)
+        if not isinstance(config, cls):
+            raise ModelError(
+                f"cfg must be a HookedTransformerConfig of mtd_lens.hooked, or its fields; got a "
+                f"{type(config).__name__}."
+            )
+        return config
 
     @classmethod
     def from_dict(cls, config_dict: Mapping[str, Any]) -> "HookedTransformerConfig":

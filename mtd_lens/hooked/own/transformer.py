@@ -134,6 +134,8 @@ class HookedTransformer(Weights):
                 )
         else:
             residual = input.to(self.unembed.W_U.device)
+            if attention_mask is not None:
+                attention_mask = attention_mask.to(residual.device)
         layers = range(self.cfg.n_layers)[start_at_layer:stop_at_layer]
         for layer in layers:
             entry = None if past_kv_cache is None else past_kv_cache[layer]
@@ -179,13 +181,15 @@ class HookedTransformer(Weights):
         tokens = (input[None] if input.ndim == 1 else input).to(self.unembed.W_U.device)
         padded = self.tokenizer is not None and self.tokenizer.padding_side == "left"
         if attention_mask is None and (padded or past_kv_cache is not None):
-            if prepend_bos is None:
-                prepend_bos = self.cfg.default_prepend_bos
-            attention_mask = get_attention_mask(self.tokenizer, tokens, prepend_bos)
+            attention_mask = torch.ones(tokens.shape[:2], dtype=torch.int64)
+            if padded:
+                if prepend_bos is None:
+                    prepend_bos = self.cfg.default_prepend_bos
+                attention_mask = get_attention_mask(self.tokenizer, tokens, prepend_bos)
         if attention_mask is not None:
-            if attention_mask.shape != tokens.shape:
+            if attention_mask.shape != tokens.shape[:2]:
                 raise ModelError(
-                    f"attention_mask must be of the tokens' shape {tuple(tokens.shape)}; got "
+                    f"attention_mask must be of the tokens' shape {tuple(tokens.shape[:2])}; got "
                     f"{tuple(attention_mask.shape)}."
                 )
             attention_mask = attention_mask.to(tokens.device)
