@@ -78,6 +78,27 @@ def test_the_own_class_folds_normalisation_alike(name):
     assert torch.allclose(second["output"], before.detach(), atol=1e-5)
 
 
+STEPS = (
+    "fold_layer_norm",
+    "fold_value_biases",
+    "center_writing_weights",
+    "center_unembed",
+    "refactor_factored_attn_matrices",
+)
+
+
+@beside_version_3
+@pytest.mark.parametrize("step", STEPS)
+def test_each_step_of_processing_is_the_same(step):
+    models = [filled(*classes, OPTIONS["LN"], torch.float64) for classes in BOTH]
+    first, second = (
+        getattr(model, step)({name: value.clone() for name, value in model.state_dict().items()})
+        for model in models
+    )
+    assert {name for name, gap in apart(first, second) if gap > 1e-12} == set()
+    assert any(gap > 0 for _, gap in apart(first, models[0].state_dict()))
+
+
 @pytest.mark.parametrize("name", ["LN", "grouped", "rotary"])
 def test_a_state_dict_goes_from_one_class_to_the_other(name):
     first, second = (filled(*classes, OPTIONS[name], torch.float64) for classes in BOTH)

@@ -186,3 +186,14 @@ def test_long_sequences_extend_the_angles(monkeypatch):
 )
 def test_models_of_the_package_are_hooked_transformers(name):
     assert isinstance(mtd_lens.load_model(name), mtd_lens.hooked.HookedTransformer)
+
+
+@pytest.mark.parametrize("name", ["LN", "RMS, gated", "solu_ln", "grouped", "rotary"])
+def test_processing_changes_weights_but_no_probability(name):
+    model, tokens = made(name), some_tokens()
+    before, weights = model(tokens).log_softmax(-1), model.W_U.detach().clone()
+    model.process_weights_()
+    assert model.cfg.normalization_type.endswith("Pre")
+    assert "ln_final.w" not in model.state_dict()
+    assert not torch.allclose(model.W_U, weights, atol=0.01)
+    assert torch.allclose(model(tokens).log_softmax(-1), before, rtol=0, atol=1e-5)

@@ -28,6 +28,19 @@ def _stacked(part: str, name: str) -> Any:
     return property(weights)
 
 
+def _processed(name: str, *given: str) -> Any:
+    """A method: one step of TransformerLens's processing, of a state_dict."""
+
+    def process(model: Any, state_dict: dict[str, Tensor], *args: Any) -> dict[str, Tensor]:
+        from transformer_lens.weight_processing import ProcessWeights
+
+        step = getattr(ProcessWeights, name)
+        return step(state_dict, *(getattr(model, each) for each in given), *args)
+
+    process.__name__ = name
+    return process
+
+
 class Weights(HookedRootModule):
     """The weights of a model whose parts have TransformerLens's names."""
 
@@ -128,6 +141,12 @@ class Weights(HookedRootModule):
         if isinstance(tokens, Tensor) and tokens.numel() == 1:
             return self.W_U[:, int(tokens)]
         return self.W_U.T[tokens]
+
+    fold_layer_norm = _processed("fold_layer_norm", "cfg")
+    fold_value_biases = _processed("fold_value_biases", "cfg")
+    center_writing_weights = _processed("center_writing_weights", "cfg")
+    center_unembed = _processed("center_unembed")
+    refactor_factored_attn_matrices = _processed("refactor_factored_attn_matrices", "cfg")
 
     def process_weights_(
         self,
