@@ -7,8 +7,10 @@ DOCS_READY := .venv/.docs-ready
 LOWEST := .venv-lowest
 # What test-lowest runs; .ci/run names a part in which every library that the package needs is used.
 LOWEST_TESTS ?= tests
+TL4 := .venv-tl4
+TL4_TESTS ?= tests
 
-.PHONY: demo test test-slow test-lowest lowest lint bench results notebooks pictures docs clean
+.PHONY: demo test test-slow test-lowest lowest test-tl4 tl4 lint bench results notebooks pictures docs clean
 
 demo: $(READY)
 	$(BIN)/mtd-lens score $(MODEL) --json report.json --html report.html
@@ -31,6 +33,15 @@ lowest:
 		--resolution lowest-direct --python-version 3.11 --no-annotate \
 		--custom-compile-command "make lowest" --output-file constraints-lowest.txt
 
+# With transformer-lens 4, where the HookedTransformer is our own; every other version is the same.
+test-tl4: $(TL4)/.ready
+	OMP_NUM_THREADS=1 $(TL4)/bin/python -m pytest -q -n 2 --dist loadscope -m "not slow" $(TL4_TESTS)
+
+# Pins what constraints.txt pins, but for transformer-lens.
+tl4:
+	sed -e 's/^transformer-lens==.*/transformer-lens==4.3.0/' \
+		-e '1s/.*/# Made from constraints.txt by "make tl4"./' constraints.txt > constraints-tl4.txt
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -41,6 +52,7 @@ bench: $(READY)
 	$(BIN)/python tests/benchmarks/run.py
 	$(BIN)/python tests/benchmarks/training.py
 	$(BIN)/python tests/benchmarks/patching.py
+	$(BIN)/python tests/benchmarks/hooked.py
 	$(BIN)/python tests/benchmarks/dashboards.py
 
 results: $(READY)
@@ -71,5 +83,10 @@ $(LOWEST)/.ready: pyproject.toml constraints-lowest.txt
 	$(LOWEST)/bin/pip install --quiet --constraint constraints-lowest.txt --editable ".[dev]"
 	touch $@
 
+$(TL4)/.ready: pyproject.toml constraints-tl4.txt
+	$(PYTHON) -m venv $(TL4)
+	$(TL4)/bin/pip install --quiet --constraint constraints-tl4.txt --editable ".[dev]"
+	touch $@
+
 clean:
-	rm -rf .venv $(LOWEST) build dist report.json report.html
+	rm -rf .venv $(LOWEST) $(TL4) build dist report.json report.html

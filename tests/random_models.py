@@ -3,10 +3,15 @@
 import warnings
 
 import torch
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from mtd_lens.architectures.layout import Architecture
-from mtd_lens.hooked import ModelInfo, assemble, randomized
+from mtd_lens.hooked import (
+    HookedTransformer,
+    HookedTransformerConfig,
+    ModelInfo,
+    assemble,
+    randomized,
+)
 
 LENGTH = 6
 SHAPE = {
@@ -110,3 +115,9 @@ def two_layers(**changes):
         model = HookedTransformer(HookedTransformerConfig(**{**settings, **changes}))
     torch.set_rng_state(state)
     return model.eval()
+
+
+def special(model):
+    """Names of the classes in a model that are not a HookedTransformer's own."""
+    homes = ("mtd_lens.hooked.build", "mtd_lens.hooked.modules")
+    return {type(module).__name__ for module in model.modules() if type(module).__module__ in homes}

@@ -13,6 +13,10 @@ from .info import (
     task_of as task_of,
     with_info as with_info,
 )
+from .library import (
+    HookedTransformer as HookedTransformer,
+    HookedTransformerConfig as HookedTransformerConfig,
+)
 from .modules import (
     LinearAttention as LinearAttention,
     LogProbUnembed as LogProbUnembed,

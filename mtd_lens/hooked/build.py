@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from mtd_lens.architectures.layout import Architecture
 from mtd_lens.errors import ArgumentError, ModelError
 from mtd_lens.hooked.info import ModelInfo, with_info
+from mtd_lens.hooked.library import HookedTransformer, HookedTransformerConfig
 from mtd_lens.hooked.modules import (
     LinearAttention,
     LogProbUnembed,

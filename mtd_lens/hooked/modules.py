@@ -1,16 +1,21 @@
-"""Modules that take the place of TransformerLens's own: attention, embeddings, a read-out."""
+"""Modules in place of a HookedTransformer's stock ones: attention, embeddings, a read-out."""
 
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformer_lens import HookedTransformerConfig
-from transformer_lens.components import Attention, Embed, PosEmbed, Unembed
 from transformer_lens.hook_points import HookPoint
 
 from mtd_lens.architectures.layout import last_vectors
 from mtd_lens.errors import TokensError
+from mtd_lens.hooked.library import (
+    Attention,
+    Embed,
+    HookedTransformerConfig,
+    PosEmbed,
+    Unembed,
+)
 
 
 class RelativeAttention(Attention):

@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformer_lens import HookedTransformerConfig
-from transformer_lens.components import Unembed
 
 from mtd_lens.hooked.build import write_weights
 from mtd_lens.hooked.info import ModelInfo, info_of, with_info
+from mtd_lens.hooked.library import HookedTransformerConfig, Unembed
 from mtd_lens.hooked.modules import LinearAttention, LogProbUnembed
 from probes.passes import undisturbed
 from probes.subject import HookedModel

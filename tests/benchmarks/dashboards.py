@@ -14,9 +14,9 @@ from typing import Any
 
 import circuitsvis
 import torch
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 import mtd_lens
+from mtd_lens.hooked import HookedTransformer, HookedTransformerConfig
 from mtd_lens.results.forms import text_table
 
 REPETITIONS = 5

@@ -34,7 +34,7 @@ MOST_SITES = {1: 384, 16: 96, 256: 6}
 
 
 def build(kind: str, length: int) -> Any:
-    from transformer_lens import HookedTransformer, HookedTransformerConfig
+    from mtd_lens.hooked import HookedTransformer, HookedTransformerConfig
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)

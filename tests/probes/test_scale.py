@@ -7,9 +7,9 @@ import pytest
 import torch
 from drawn import made_grid
 from random_models import SHAPE, build, metric, sequences
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 import probes
+from mtd_lens.hooked import HookedTransformer, HookedTransformerConfig
 from mtd_lens.measures.pairs import negligible
 from probes.patching import partial_runs
 

@@ -4,9 +4,10 @@ import copy
 
 import pytest
 import torch
-from transformer_lens import HookedTransformer, patching
+from transformer_lens import patching
 
 import mtd_lens
+from mtd_lens.hooked import HookedTransformer
 
 FORMS = ("relative", "absolute")
 

@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 from conftest import transition
+from random_models import special
 
 import mtd_lens
 from mtd_lens.architectures.writing import MARGIN, leak_bound
@@ -152,11 +153,9 @@ def test_read_outs(task, tokens, form):
 
 def test_the_absolute_form_with_probabilities_is_stock_throughout(task):
     model = mtd_lens.construct(task, 5.0, "absolute", read_out="probs")
-    ours = [type(m) for m in model.modules() if type(m).__module__.startswith("mtd_lens")]
-    assert ours == []
+    assert special(model) == set()
     logs = mtd_lens.construct(task, 5.0, "absolute")
-    ours = {type(m).__name__ for m in logs.modules() if type(m).__module__.startswith("mtd_lens")}
-    assert ours == {"AnalyticTransformer", "LogProbUnembed"}
+    assert special(logs) == {"AnalyticTransformer", "LogProbUnembed"}
 
 
 def test_random_models_have_the_architecture_and_a_trained_scale():

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from random_models import special
 
 import mtd_lens
 from mtd_lens.architectures.writing import MARGIN, leak_bound
@@ -136,7 +137,7 @@ def test_read_outs(task, tokens, form):
 
 def test_the_absolute_form_with_probabilities_is_stock_throughout(task):
     model = mtd_lens.construct_ngram(task, 5.0, "absolute", read_out="probs")
-    assert not [type(m) for m in model.modules() if type(m).__module__.startswith("mtd_lens")]
+    assert special(model) == set()
     assert model.cfg.act_fn == "relu"
     assert (model.cfg.n_layers, model.cfg.n_heads) == (2, task.window)
 
