@@ -6,10 +6,10 @@ from dataclasses import replace
 import torch
 from conftest import transition
 from random_models import build
-from transformer_lens import HookedTransformer
 
 import mtd_lens
 from mtd_lens import Vocabulary
+from mtd_lens.hooked import HookedTransformer
 
 TASK = mtd_lens.MTDTask(transition(4, seed=5), order=2, seq_len=4, name="short")
 """Of four tokens, for the random models of seven and of six positions."""

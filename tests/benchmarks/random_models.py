@@ -17,9 +17,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
-from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 import mtd_lens
+from mtd_lens.hooked import HookedTransformer, HookedTransformerConfig
 from mtd_lens.results.forms import text_table
 from mtd_lens.verdicts import REFUTED, SUPPORTED
 

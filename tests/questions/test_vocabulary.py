@@ -7,9 +7,9 @@ import torch
 from conftest import transition
 from own_vocabulary import TASK, VOCABULARIES, random_model, spread
 from random_models import two_layers
-from transformer_lens import HookedTransformer
 
 import mtd_lens
+from mtd_lens.hooked import HookedTransformer
 from mtd_lens.vocabulary import Translated, Vocabulary, translated
 
 IDS, N_IDS = (17, 3, 90, 41, 8), 120

@@ -23,13 +23,12 @@ OTHER_VERSION = pytest.mark.skipif(
     int(version("transformer-lens").split(".")[0]) < 4, reason="is about transformer-lens 4"
 )
 RUN = [
-    pytest.param(name, marks=OTHER_VERSION if name == "transformer-lens-4" else ())
+    pytest.param(name, marks=OTHER_VERSION if name == "transformer-lens-4" else pytest.mark.slow)
     for name in GUIDES
     if name != "adding-a-family"
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", RUN)
 def test_the_python_of_the_guides_runs(name, tmp_path, monkeypatch):
     """As it stands, but for the length of the training run; comments say the verdicts."""
