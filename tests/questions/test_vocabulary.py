@@ -176,11 +176,34 @@ def test_a_model_that_was_trained_through_its_own_ids_is_scored_as_its_twin(trai
 # --------------------------------------------------------------------------------- a language model
 
 
+def _of_gpt2(theirs, n_heads):
+    """The weights of a GPT-2 of transformers by their TransformerLens names."""
+    state = theirs.transformer.state_dict()
+    found = {"embed.W_E": state["wte.weight"], "unembed.W_U": state["wte.weight"].T}
+    found["pos_embed.W_pos"] = state["wpe.weight"]
+    norms = {"ln_final": "ln_f"}
+    for n in range(len(theirs.transformer.h)):
+        here, there = f"blocks.{n}", f"h.{n}"
+        norms |= {f"{here}.ln1": f"{there}.ln_1", f"{here}.ln2": f"{there}.ln_2"}
+        weights = state[f"{there}.attn.c_attn.weight"].unflatten(1, (3, n_heads, -1))
+        biases = state[f"{there}.attn.c_attn.bias"].unflatten(0, (3, n_heads, -1))
+        for index, name in enumerate("QKV"):
+            found[f"{here}.attn.W_{name}"] = weights[:, index].transpose(0, 1)
+            found[f"{here}.attn.b_{name}"] = biases[index]
+        out = state[f"{there}.attn.c_proj.weight"]
+        found[f"{here}.attn.W_O"] = out.unflatten(0, (n_heads, -1))
+        found[f"{here}.attn.b_O"] = state[f"{there}.attn.c_proj.bias"]
+        for name, part in (("in", "c_fc"), ("out", "c_proj")):
+            found[f"{here}.mlp.W_{name}"] = state[f"{there}.mlp.{part}.weight"]
+            found[f"{here}.mlp.b_{name}"] = state[f"{there}.mlp.{part}.bias"]
+    for here, there in norms.items():
+        found |= {f"{here}.w": state[f"{there}.weight"], f"{here}.b": state[f"{there}.bias"]}
+    return found
+
+
 def test_a_language_model_of_a_configuration_is_asked():
     """GPT-2's architecture as transformers has it, with random weights, beside its own outputs."""
     transformers = pytest.importorskip("transformers")
-    from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights
-
     with torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.manual_seed(0)
@@ -194,8 +217,7 @@ def test_a_language_model_of_a_configuration_is_asked():
                 **{"device": "cpu", "default_prepend_bos": False},
             }
         ).eval()
-    state = convert_gpt2_weights(theirs, model.cfg)
-    model.load_state_dict(state, strict=False)
+    model.load_state_dict(_of_gpt2(theirs, n_heads=2), strict=False)
     task = mtd_lens.MTDTask(transition(3, seed=8), order=2, seq_len=20, name="text")
     vocabulary = Vocabulary({0: 31, 1: 7, 2: 150}, bos=199, prefix=(50, 51))
     tokens = task.sample(64, seed=0).tokens
