@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from mtd_lens.algorithms import (
@@ -23,9 +24,11 @@ from mtd_lens.algorithms import (
     search,
     with_flag,
 )
+from mtd_lens.contracts import EVERY, LAST
 from mtd_lens.errors import ArgumentError
 from mtd_lens.families.mtd import estimators
 from mtd_lens.families.mtd.task import MTDTask, check_task
+from mtd_lens.shapes import Predictions
 from probes import checks
 
 BETA_RANGE = (1e-2, 1e3)
@@ -101,12 +104,32 @@ class MTDCausalModel(Intervenable):
         """
         gamma = self.held("responsibilities", estimators.responsibilities(self.task, tokens))
         counts = torch.arange(1, gamma.shape[1] + 1).to(gamma)[:, None]
-        mean = self.held("mean_responsibility", gamma.cumsum(1) / counts)
-        weights = self.held("mixture_weights", (self.beta * mean).softmax(-1))
         rows = estimators.parent_rows(self.task, tokens)
-        prediction = torch.einsum("nql,nqlb->nqb", weights, rows)
-        values = (gamma, mean, weights, self.held("prediction", prediction))
+        values = (gamma, *self._from_mean(gamma.cumsum(1) / counts, rows, EVERY))
         return dict(zip(self.variables, values, strict=True))
+
+    def last_prediction(self, tokens: Tensor) -> Predictions:
+        """The prediction at the last query, for the work of one query.
+
+        Args:
+            tokens: ``[sequence, position]``.
+
+        Raises:
+            TokensError: Tokens that do not fit the task.
+            ArgumentError: An intervention whose shape does not fit.
+        """
+        gamma = self.held("responsibilities", estimators.responsibilities(self.task, tokens))
+        rows = estimators.parent_rows(self.task, tokens[:, -self.task.order - 1 :])
+        return self._from_mean(gamma.mean(1, keepdim=True), rows, LAST)[-1][:, -1]
+
+    def _from_mean(
+        self, mean: Tensor, rows: Float[Tensor, "sequence query lag token"], queries: slice
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The variables from the mean on, at some queries, from what their parents predict."""
+        mean = self.held("mean_responsibility", mean, queries)
+        weights = self.held("mixture_weights", (self.beta * mean).softmax(-1), queries)
+        prediction = torch.einsum("nql,nqlb->nqb", weights, rows)
+        return mean, weights, self.held("prediction", prediction, queries)
 
 
 def check_beta(beta: float | int) -> float:

@@ -59,6 +59,21 @@ def test_an_intervention_reaches_what_follows_and_nothing_else(model, task, inde
             assert torch.allclose(held[after], other[after])
 
 
+@pytest.mark.parametrize("name", [None, *NAMES])
+def test_the_last_prediction_is_that_of_a_whole_run(model, task, tokens, name):
+    if name is not None:
+        source = model.run(tokens)[name].roll(1, 0)
+        for queries in (slice(None), slice(-1, None), slice(None, -1)):
+            held = torch.full_like(source, torch.nan)
+            held[:, queries] = source[:, queries]
+            moved = model.do(**{name: held})
+            expected = moved.run(tokens)["prediction"][:, -1]
+            assert (moved.last_prediction(tokens) - expected).abs().max() < 1e-14
+        model = model.do(**{name: source[0, 0]})
+    expected = model.run(tokens)["prediction"][:, -1]
+    assert (model.last_prediction(tokens) - expected).abs().max() < 1e-14
+
+
 def test_nan_leaves_entries_to_their_cause(model, task, tokens):
     natural = model.run(tokens)
     held = torch.full_like(natural["responsibilities"], torch.nan)
