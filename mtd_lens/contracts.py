@@ -244,6 +244,11 @@ class Algorithm(Record):
         codes: ``task -> codes``: in what form, other than plainly, its variables may be held.
         containing: Names of the family's references that have this algorithm as a special case,
             such as two steps of any sizes for one step: they are no rivals.
+        id: What it is asked for by, such as ``"one-step"``; by default its name with hyphens in
+            place of spaces.
+
+    Raises:
+        ArgumentError: A name or id that is no text, or none that can be shown.
     """
 
     name: str
@@ -256,6 +261,13 @@ class Algorithm(Record):
     query: Callable[[Any], QueryTokens] | None = None
     codes: Callable[[Any], Sequence[Code]] | None = None
     containing: tuple[str, ...] = ()
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.text(self.name, "an algorithm's name", ArgumentError)
+        if checks.text(self.id, "an algorithm's id", ArgumentError) == "":
+            object.__setattr__(self, "id", self.name.replace(" ", "-"))
 
 
 @dataclass(frozen=True)
@@ -293,7 +305,7 @@ class Family(Record):
             gives logits, not probabilities.
 
     Raises:
-        ArgumentError: A name that is no text, or no algorithm.
+        ArgumentError: A name that is no text, no algorithm, or two of the same id.
     """
 
     name: str
@@ -318,3 +330,24 @@ class Family(Record):
         made = "mtd_lens.Algorithm records"
         if not checks.listed(self.algorithms, "algorithms", made, ArgumentError, Algorithm):
             raise ArgumentError(f"the family {self.name!r} names no algorithm. Give at least one.")
+        ids = [algorithm.id for algorithm in self.algorithms]
+        if len(set(ids)) < len(ids):
+            raise ArgumentError(
+                f"algorithms of the family {self.name!r} must differ in their ids; got "
+                f"{', '.join(ids)}."
+            )
+
+    def algorithm(self, id: str | None = None) -> Algorithm:
+        """The algorithm that is asked for.
+
+        Args:
+            id: Of one of them; the first one by default.
+
+        Raises:
+            ArgumentError: No algorithm of the family has it; the message lists the nearest.
+        """
+        known = {algorithm.id: algorithm for algorithm in self.algorithms}
+        if id is None:
+            return self.algorithms[0]
+        checks.choice(id, f"{self.name} algorithm", known, ArgumentError)
+        return known[id]
