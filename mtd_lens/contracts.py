@@ -289,7 +289,9 @@ class Family(Record):
             algorithm's own bears its name.
         drawn: Of these, those that figures draw, in order; tables have all.
         presets: By name, loaders of named tasks.
-        variants: By name, builders ``(task, dtype=…) -> model`` of the models that every task has.
+        variants: By name, builders ``(task, dtype=…) -> model`` of the models that tasks have.
+        has_variant: ``(task, variant) -> whether``: which tasks have which of them; by default
+            every task has all.
         resized: ``(task, length) -> task`` with sequences of another length.
         null: ``(model, task, seed) -> model``: the same architecture with random weights; by
             default :func:`mtd_lens.hooked.randomized`.
@@ -317,6 +319,7 @@ class Family(Record):
     drawn: tuple[str, ...] = ()
     presets: Mapping[str, Callable[[], Task]] = field(default_factory=dict)
     variants: Mapping[str, Callable[..., HookedModel]] = field(default_factory=dict)
+    has_variant: Callable[[Any, str], bool] | None = None
     resized: Callable[[Any, int], Task] | None = None
     null: Callable[[HookedModel, Any, int], HookedModel] | None = None
     examples: Callable[[Any, int, int, bool], Examples] | None = None
@@ -336,6 +339,15 @@ class Family(Record):
                 f"algorithms of the family {self.name!r} must differ in their ids; got "
                 f"{', '.join(ids)}."
             )
+
+    def variants_of(self, task: Any) -> dict[str, Callable[..., HookedModel]]:
+        """The builders of the models that a task has, by name.
+
+        Args:
+            task: Of the family.
+        """
+        has = self.has_variant or (lambda task, variant: True)
+        return {name: build for name, build in self.variants.items() if has(task, name)}
 
     def algorithm(self, id: str | None = None) -> Algorithm:
         """The algorithm that is asked for.
