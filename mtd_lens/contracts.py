@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mtd_lens.claims import Claim, Code, QueryTokens, Record
-from mtd_lens.errors import ArgumentError
+from mtd_lens.errors import ArgumentError, shown
 from mtd_lens.spaces import Space
 from probes import checks
 from probes.circuits import WeightFinding
@@ -345,7 +345,15 @@ class Family(Record):
 
         Args:
             task: Of the family.
+
+        Raises:
+            ArgumentError: Something else.
         """
+        if getattr(task, "family", None) != self.name:
+            raise ArgumentError(
+                f"expected a task of the family {self.name!r}; got {shown(task)}. Ask the task's "
+                "own family."
+            )
         has = self.has_variant or (lambda task, variant: True)
         return {name: build for name, build in self.variants.items() if has(task, name)}
 

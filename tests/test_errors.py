@@ -262,7 +262,7 @@ ARGUMENTS = {
         lambda task, t: mtd_lens.ablate_construction(
             mtd_lens.load_model("ngram-q3-s12-t32/constructed-absolute"), "beta"
         ),
-        r"only an analytic construction on an MTD task",
+        r"only an analytic construction of one step on an MTD task",
     ),
     "a task of another family": (
         lambda task, t: mtd_lens.best_beta(mtd_lens.load_task("ngram-q3-s12-t32")),
@@ -322,6 +322,10 @@ MODELS = {
         r"unknown mtd algorithm 'one step'\. Nearest known: one-step",
     ),
     "algorithm that is no text": (lambda m, t: mtd_lens.score(m, algorithm=1), r"algorithm 1\."),
+    "variants of another family's task": (
+        lambda m, t: MTD.variants_of(mtd_lens.load_task("ar-d3-t16")),
+        r"expected a task of the family 'mtd'; got .*own family",
+    ),
     "algorithms of the same id": (
         lambda m, t: replace(MTD, algorithms=MTD.algorithms[:1] * 2),
         r"family 'mtd' must differ in their ids; got one-step, one-step",
