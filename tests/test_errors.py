@@ -1,7 +1,6 @@
 """Bad input: one row each, with the part of the message that names the offence."""
 
 import re
-from dataclasses import replace
 
 import jaxtyping
 import pytest
@@ -9,7 +8,6 @@ import torch
 
 import mtd_lens
 from mtd_lens import MTDLensError
-from mtd_lens.families.mtd import FAMILY as MTD
 
 GOOD = [[0.5, 0.5], [0.25, 0.75]]
 NAN, INFINITY = float("nan"), float("inf")
@@ -317,19 +315,6 @@ MODELS = {
     "not a model": (lambda m, t: mtd_lens.score(torch.nn.Identity(), t), r"got Identity"),
     "no task": (lambda m, t: mtd_lens.score(torch.nn.Identity()), r"does not know its task"),
     "not a task": (lambda m, t: mtd_lens.score(m, 3), r"expected a task; got int"),
-    "unknown algorithm": (
-        lambda m, t: mtd_lens.score(m, algorithm="one step"),
-        r"unknown mtd algorithm 'one step'\. Nearest known: one-step",
-    ),
-    "algorithm that is no text": (lambda m, t: mtd_lens.score(m, algorithm=1), r"algorithm 1\."),
-    "variants of another family's task": (
-        lambda m, t: MTD.variants_of(mtd_lens.load_task("ar-d3-t16")),
-        r"expected a task of the family 'mtd'; got .*own family",
-    ),
-    "algorithms of the same id": (
-        lambda m, t: replace(MTD, algorithms=MTD.algorithms[:1] * 2),
-        r"family 'mtd' must differ in their ids; got one-step, one-step",
-    ),
     "unknown task": (lambda m, t: mtd_lens.score(m, "mtd-q3"), r"no task is named 'mtd-q3'"),
     "lengths": (lambda m, t: mtd_lens.compare(m, t, lengths=[3]), r"from 4 to 14; got 3"),
     "long lengths": (lambda m, t: mtd_lens.compare(m, t, lengths=[15]), r"from 4 to 14; got 15"),

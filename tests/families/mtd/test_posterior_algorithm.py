@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import oracles
@@ -264,6 +265,24 @@ LARGE = "mtd-q10-m5-t192"
 def test_errors(two_lags, call, message):
     with pytest.raises(ArgumentError, match=message):
         call(two_lags)
+
+
+@pytest.mark.usefixtures("_no_type_checker")
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda m: mtd_lens.score(m, algorithm="one step"),
+            r"'one step'\. Nearest known: one-step",
+        ),
+        (lambda m: mtd_lens.score(m, algorithm=1), r"unknown mtd algorithm 1\."),
+        (lambda m: replace(FAMILY, algorithms=FAMILY.algorithms[:1] * 2), "differ in their ids"),
+        (lambda m: FAMILY.variants_of(mtd_lens.load_task("ar-d3-t16")), "of the family 'mtd'; got"),
+    ],
+)
+def test_algorithms_and_variants_that_a_family_does_not_have(call, message):
+    with pytest.raises(ArgumentError, match=message):
+        call(mtd_lens.load_model(f"{SMALL}/constructed-posterior"))
 
 
 def test_only_one_step_can_be_ablated_by_part(two_lags):
