@@ -105,12 +105,14 @@ class PosteriorCausalModel(Intervenable):
         if self.n_nodes is None:
             return
         each = checks.integer(self.n_nodes, "n_nodes", 1, ArgumentError)
-        most = self.task.seq_len
-        if self.rule == "vertices" or each ** (self.task.order - 1) > most:
+        order, length = self.task.order, self.task.seq_len
+        if self.rule == "vertices":
+            raise ArgumentError("vertices are one a lag. Leave n_nodes out.")
+        if each ** (order - 1) > length:
             raise ArgumentError(
-                f"n_nodes = {each} makes {each ** (self.task.order - 1):,} nodes, where a context "
-                f"of {most} positions has room for {most}; vertices are one a lag. Use "
-                f"n_nodes={_each(self.task.order, most)} or less, or leave it out."
+                f"n_nodes = {each} makes {each ** (order - 1):,} nodes, and a context of {length} "
+                f"positions has room for {length}. Use n_nodes={_each(order, length)} or less, or "
+                "leave it out."
             )
 
     @property

@@ -130,6 +130,17 @@ def test_a_vertex_that_excludes_evidence_is_out():
     assert found[one][excluded[one]].max() <= math.exp(-MARGIN)
 
 
+@pytest.mark.parametrize("zeros", [0.0, 0.4])
+@pytest.mark.parametrize("rule", RULES)
+def test_no_possible_log_likelihood_is_below_the_bound(rule, zeros):
+    task = made(5, 3, 20, zeros)
+    model = PosteriorCausalModel(task, rule=rule)
+    found = model.run(task.sample(500, seed=0).tokens)["node_log_likelihoods"]
+    assert found.max() <= 0
+    assert found[found > model.floor].min() >= model.least
+    assert ((found == model.floor).any() == (zeros > 0 and rule == "vertices")).all()
+
+
 def test_temperature(causal, two_lags):
     tokens = two_lags.sample(8, seed=0).tokens
     prior = PosteriorCausalModel(two_lags, 0).run(tokens)["mixture_weights"]
@@ -251,6 +262,7 @@ LARGE = "mtd-q10-m5-t192"
         (lambda t: PosteriorCausalModel(t, rule="grid"), r"unknown rule 'grid'.*quadrature"),
         (lambda t: PosteriorCausalModel(t, n_nodes=15), r"makes 15 nodes.*n_nodes=14 or less"),
         (lambda t: PosteriorCausalModel(made(3, 3, 20), n_nodes=5), r"25 nodes.*n_nodes=4"),
+        (lambda t: PosteriorCausalModel(t, rule="vertices", n_nodes=2), r"one a lag"),
         (lambda t: PosteriorCausalModel("x"), r"MTDTask"),
         (lambda t: mtd_lens.construct_posterior(t), r"Use PosteriorCausalModel\(task\)"),
         (lambda t: mtd_lens.construct(t, algorithm="bayes"), r"unknown algorithm 'bayes'"),
