@@ -85,6 +85,8 @@ from .families.mtd.posterior import (
     gibbs_posterior as gibbs_posterior,
     posterior_mean as posterior_mean,
 )
+from .families.mtd.posterior_model import PosteriorCausalModel as PosteriorCausalModel
+from .families.mtd.posterior_weights import construct_posterior as construct_posterior
 from .families.mtd.task import MTDBatch as MTDBatch, MTDTask as MTDTask
 from .families.ngram.causal_model import (
     NGramCausalModel as NGramCausalModel,

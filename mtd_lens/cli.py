@@ -95,12 +95,16 @@ def score(
             "--quick", help="Leave out scrubbing, injection, and which of like algorithms it is."
         ),
     ] = False,
+    algorithm: Annotated[
+        str | None,
+        typer.Option("--algorithm", help="What the model is held against, such as one-step."),
+    ] = None,
 ) -> None:
     """Score a model: does each layer compute its part of the algorithm?"""
     model = _model(name, device, json, html)
     from mtd_lens.questions.score import score
 
-    given = _given(n_sequences=sequences, threshold=threshold)
+    given = _given(n_sequences=sequences, threshold=threshold, algorithm=algorithm)
     _finish(score(model, seed=seed, quick=quick, progress=True, **given), json=json, html=html)
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mtd_lens.claims import Claim, Code, QueryTokens, Record
-from mtd_lens.errors import ArgumentError
+from mtd_lens.errors import ArgumentError, shown
 from mtd_lens.spaces import Space
 from probes import checks
 from probes.circuits import WeightFinding
@@ -244,6 +244,11 @@ class Algorithm(Record):
         codes: ``task -> codes``: in what form, other than plainly, its variables may be held.
         containing: Names of the family's references that have this algorithm as a special case,
             such as two steps of any sizes for one step: they are no rivals.
+        id: What it is asked for by, such as ``"one-step"``; by default its name with hyphens in
+            place of spaces.
+
+    Raises:
+        ArgumentError: A name or id that is no text, or none that can be shown.
     """
 
     name: str
@@ -256,6 +261,13 @@ class Algorithm(Record):
     query: Callable[[Any], QueryTokens] | None = None
     codes: Callable[[Any], Sequence[Code]] | None = None
     containing: tuple[str, ...] = ()
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.text(self.name, "an algorithm's name", ArgumentError)
+        if checks.text(self.id, "an algorithm's id", ArgumentError) == "":
+            object.__setattr__(self, "id", self.name.replace(" ", "-"))
 
 
 @dataclass(frozen=True)
@@ -277,7 +289,9 @@ class Family(Record):
             algorithm's own bears its name.
         drawn: Of these, those that figures draw, in order; tables have all.
         presets: By name, loaders of named tasks.
-        variants: By name, builders ``(task, dtype=…) -> model`` of the models that every task has.
+        variants: By name, builders ``(task, dtype=…) -> model`` of the models that tasks have.
+        has_variant: ``(task, variant) -> whether``: which tasks have which of them; by default
+            every task has all.
         resized: ``(task, length) -> task`` with sequences of another length.
         null: ``(model, task, seed) -> model``: the same architecture with random weights; by
             default :func:`mtd_lens.hooked.randomized`.
@@ -293,7 +307,7 @@ class Family(Record):
             gives logits, not probabilities.
 
     Raises:
-        ArgumentError: A name that is no text, or no algorithm.
+        ArgumentError: A name that is no text, no algorithm, or two of the same id.
     """
 
     name: str
@@ -305,6 +319,7 @@ class Family(Record):
     drawn: tuple[str, ...] = ()
     presets: Mapping[str, Callable[[], Task]] = field(default_factory=dict)
     variants: Mapping[str, Callable[..., HookedModel]] = field(default_factory=dict)
+    has_variant: Callable[[Any, str], bool] | None = None
     resized: Callable[[Any, int], Task] | None = None
     null: Callable[[HookedModel, Any, int], HookedModel] | None = None
     examples: Callable[[Any, int, int, bool], Examples] | None = None
@@ -318,3 +333,41 @@ class Family(Record):
         made = "mtd_lens.Algorithm records"
         if not checks.listed(self.algorithms, "algorithms", made, ArgumentError, Algorithm):
             raise ArgumentError(f"the family {self.name!r} names no algorithm. Give at least one.")
+        ids = [algorithm.id for algorithm in self.algorithms]
+        if len(set(ids)) < len(ids):
+            raise ArgumentError(
+                f"algorithms of the family {self.name!r} must differ in their ids; got "
+                f"{', '.join(ids)}."
+            )
+
+    def variants_of(self, task: Any) -> dict[str, Callable[..., HookedModel]]:
+        """The builders of the models that a task has, by name.
+
+        Args:
+            task: Of the family.
+
+        Raises:
+            ArgumentError: Something else.
+        """
+        if getattr(task, "family", None) != self.name:
+            raise ArgumentError(
+                f"expected a task of the family {self.name!r}; got {shown(task)}. Ask the task's "
+                "own family."
+            )
+        has = self.has_variant or (lambda task, variant: True)
+        return {name: build for name, build in self.variants.items() if has(task, name)}
+
+    def algorithm(self, id: str | None = None) -> Algorithm:
+        """The algorithm that is asked for.
+
+        Args:
+            id: Of one of them; the first one by default.
+
+        Raises:
+            ArgumentError: No algorithm of the family has it; the message lists the nearest.
+        """
+        known = {algorithm.id: algorithm for algorithm in self.algorithms}
+        if id is None:
+            return self.algorithms[0]
+        checks.choice(id, f"{self.name} algorithm", known, ArgumentError)
+        return known[id]

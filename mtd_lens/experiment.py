@@ -99,6 +99,7 @@ class Experiment:
         *,
         name: str | None = None,
         vocabulary: Vocabulary | None = None,
+        algorithm: str | None = None,
     ) -> "Experiment":
         """The experiment, after every check of its arguments.
 
@@ -109,10 +110,11 @@ class Experiment:
             name: What results call the model; by default its own.
             vocabulary: Which of the model's ids stand for the task's tokens, if they are not the
                 same; the experiment's model is then one of the task's tokens.
+            algorithm: What the model is held against, by its id; the family's first by default.
 
         Raises:
-            ArgumentError: A seed that cannot be used, a name that cannot be shown, or a vocabulary
-                that does not fit.
+            ArgumentError: A seed that cannot be used, a name that cannot be shown, a vocabulary
+                that does not fit, or an algorithm that the family does not have.
             ModelError: The model does not fit the task, or no task is known.
         """
         seed = checks.integer(seed, "seed", 0, ArgumentError, MAX_SEED)
@@ -123,11 +125,12 @@ class Experiment:
         named = load_task(task) if isinstance(task, str) else task
         tested: Task = task_of(model) if named is None else named
         family = family_of(tested)
+        chosen = family.algorithm(algorithm)
         model = translated(model, tested, vocabulary)
         check_model(model, tested)
         name = checks.text(name or name_of(model), "the model's name", ArgumentError)
         checks.texts((tested.name, tested.inputs.names), "a name of the task", ArgumentError)
-        return cls(model, tested, family, family.algorithms[0], seed, name)
+        return cls(model, tested, family, chosen, seed, name)
 
     def drawn(self, n_sequences: int) -> "Experiment":
         """The same with sequences: half for fits and choices, half for scores.

@@ -1,10 +1,11 @@
 """Names for families, tasks and models.
 
 A family is a folder of ``mtd_lens.families`` whose ``FAMILY`` is a record of it, or is registered.
-A model's name is ``TASK/VARIANT``. Variants of a family exist for all of its tasks; further models
-are registered one by one. Other packages offer theirs through the entry-point groups
-``mtd_lens.families``, ``mtd_lens.tasks`` and ``mtd_lens.models``: an entry is a family's record, or
-a callable that returns a family, a task or a model; a model's entry is named ``TASK/VARIANT``.
+A model's name is ``TASK/VARIANT``. Variants of a family exist for all of its tasks, or for those
+that it says; further models are registered one by one. Other packages offer theirs through the
+entry-point groups ``mtd_lens.families``, ``mtd_lens.tasks`` and ``mtd_lens.models``: an entry is a
+family's record, or a callable that returns a family, a task or a model; a model's entry is named
+``TASK/VARIANT``.
 """
 
 import copy
@@ -180,11 +181,12 @@ def list_models() -> list[str]:
     names = set(_model_loaders())
     for task_name, loader in _task_loaders().items():
         try:
-            family = family_of(_called(loader, f"task {task_name!r}", Task))
+            task = _called(loader, f"task {task_name!r}", Task)
+            variants = family_of(task).variants_of(task)
         except ProbesError as error:
             warnings.warn(f"task {task_name!r} is left out: {error}", stacklevel=2)
             continue
-        names |= {f"{task_name}/{variant}" for variant in family.variants}
+        names |= {f"{task_name}/{variant}" for variant in variants}
     return sorted(names)
 
 
@@ -220,7 +222,7 @@ def load_model(
     task = None
     if task_name in _task_loaders():
         task = load_task(task_name)
-        variants = family_of(task).variants
+        variants = family_of(task).variants_of(task)
     if name in loaders:
         model = copy.deepcopy(_called(loaders[name], f"model {name!r}", torch.nn.Module))
         if task is not None:

@@ -80,6 +80,7 @@ BAD_INPUT = [
     (["score", "mtd-q3-m2-t32/random-relative", "--seed", "9" * 20], "seed"),
     (["score", "mtd-q3-m2-t32/random-relative", "--device", "meta"], "device 'meta'"),
     (["score", "mtd-q3-m2-t32/random-relative", "--threshold", "3"], "threshold"),
+    (["score", "mtd-q3-m2-t32/random-relative", "--algorithm", "x"], "unknown mtd algorithm"),
     (["score", "mtd-q3-m2-t32/random-relative", "--sequences", "1000000000000"], "Use fewer"),
     (["train", "mtd-q3-m2-t32", "--batch-size", "1000000000000", "--out", "x" * 99], "Lower batch"),
     (["train", "mtd-q3-m2-t32", "--out", "x" * 5000], "cannot be the folder of a run: File name"),

@@ -260,7 +260,7 @@ ARGUMENTS = {
         lambda task, t: mtd_lens.ablate_construction(
             mtd_lens.load_model("ngram-q3-s12-t32/constructed-absolute"), "beta"
         ),
-        r"only an analytic construction on an MTD task",
+        r"only an analytic construction of one step on an MTD task",
     ),
     "a task of another family": (
         lambda task, t: mtd_lens.best_beta(mtd_lens.load_task("ngram-q3-s12-t32")),

@@ -21,7 +21,9 @@ def _clean_registry(monkeypatch):
 def test_every_listed_model_loads_and_knows_itself():
     names = mtd_lens.list_models()
     shipped = registry.shipped_checkpoints()
-    assert len(names) == 4 * len(mtd_lens.list_tasks()) + len(shipped)
+    posterior = [name for name in names if name.endswith("/constructed-posterior")]
+    assert len(posterior) == 3
+    assert len(names) == 4 * len(mtd_lens.list_tasks()) + len(posterior) + len(shipped)
     assert mtd_lens.DEFAULT_MODEL in names
     for name in names:
         if name.startswith("mtd-q10"):

@@ -46,6 +46,7 @@ def score(
     name: str | None = None,
     vocabulary: Vocabulary | None = None,
     progress: bool = False,
+    algorithm: str | None = None,
 ) -> Scorecard:
     """Test, layer by layer, whether a model computes its task's algorithm.
 
@@ -67,13 +68,16 @@ def score(
         name: What the scorecard calls the model.
         vocabulary: Which of the model's ids stand for the task's tokens, if they are not the same.
         progress: Show a progress bar on standard error once two seconds have passed.
+        algorithm: What the model is held against, such as ``"one-step"`` or ``"posterior"`` on
+            mixtures; by default the family's first.
 
     Returns:
         Every claim's score, interval, null, ceiling and verdict.
 
     Raises:
         ArgumentError: Too few sequences, a threshold outside (0, 1), a further claim that is no
-            Claim or bears the id of another, or a vocabulary that does not fit.
+            Claim or bears the id of another, a vocabulary that does not fit, or an algorithm that
+            the family does not have.
         MemoryLimitError: More sequences than there is memory for.
         ModelError: The model does not fit the task, or no task is known.
         SiteError: The model lacks a hook, or ignores edits of one.
@@ -83,7 +87,9 @@ def score(
     threshold = checks.number(threshold, "threshold", 0, 1, ArgumentError)
     quick = checks.flag(quick, "quick", ArgumentError)
     progress = checks.flag(progress, "progress", ArgumentError)
-    experiment = Experiment.of(model, task, seed, name=name, vocabulary=vocabulary)
+    experiment = Experiment.of(
+        model, task, seed, name=name, vocabulary=vocabulary, algorithm=algorithm
+    )
     experiment = experiment.drawn(n_sequences)
     seed = experiment.seed
     own = experiment.algorithm.claims(experiment.task)

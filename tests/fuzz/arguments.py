@@ -69,6 +69,10 @@ ARGUMENTS: dict[str, Callable[[], Any]] = {
     "mtd_lens.Localization.in_set:entry": lambda: localization().sites[0],
     "mtd_lens.Localization.sites_of:finding": lambda: localization().findings[0],
     "mtd_lens.MTDCausalModel.do:values": lambda: {"mixture_weights": torch.tensor([0.5, 0.5])},
+    "mtd_lens.PosteriorCausalModel.do:values": lambda: {
+        "mixture_weights": torch.tensor([0.5, 0.5])
+    },
+    "mtd_lens.construct_posterior:causal_model": lambda: mtd_lens.PosteriorCausalModel(task()),
     "mtd_lens.NGramCausalModel.do:values": lambda: {"prediction": rows(4, 6, 3)},
     "mtd_lens.NGramCausalModel.held:name": lambda: "prediction",
     "mtd_lens.TrainingConfig.changed:settings": lambda: {"steps": 2},

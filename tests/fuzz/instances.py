@@ -233,6 +233,7 @@ INSTANCES: dict[str, Callable[[], Any]] = {
     "Pattern": lambda: measures.Pattern("mixture_weights", (0, 1)),
     "Prediction": lambda: measures.Prediction(lambda task, tokens: rows(len(tokens), 3)),
     "Probe": lambda: measures.Probe("mixture_weights", experiment().algorithm.control, 2),
+    "PosteriorCausalModel": lambda: mtd_lens.PosteriorCausalModel(task()),
     "ProbeGivenQuery": lambda: measures.ProbeGivenQuery(
         "mixture_weights", experiment().algorithm.control
     ),

@@ -22,4 +22,6 @@ from .iterative import (
     mirror_descent as mirror_descent,
 )
 from .posterior import gibbs_posterior as gibbs_posterior, posterior_mean as posterior_mean
+from .posterior_model import PosteriorCausalModel as PosteriorCausalModel
+from .posterior_weights import construct_posterior as construct_posterior
 from .task import MTDBatch as MTDBatch, MTDTask as MTDTask

@@ -114,6 +114,9 @@ class MTDCausalModel(Intervenable):
         Args:
             tokens: ``[sequence, position]``.
 
+        Returns:
+            ``[sequence, token]``, float64.
+
         Raises:
             TokensError: Tokens that do not fit the task.
             ArgumentError: An intervention whose shape does not fit.

@@ -11,6 +11,8 @@ from mtd_lens.errors import ArgumentError, ModelError
 from mtd_lens.families.mtd.absolute import construct_absolute
 from mtd_lens.families.mtd.causal_model import best_beta, check_beta
 from mtd_lens.families.mtd.plan import Plan
+from mtd_lens.families.mtd.posterior_model import PosteriorCausalModel
+from mtd_lens.families.mtd.posterior_weights import READ_OUTS, construct_posterior
 from mtd_lens.families.mtd.relative import construct_relative
 from mtd_lens.families.mtd.task import MTDTask, check_task
 from mtd_lens.hooked import ModelInfo, info_of
@@ -18,7 +20,7 @@ from probes import checks
 from probes.subject import HookedModel
 
 FORMS = {"relative": construct_relative, "absolute": construct_absolute}
-READ_OUTS = ("log_probs", "probs")
+ALGORITHMS = ("one-step", "posterior")
 
 NULL_SEED = 0
 
@@ -39,11 +41,14 @@ def construct(
     form: str = "absolute",
     read_out: str = "log_probs",
     dtype: torch.dtype = torch.float32,
+    *,
+    algorithm: str = "one-step",
 ) -> HookedModel:
-    """A HookedTransformer that does one step of mirror descent, exactly, at every query position.
+    """A HookedTransformer that runs an algorithm exactly: by default one step of mirror descent.
 
-    Layer 0 computes responsibilities, layer 1 their mean over the evidence, layer 2's attention
-    pattern is ``softmax(β · mean)``, and the unembedding is the transition.
+    For one step, at every query position, layer 0 computes responsibilities, layer 1 their mean
+    over the evidence, layer 2's attention pattern is ``softmax(β · mean)``, and the unembedding is
+    the transition. For the posterior see ``construct_posterior``.
 
     Args:
         task: Whose transition, order and context length the weights hold.
@@ -54,13 +59,16 @@ def construct(
             prediction and TransformerLens's loss is right; ``"probs"``: the paper's linear
             read-out, the probabilities themselves.
         dtype: Of the parameters.
+        algorithm: ``"one-step"``, or ``"posterior"``: exact Bayes, in stock modules with MLPs; it
+            has neither β nor another form.
 
     Returns:
         A HookedTransformer on the CPU, in evaluation mode. It predicts at positions
         ``t >= order - 1``; before, some lags have no token yet.
 
     Raises:
-        ArgumentError: An unknown form or read-out, a β out of range, a dtype that is not floating.
+        ArgumentError: An unknown algorithm, form or read-out, a β out of range, a dtype that is not
+            floating, or a task with too many windows of tokens for the posterior.
 
     Examples:
         >>> import mtd_lens
@@ -72,6 +80,14 @@ def construct(
     checks.choice(form, "form", FORMS, ArgumentError)
     checks.choice(read_out, "read_out", READ_OUTS, ArgumentError)
     check_task(task)
+    checks.choice(algorithm, "algorithm", ALGORITHMS, ArgumentError)
+    if algorithm == "posterior":
+        if beta is not None or form != "absolute":
+            raise ArgumentError(
+                "the posterior has no β, and stock modules alone (form='absolute'). Leave beta and "
+                "form out, or use algorithm='one-step'."
+            )
+        return construct_posterior(PosteriorCausalModel(task), read_out, dtype)
     beta = best_beta(task) if beta is None else check_beta(beta)
     return _build(Plan(task, beta, cast(ReadOut, read_out)), form, dtype)
 
@@ -92,8 +108,8 @@ def ablate_construction(model: HookedModel, part: str) -> HookedModel:
     plan, form = info.blueprint if info and isinstance(info.blueprint, tuple) else (None, "")
     if info is None or not isinstance(plan, Plan):
         raise ModelError(
-            "only an analytic construction on an MTD task can be ablated by part; this model is "
-            "none. Build one with construct(task)."
+            "only an analytic construction of one step on an MTD task can be ablated by part; this "
+            "model is none. Build one with construct(task)."
         )
     changes: dict[str, Any] = {
         "transition": {"content": plan.task.transition.roll(1, 0)},

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from mtd_lens.contracts import Algorithm, Examples, Family
@@ -11,6 +12,14 @@ from mtd_lens.families.mtd.causal_model import MTDCausalModel, best_beta, fit_on
 from mtd_lens.families.mtd.claims import carriers, claims, codes, control_task, query_tokens
 from mtd_lens.families.mtd.constructions import construct, random_construction
 from mtd_lens.families.mtd.posterior import posterior_mean
+from mtd_lens.families.mtd.posterior_claims import (
+    posterior_carriers,
+    posterior_claims,
+    posterior_control,
+    posterior_patterns,
+)
+from mtd_lens.families.mtd.posterior_model import PosteriorCausalModel, fit_posterior
+from mtd_lens.families.mtd.posterior_weights import MAX_WINDOWS, construct_posterior, n_windows
 from mtd_lens.families.mtd.references import CONTAIN_ONE_STEP, references
 from mtd_lens.families.mtd.task import MTDBatch, MTDTask, resized
 from mtd_lens.families.mtd.weight_space import weight_findings
@@ -64,11 +73,29 @@ ONE_STEP = Algorithm(
     containing=CONTAIN_ONE_STEP,
 )
 
+POSTERIOR = Algorithm(
+    name="exact Bayes",
+    id="posterior",
+    fit=fit_posterior,
+    claims=posterior_claims,
+    construct=lambda task, causal_model: construct_posterior(causal_model),
+    carriers=posterior_carriers,
+    control=posterior_control,
+    patterns=posterior_patterns,
+    query=query_tokens,
+)
+
+
+def constructed_posterior(task: MTDTask, dtype: torch.dtype) -> HookedModel:
+    """Exact Bayes, or as near to it as so few nodes are, as the weights of a stock transformer."""
+    return construct_posterior(PosteriorCausalModel(task), dtype=dtype)
+
+
 FAMILY = Family(
     name=MTDTask.family,
     task_from_json=MTDTask.from_json,
     shortest=lambda task: task.order + 1,
-    algorithms=(ONE_STEP,),
+    algorithms=(ONE_STEP, POSTERIOR),
     truth=truth,
     references=references,
     drawn=("uniform", "one step", "2 steps", "maximum likelihood", "exact Bayes"),
@@ -77,7 +104,11 @@ FAMILY = Family(
         f"{kind}-{form}": partial(build, form=form)
         for kind, build in (("constructed", construct), ("random", random_construction))
         for form in ("absolute", "relative")
-    },
+    }
+    | {"constructed-posterior": constructed_posterior},
+    has_variant=lambda task, variant: (
+        variant != "constructed-posterior" or n_windows(task) <= MAX_WINDOWS
+    ),
     resized=resized,
     examples=examples,
     yardsticks=yardsticks,

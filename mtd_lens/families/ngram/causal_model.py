@@ -116,6 +116,9 @@ class NGramCausalModel(Intervenable):
         Args:
             tokens: ``[sequence, position]``.
 
+        Returns:
+            ``[sequence, token]``, float64.
+
         Raises:
             TokensError: Tokens that do not fit the task.
             ArgumentError: An intervention whose shape does not fit.
