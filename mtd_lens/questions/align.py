@@ -96,6 +96,7 @@ def align(
     given_query = checks.flag(given_query, "given_query", ArgumentError)
     tolerance = checks.number(tolerance, "tolerance", 0, 1, ArgumentError, low_included=True)
     experiment = Experiment.of(model, task, seed).drawn(n_sequences)
+    model = experiment.model
     if any(parameter.is_inference() for parameter in subject_of(model).model.parameters()):
         raise ModelError(
             "align takes gradients, and the model's weights were made in inference mode, which has "

@@ -79,7 +79,8 @@ def inspect(
     n_sequences = checked_number(n_sequences)
     experiment = Experiment.of(model, task, seed, name=name)
     seed = experiment.seed
-    task, family, subject = experiment.task, experiment.family, subject_of(model)
+    model, task, family = experiment.model, experiment.task, experiment.family
+    subject = subject_of(model)
     if not subject.causal:
         raise ModelError(
             "inspect shows causal attention; the model's is bidirectional. Look at it with "

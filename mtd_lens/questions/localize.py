@@ -100,8 +100,8 @@ def localize(
     kinds = dict.fromkeys(kind for carrier in carriers for kind in carrier.kinds)
     for kind in kinds:
         checks.choice(kind, "kind of site", STAGES, ArgumentError)
-    edited = tuple(hook_suffix(kind) for kind in kinds if places_of(model, (kind,)))
-    probes.check_editable(model, experiment.tokens, edited)
+    edited = tuple(hook_suffix(kind) for kind in kinds if places_of(experiment.model, (kind,)))
+    probes.check_editable(experiment.model, experiment.tokens, edited)
     trial = experiment.trial()
     found = [
         _seek(trial, experiment.algorithm, carrier, threshold)

@@ -6,7 +6,8 @@ from mtd_lens.experiment import Experiment, asked
 from mtd_lens.hooked import reads_logits
 from mtd_lens.results.weights import WeightReading
 from probes import checks
-from probes.subject import HookedModel
+from probes.subject import HookedModel, subject_of
+from probes.twins import through
 
 N_RANDOM = 20
 """Random models that every figure stands beside."""
@@ -36,7 +37,8 @@ def read_weights(
 
     Raises:
         ModelError: The model does not fit the task, no task is known, or its family says nothing
-            of what parameters should be.
+            of what parameters should be; or it is not made of TransformerLens's blocks and has no
+            exact twin.
         ArgumentError: A number or seed that cannot be used.
     """
     n_random = checks.integer(n_random, "n_random", 1, ArgumentError)
@@ -46,6 +48,12 @@ def read_weights(
         raise ModelError(
             f"the family {family.name!r} says nothing of what parameters should be. Choose a model "
             "on a task of another, such as mtd-q5-m3-t32/trained-disentangled-3l-s0."
+        )
+    if not subject_of(model := experiment.model).resumes:
+        raise ModelError(
+            "read_weights reads the weights of a HookedTransformer's blocks, and this model's runs "
+            f"go through {through(model) or 'blocks of another kind'}. Ask score or localize, which "
+            "need no weights."
         )
     logits = reads_logits(model)
     findings = family.weights(model, task, logits)

@@ -86,7 +86,7 @@ def score(
     tested = _all_claims(own, claims)
     n_further = len(tested) - len(own)
     trial = experiment.trial()
-    probes.check_editable(model, experiment.tokens, _edited(tested, trial))
+    probes.check_editable(experiment.model, experiment.tokens, _edited(tested, trial))
 
     ceiling = experiment.ceiling()
     n_tests = (2 if ceiling is None else 3) * len(tested)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from probes.patching.fused import FusedAttention, normalized, stacked
 from probes.subject import HookedModel, subject_of
+from probes.twins import through
 
 ROUNDING = 16
 """Units in the last place by which outputs of passes that compute the same may differ."""
@@ -30,14 +31,11 @@ Stream = Float[Tensor, "batch position d_model"]
 
 def why_not(model: HookedModel) -> str | None:
     """The reason why a model's runs cannot be resumed, in words; None if they can be."""
-    blocks = getattr(model, "blocks", None)
-    if blocks is None or not hasattr(model, "input_to_embed"):
-        return "it is not a HookedTransformer"
-    if any(type(block).__name__ != "TransformerBlock" for block in blocks):
-        return "its blocks are not TransformerLens's"
+    subject = subject_of(model)
+    if not subject.resumes:
+        return through(model) or "it is not made of TransformerLens's blocks"
     if any(point.fwd_hooks or point.bwd_hooks for point in model.hook_dict.values()):
         return "it has hooks of its own"
-    subject = subject_of(model)
     if subject.dtype not in (torch.float32, torch.float64):
         return "in 16 bits, passes of other lengths round otherwise"
     return next(iter(subject.departures), None)
