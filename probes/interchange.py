@@ -333,8 +333,8 @@ def check_editable(model: HookedModel, tokens: Tensor, hook_suffixes: tuple[str,
     """Raise a SiteError where edits at a kind of hook do nothing, or not what they say.
 
     For each suffix (``"hook_attn_out"``, ``"attn.hook_pattern"``), the activation is perturbed in
-    every layer; what the same block computes from it must move in at least one. Written with
-    another sequence's activations, runs must become that sequence's; see :mod:`probes.patching.truth`.
+    every layer; what the same block computes from it must move in at least one. Edits must also
+    do what they say; see :mod:`probes.patching.truth`.
 
     Args:
         model: A hooked model.

@@ -51,8 +51,8 @@ def read_weights(
         )
     if not subject_of(model := experiment.model).resumes:
         raise ModelError(
-            "read_weights reads the weights of a HookedTransformer's blocks, and this model's runs "
-            f"go through {through(model) or 'blocks of another kind'}. Ask score or localize, which "
+            "read_weights reads the weights of TransformerLens's blocks, and this model is seen "
+            f"through {through(model) or 'blocks of another kind'}. Ask score or localize, which "
             "need no weights."
         )
     logits = reads_logits(model)
