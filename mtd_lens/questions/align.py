@@ -57,7 +57,7 @@ def align(
     random, and scores are over blind: see :class:`mtd_lens.AlignmentReport`.
 
     Args:
-        model: A HookedTransformer of any depth and width; it is left as it was found.
+        model: A hooked model of any depth and width; it is left as it was found.
         variable: Of the causal model, for example ``"mean_responsibility"``; or two that are sought
             at the same positions, for which one orthonormal basis is learned: its first ``width``
             columns for the first, the next for the second.

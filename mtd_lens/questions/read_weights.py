@@ -27,7 +27,7 @@ def read_weights(
     :func:`mtd_lens.families.mtd.weight_space.weight_findings`.
 
     Args:
-        model: A HookedTransformer; it is not changed.
+        model: A HookedTransformer, or a bridge that has an exact twin; it is not changed.
         task: What it is held against, or its name; by default the task that the model knows.
         n_random: Random models for the nulls.
         seed: Of the first random model.

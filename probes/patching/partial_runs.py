@@ -88,7 +88,7 @@ class PartialRunner:
     read-out reads; with ``last_only`` it is not kept.
 
     Args:
-        model: A HookedTransformer for which ``why_not`` is None; it is not changed.
+        model: A hooked model for which ``why_not`` is None; it is not changed.
         tokens: ``[batch, position]``.
         last_only: Outputs at the last position alone, ``[batch, token]``; otherwise at every one,
             ``[batch, position, token]``.

@@ -71,7 +71,9 @@ def test_patching_a_bridge_is_fast_and_that_of_its_hooks(bridge):
             return z
 
         outputs = bridge.run_with_hooks(corrupted, fwd_hooks=[(hook, write)])
-        assert torch.allclose(fast.values[layer, head], outputs[:, -1, 0].to(fast.values), atol=1e-5)
+        assert torch.allclose(
+            fast.values[layer, head], outputs[:, -1, 0].to(fast.values), atol=1e-5
+        )
 
 
 def test_what_changes_a_bridge_changes_or_forbids_its_twin():
