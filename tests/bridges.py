@@ -49,6 +49,23 @@ def llama():
     return wrapped("LlamaForCausalLM", config).eval()
 
 
+def neox():
+    from transformers import GPTNeoXConfig
+
+    config = GPTNeoXConfig(
+        vocab_size=N_TOKENS,
+        hidden_size=24,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        max_position_embeddings=32,
+        bos_token_id=0,
+        eos_token_id=0,
+        initializer_range=0.2,
+    )
+    return wrapped("GPTNeoXForCausalLM", config).eval()
+
+
 def native(**options):
     sizes = {"d_model": 24, "d_head": 8, "n_layers": 2, "n_ctx": 32, "n_heads": 3}
     kind = {"d_mlp": 48, "act_fn": "gelu_new", "d_vocab": N_TOKENS, "d_vocab_out": N_TOKENS}
@@ -64,19 +81,23 @@ def native(**options):
 KINDS = {
     "GPT-2": gpt2,
     "Llama": llama,
+    "GPT-NeoX": neox,
     "native": native,
     "native, attention alone": lambda: native(attn_only=True, normalization_type=None),
     "native, RMS, scores said to be unscaled": lambda: native(
         normalization_type="RMS", act_fn="relu", use_attn_scale=False
     ),
     "native, gated": lambda: native(gated_mlp=True, act_fn="silu"),
+    "native, rotary": lambda: native(positional_embedding_type="rotary", rotary_dim=8),
 }
 """Those that have an exact twin."""
 
 
-def native_rotary():
-    """A bridge without one: its positions are turned otherwise than its configuration says."""
-    return native(positional_embedding_type="rotary", rotary_dim=8)
+def changed():
+    """A bridge without one: something in it was changed behind its back."""
+    bridge = native()
+    bridge.original_model.head.register_forward_hook(lambda module, given, found: found * 1.1)
+    return bridge
 
 
 def tokens(n=4, seed=0):

@@ -9,7 +9,7 @@ it is asked for.
 import copy
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -30,8 +30,11 @@ ROUNDING = 200
 Bridges of Hugging Face's models differ by up to some tens."""
 
 N_SEQUENCES = 4
+"""Random ones, on which a twin is held against its bridge."""
+
 N_POSITIONS = 64
-"""Of the random sequences on which a twin is held against its bridge."""
+MOST_POSITIONS = 1024
+"""Of them: at every call, and when the twin is built, where windows of attention might show."""
 
 OF_ITS_OWN = frozenset(
     {
@@ -77,8 +80,7 @@ def bridge_twin(model: Any) -> Twin | None:
         return Twin(None, reason)
     with own_modes(), torch.no_grad():
         try:
-            twin = _built(model)
-            away = _distance(model, twin)
+            twin, away = _built(model)
             reason = f"a HookedTransformer of its weights and options differs by {away:.1e}"
         except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
             away, reason = math.nan, f"no HookedTransformer can be made of it ({error})"
@@ -97,38 +99,64 @@ def _versions(bridge: Any) -> tuple[Any, ...]:
     )
 
 
-def _built(bridge: Any) -> Any:
-    """A HookedTransformer of a bridge's weights, kept as long as they and the bridge are."""
+def _built(bridge: Any) -> tuple[Any, float]:
+    """The nearest HookedTransformer of a bridge's weights, and how far it is from the bridge.
+
+    It is kept as long as the weights and the bridge are.
+    """
     state = (
         repr(bridge.cfg),
         info_of(bridge),
         *((name, fingerprint(weight)) for name, weight in bridge.named_parameters()),
     )
-    before, twin = _kept.get(bridge, (None, None))
-    if before != state:
-        twin = _twin(bridge)
-        _kept[bridge] = state, twin
-    return twin
+    before, kept = _kept.get(bridge, (None, None))
+    if before == state:
+        return kept, _distance(bridge, kept, N_POSITIONS)
+    twin, away = None, math.nan
+    for options in _options(bridge):
+        other = _twin(bridge, options)
+        if not (far := _distance(bridge, other, MOST_POSITIONS)) >= away:
+            twin, away = other, far
+        if away <= ROUNDING * torch.finfo(next(bridge.parameters()).dtype).eps:
+            break
+    _kept[bridge] = state, twin
+    return twin, away
 
 
-def _twin(bridge: Any) -> Any:
-    from mtd_lens.hooked.library import HookedTransformer, HookedTransformerConfig
+def _options(bridge: Any) -> Iterator[dict[str, Any]]:
+    """What a HookedTransformer's configuration may be; of what a bridge's does not say, each way.
+
+    Native bridges scale scores whatever it says, and turn adjacent pairs of components; GPT-NeoX's
+    says nothing of how many components are turned.
+    """
+    from mtd_lens.hooked.library import HookedTransformerConfig
 
     known = {field.name for field in fields(HookedTransformerConfig)} - OF_ITS_OWN
     options = {name: value for name, value in vars(bridge.cfg).items() if name in known}
-    first = next(bridge.parameters())
-    weights = bridge.tl_parameters()
     if is_native(bridge):
-        options["use_attn_scale"] = True  # whatever the configuration says
+        options["use_attn_scale"] = True
+    if options["positional_embedding_type"] != "rotary":
+        yield options
+        return
+    size, adjacent = bridge.cfg.d_head, options["rotary_adjacent_pairs"]
+    for turned in dict.fromkeys((options["rotary_dim"] or size, size // 4, size // 2)):
+        for pairs in (adjacent, not adjacent):
+            yield options | {"rotary_dim": turned, "rotary_adjacent_pairs": pairs}
+
+
+def _twin(bridge: Any, options: Mapping[str, Any]) -> Any:
+    from mtd_lens.hooked.library import HookedTransformer, HookedTransformerConfig
+
+    first = next(bridge.parameters())
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", message="HookedTransformer is deprecated", category=DeprecationWarning
         )
         cfg = HookedTransformerConfig(
-            **options | {"dtype": first.dtype, "device": str(first.device), "init_weights": False}
+            **{**options, "dtype": first.dtype, "device": str(first.device), "init_weights": False}
         )
         twin: Any = HookedTransformer(cfg, move_to_device=False)
-    _load(twin, weights)
+    _load(twin, bridge.tl_parameters())
     twin.to(str(first.device), print_details=False)
     setattr(twin, MARK, type(bridge).__name__)
     info = info_of(bridge)
@@ -223,10 +251,10 @@ def _load(twin: Any, weights: Mapping[str, Tensor]) -> None:
         parameter.data.copy_(value)
 
 
-def _distance(bridge: Any, twin: Any) -> float:
+def _distance(bridge: Any, twin: Any, n_positions: int) -> float:
     """The largest difference of logits and streams, as a share of the largest entry."""
     generator = torch.Generator().manual_seed(0)
-    shape = (N_SEQUENCES, min(bridge.cfg.n_ctx, N_POSITIONS))
+    shape = (N_SEQUENCES, min(bridge.cfg.n_ctx, n_positions))
     tokens = torch.randint(bridge.cfg.d_vocab, shape, generator=generator)
     names = [f"blocks.{layer}.hook_resid_post" for layer in range(bridge.cfg.n_layers)]
     device = next(bridge.parameters()).device

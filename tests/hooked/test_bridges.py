@@ -59,7 +59,10 @@ def test_a_twin_computes_what_its_bridge_does(bridge):
 def test_patching_a_bridge_is_fast_and_that_of_its_hooks(bridge):
     fast = grid(bridge)
     twin = "an exact twin of the TransformerBridge"
-    assert fast.engine == f"resumed from the edited position, of {twin}"
+    if bridge.cfg.parallel_attn_mlp:
+        assert fast.engine.startswith(f"hooked loop, of {twin}: its attention and MLP run in")
+    else:
+        assert fast.engine == f"resumed from the edited position, of {twin}"
     for layer, head in ((0, 1), (1, 2)):
         clean, corrupted = bridges.tokens(), bridges.tokens(seed=1)
         hook = f"blocks.{layer}.attn.hook_z"
@@ -94,7 +97,7 @@ def test_what_changes_a_bridge_changes_or_forbids_its_twin():
     assert through(moved(bridges.gpt2(), dtype=torch.bfloat16)).endswith("from another model")
 
 
-@pytest.mark.parametrize("make", [lambda: hooked(bridges.gpt2()), bridges.native_rotary])
+@pytest.mark.parametrize("make", [lambda: hooked(bridges.gpt2()), bridges.changed])
 def test_without_a_twin_edits_go_through_the_bridges_hooks(make):
     bridge = make()
     found = grid(bridge)
@@ -112,7 +115,8 @@ def test_without_a_twin_edits_go_through_the_bridges_hooks(make):
 
 def test_hooks_that_lie_are_found_and_no_others(bridge):
     """Bare bridges, as if there were no twins: the streams are right, some hooks are not."""
-    lying = {"resid_mid"} if not bridge.cfg.attn_only else set()
+    one_stream = bridge.cfg.attn_only or bridge.cfg.parallel_attn_mlp
+    lying = set() if one_stream else {"resid_mid"}
     if type(bridge.original_model).__name__ == "NativeModel":
         lying |= {"attn_scores"} if OWN else {"attn_scores", "pattern"}
     found = set()
@@ -134,7 +138,7 @@ def test_dropout_is_refused():
     assert stand_in(bridges.gpt2(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0).train())
 
 
-@pytest.mark.parametrize("make", [bridges.gpt2, bridges.llama, bridges.native_rotary])
+@pytest.mark.parametrize("make", [bridges.gpt2, bridges.llama, bridges.changed])
 def test_random_bridges(make):
     bridge, tokens = make(), bridges.tokens()
     before = bridge(tokens)  # after which it may not be copied
@@ -184,7 +188,7 @@ def test_a_bridge_scores_as_the_hooked_transformer_does(name, of):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [bridges.native_rotary, lambda: hooked(bridges.gpt2())])
+@pytest.mark.parametrize("make", [bridges.changed, lambda: hooked(bridges.gpt2())])
 def test_every_question_without_a_twin(make):
     bridge, task = make(), mtd_lens.load_task("mtd-q5-m3-t32")
     card = mtd_lens.score(bridge, task, n_sequences=64, quick=True)

@@ -1,9 +1,9 @@
 """A GPT-2 of Hugging Face's, trained by a loop of your own: scored, localised and patched.
 
-python tutorials/scripts/score_your_gpt2.py [STEPS] [SEQUENCES]
+    python score_your_gpt2.py [STEPS] [SEQUENCES]
 
-TransformerLens wraps the model in a TransformerBridge; mtd-lens finds the bridge's exact twin, whose
-hooks are causal and whose runs can be resumed, and the results say so. Nothing is downloaded.
+TransformerLens wraps the model in a TransformerBridge. mtd-lens makes the bridge's exact twin, with
+hooks that are causal and runs that can be resumed, and the results say so. Nothing is downloaded.
 """
 
 import sys
