@@ -10,4 +10,7 @@ transformer_lens.
 
 import lazy_loader
 
+from probes import twins
+
+twins.BUILDERS.append("mtd_lens.hooked.bridges:bridge_twin")
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

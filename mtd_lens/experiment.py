@@ -28,7 +28,8 @@ from mtd_lens.vocabulary import Translated, Vocabulary, translated
 from probes import checks
 from probes.memory import check_memory, within_memory
 from probes.passes import own_modes
-from probes.subject import HookedModel, subject_of
+from probes.subject import HookedModel, check_runs, subject_of
+from probes.twins import stand_in, through
 
 Parameters = ParamSpec("Parameters")
 Answer = TypeVar("Answer")
@@ -69,7 +70,7 @@ class Experiment:
     """What every question starts from; :meth:`of` checks it all before any work.
 
     Attributes:
-        model: The model under test.
+        model: The model under test, or its exact twin where it has one; see :mod:`probes.twins`.
         task: What it is tested on.
         family: Of the task.
         algorithm: What the model is held against.
@@ -116,6 +117,7 @@ class Experiment:
             ArgumentError: A seed that cannot be used, a name that cannot be shown, a vocabulary
                 that does not fit, or an algorithm that the family does not have.
             ModelError: The model does not fit the task, or no task is known.
+            DataError: It is in training mode, with dropout, or compiled.
         """
         seed = checks.integer(seed, "seed", 0, ArgumentError, MAX_SEED)
         name = None if name is None else checks.text(name, "name", ArgumentError)
@@ -126,7 +128,8 @@ class Experiment:
         tested: Task = task_of(model) if named is None else named
         family = family_of(tested)
         chosen = family.algorithm(algorithm)
-        model = translated(model, tested, vocabulary)
+        check_runs(model)
+        model = translated(stand_in(model), tested, vocabulary)
         check_model(model, tested)
         name = checks.text(name or name_of(model), "the model's name", ArgumentError)
         checks.texts((tested.name, tested.inputs.names), "a name of the task", ArgumentError)
@@ -234,6 +237,7 @@ class Experiment:
             "parameters": self.causal_model.parameters if len(self.fit_tokens) else {},
             "divergence": self.task.outputs.unit,
             "versions": versions(),
+            "through": through(self.model),
         }
 
 
@@ -248,7 +252,7 @@ def model_predictions(
     """What a model predicts after the last position, whatever its read-out.
 
     Args:
-        model: A HookedTransformer.
+        model: A hooked model.
         tokens: ``[sequence, position]``.
         task: Whose tokens they are; by default the task that the model knows.
         vocabulary: Which of the model's ids stand for the task's tokens, if they are not the same.

@@ -289,7 +289,7 @@ def register_model(name: str, loader: Callable[[], HookedModel]) -> None:
 
     Args:
         name: ``TASK/VARIANT``, where TASK is a known task; not taken yet.
-        loader: Called without arguments when the model is loaded; returns a HookedTransformer,
+        loader: Called without arguments when the model is loaded; returns a hooked model,
             of which ``load_model`` hands out a copy.
 
     Raises:

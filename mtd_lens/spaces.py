@@ -264,7 +264,8 @@ def check_model(model: object, task: "mtd_lens.contracts.Task") -> None:
     """
     if not isinstance(model, HookedModel):
         raise ModelError(
-            f"a model under test must be a HookedTransformer; got {type(model).__name__}."
+            "a model under test must be a HookedTransformer, a TransformerBridge, or another model "
+            f"with TransformerLens's hooks; got {type(model).__name__}."
         )
     subject = subject_of(model)
     inputs, outputs = task.inputs, task.outputs

@@ -16,6 +16,7 @@ from probes.errors import DataError, SiteError, shown
 from probes.passes import alone
 from probes.sites import Band, Site, check_hooks
 from probes.subject import HookedModel, subject_of
+from probes.twins import stand_in
 
 BATCH_SIZE = 32
 
@@ -93,7 +94,7 @@ class NaturalRuns:
     """
 
     def __init__(self, model: HookedModel, tokens: Tensor, batch_size: int = BATCH_SIZE) -> None:
-        self.model, self.tokens, self.batch_size = model, tokens, batch_size
+        self.model, self.tokens, self.batch_size = stand_in(model), tokens, batch_size
         self._found: dict[Readable, Tensor] = {}
         self.resumed: dict[Any, Any] = {}
         """By sites that are written, how runs go on from these ones, once that was tried."""

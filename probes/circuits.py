@@ -20,7 +20,8 @@ from probes.errors import DataError, SiteError
 from probes.passes import alone
 from probes.statistics.divergences import kl_divergence
 from probes.statistics.intervals import CONFIDENCE, NEGLIGIBLE
-from probes.subject import HookedModel, subject_of
+from probes.subject import HookedModel, Subject, subject_of
+from probes.twins import through
 
 Head = tuple[int, int]
 """A layer and a head, counted from 0."""
@@ -329,9 +330,9 @@ def block_of(model: HookedModel, layer: int, head: int) -> Any:
     """A block that has such a head.
 
     Raises:
-        SiteError: The model has no such layer or head.
+        SiteError: The model has no such layer or head, or blocks of another kind.
     """
-    subject = subject_of(model)
+    subject = _with_weights(model)
     layer, head = checks.integers((layer, head), "(layer, head)", SiteError)
     if not (0 <= layer < subject.n_layers and 0 <= head < subject.n_heads):
         raise SiteError(
@@ -339,6 +340,16 @@ def block_of(model: HookedModel, layer: int, head: int) -> Any:
             f"{layer}, head {head} is outside. Count from 0."
         )
     return subject.model.blocks[layer]
+
+
+def _with_weights(model: HookedModel) -> Subject:
+    subject = subject_of(model)
+    if not subject.resumes:
+        raise SiteError(
+            "weights are read from TransformerLens's blocks, and this model is seen through "
+            f"{through(model) or 'blocks of another kind'}. Measure its activations instead."
+        )
+    return subject
 
 
 def checked_head(head: object, what: str) -> Head:
@@ -359,7 +370,7 @@ def mean_embeddings(model: HookedModel, length: int) -> Float[Tensor, "pos d_mod
     Raises:
         SiteError: A length that the model does not have, or no positions to read.
     """
-    return subject_of(model).model.W_E.mean(0) + _positions(model, length)
+    return _with_weights(model).model.W_E.mean(0) + _positions(model, length)
 
 
 def _positions(model: HookedModel, length: int) -> Float[Tensor, "pos d_model"]:

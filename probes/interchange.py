@@ -28,6 +28,7 @@ from probes.patching.fused import FusedAttention, fused_attention
 from probes.patching.partial_runs import distance, tolerance, why_not, without_rounding
 from probes.patching.swaps import SWAPPED, SwappedRuns, Write
 from probes.patching.trust import why_inert
+from probes.patching.truth import check_true
 from probes.sites import Site, check_hooks, perturbed
 from probes.subject import HookedModel, subject_of
 
@@ -218,7 +219,7 @@ class HookedRuns:
         layer = min(site.layer for site, _ in writes if site.layer is not None)
         stream = Site.at("resid_pre", layer)
         hooks = [(site.hook, _writer(site, value)) for site, value in writes]
-        if model.hook_dict[stream.hook].fwd_hooks:
+        if not subject_of(model).resumes or model.hook_dict[stream.hook].fwd_hooks:
             # A hook of the caller's there would act twice on a stream that it has acted on.
             with model.hooks(fwd_hooks=hooks):
                 return model(self.natural.tokens[self.rows])[:, -1]
@@ -258,12 +259,26 @@ def resumable(natural: NaturalRuns, writes: Sequence[Sequence[Write]]) -> Fused 
     """Fused attention for runs that compute only what writes can change, if they can be trusted.
 
     They are where the model has nothing that they do not know of, and where they give what hooks
-    give: under the first set of writes, on two sequences.
+    give: under the first set of writes, on two sequences. Where they are not, hooks must do what
+    they say.
 
     Args:
         natural: Unedited runs.
         writes: Sets of writes to their first sequences.
+
+    Raises:
+        SiteError: A hook does something else than it says.
     """
+    fused = _trusted(natural, writes)
+    if fused is None:
+        sites = {site for group in writes for site, _ in group}
+        for layer in sorted({site.layer for site in sites if site.layer is not None}):
+            written = sorted({site.component for site in sites if site.layer == layer})
+            check_true(natural.model, natural.tokens, written, [layer])
+    return fused
+
+
+def _trusted(natural: NaturalRuns, writes: Sequence[Sequence[Write]]) -> Fused | None:
     model, few = natural.model, NaturalRuns(natural.model, natural.tokens[:2])
     known = all(site.component in SWAPPED for group in writes for site, _ in group)
     if not known or not writes or why_not(model, with_before=True) is not None:
@@ -315,10 +330,11 @@ def _writer(site: Site, value: Tensor) -> Callable[[Tensor, Any], Tensor]:
 
 @alone
 def check_editable(model: HookedModel, tokens: Tensor, hook_suffixes: tuple[str, ...]) -> None:
-    """Raise a SiteError where edits at a kind of hook do nothing, and say why.
+    """Raise a SiteError where edits at a kind of hook do nothing, or not what they say.
 
     For each suffix (``"hook_attn_out"``, ``"attn.hook_pattern"``), the activation is perturbed in
-    every layer; what the same block computes from it must move in at least one.
+    every layer; what the same block computes from it must move in at least one. Edits must also
+    do what they say; see :mod:`probes.patching.truth`.
 
     Args:
         model: A hooked model.
@@ -326,14 +342,18 @@ def check_editable(model: HookedModel, tokens: Tensor, hook_suffixes: tuple[str,
         hook_suffixes: Kinds of hooks within a block.
 
     Raises:
-        SiteError: Edits that are ignored or on which nothing depends, or a hook that the model
-            does not have.
+        SiteError: Edits that are ignored, on which nothing depends or that one of several readers
+            alone follows, or a hook that the model does not have.
         DataError: Tokens that the model cannot read.
     """
     check_tokens(model, tokens)
     few = tokens[:2]
-    for suffix in checks.listed(hook_suffixes, "hook_suffixes", "kinds of hooks", SiteError):
+    listed = checks.listed(hook_suffixes, "hook_suffixes", "kinds of hooks", SiteError)
+    for suffix in listed:
         checks.choice(suffix, "kind of hook", _WITNESS, SiteError)
+    components = [suffix.rpartition("hook_")[2] for suffix in listed]
+    check_true(model, tokens, components, range(subject_of(model).n_layers))
+    for suffix in listed:
         moved, names = False, []
         perturb = partial(_perturb, suffix.rpartition("hook_")[2])
         for layer in range(subject_of(model).n_layers):

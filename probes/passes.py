@@ -13,7 +13,8 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from probes.subject import check_eager, subject_of
+from probes.subject import check_runs, subject_of
+from probes.twins import stand_in
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -34,13 +35,13 @@ def undisturbed(model: object) -> Iterator[None]:
         model: A hooked model.
 
     Raises:
-        DataError: It is none, or it is compiled.
+        DataError: It is none, it is compiled, or its passes differ by chance.
     """
     hooked = subject_of(model).underlying
     with _making:
         lock = _locks.setdefault(hooked, RLock())
     with lock, own_modes():
-        check_eager(model)
+        check_runs(model)
         yield
 
 
@@ -60,13 +61,20 @@ def own_modes() -> Iterator[None]:
 def alone(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """A function of a model, its first argument, that runs in :func:`undisturbed`.
 
+    It runs on the model's exact twin where there is one; see :mod:`probes.twins`.
+
     Args:
         function: The function.
     """
 
     @wraps(function)
     def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        with undisturbed(args[0] if args else kwargs.get("model")):
-            return function(*args, **kwargs)
+        model: Any = args[0] if args else kwargs.get("model")
+        with undisturbed(model):
+            twin = stand_in(model)
+            if twin is model:
+                return function(*args, **kwargs)
+            given: Any = ((twin, *args[1:]), kwargs) if args else ((), kwargs | {"model": twin})
+            return function(*given[0], **given[1])
 
     return run

@@ -16,10 +16,10 @@ from probes.errors import DataError
 
 @runtime_checkable
 class HookedModel(Protocol):
-    """A model with TransformerLens's hooks, such as a ``HookedTransformer``.
+    """A model with TransformerLens's hooks: a ``HookedTransformer``, a ``TransformerBridge``.
 
-    Called with ``start_at_layer`` it takes a residual stream in place of tokens, and with
-    ``stop_at_layer`` it returns one.
+    Called with ``stop_at_layer`` it returns a residual stream; where :attr:`Subject.resumes`, it
+    takes one in place of tokens with ``start_at_layer``.
     """
 
     @property
@@ -97,20 +97,21 @@ def subject_of(model: object) -> "Subject":
     """
     if not isinstance(model, HookedModel):
         raise DataError(
-            f"expected a hooked model; got a {type(model).__name__}. Pass a HookedTransformer, or "
-            "another model that has TransformerLens's hooks."
+            f"expected a hooked model; got a {type(model).__name__}. Pass a HookedTransformer, a "
+            "TransformerBridge, or another model that has TransformerLens's hooks."
         )
     return Subject(model)
 
 
-def check_eager(model: object) -> None:
-    """Raise a DataError for a compiled model: it may run without the hooks that are added to it.
+def check_runs(model: object) -> None:
+    """Raise a DataError for a model whose passes say nothing of what an edit does.
 
     Args:
         model: A hooked model.
 
     Raises:
-        DataError: It, a part of it or its ``forward`` went through ``torch.compile``.
+        DataError: It, a part of it or its ``forward`` went through ``torch.compile``, so that it
+            may run without the hooks that are added to it; or it is being trained, with dropout.
     """
     if not isinstance(model, nn.Module):
         return
@@ -127,6 +128,21 @@ def check_eager(model: object) -> None:
                 "added later, so that every effect would be 0. Pass the model as it was before "
                 "torch.compile or .compile()."
             )
+        if own["training"] and (share := _dropout(part)):
+            where = next(full for full, module in model.named_modules() if module is part)
+            raise DataError(
+                f"the model is in training mode, and its dropout ({where or 'the model'}, {share}) "
+                "makes every pass another, so that no effect could be told from chance. Call "
+                "model.eval() first."
+            )
+
+
+def _dropout(part: nn.Module) -> float:
+    """The share of activations that a module drops, itself or by calling a function."""
+    if isinstance(part, nn.modules.dropout._DropoutNd):
+        return part.p
+    shares = (value for name, value in vars(part).items() if "dropout" in name)
+    return next((share for share in shares if type(share) is float and share > 0), 0.0)
 
 
 class Subject:
@@ -216,6 +232,14 @@ class Subject:
     def vector_size(self) -> int | None:
         """Components of the vectors that it reads; None for a model of tokens."""
         return getattr(getattr(self.model, "embed", None), "d_in", None)
+
+    @property
+    def resumes(self) -> bool:
+        """Whether it is made of TransformerLens's blocks, and runs from a residual stream on."""
+        blocks = getattr(self.model, "blocks", None)
+        return hasattr(self.model, "input_to_embed") and all(
+            type(block).__name__ == "TransformerBlock" for block in blocks or [None]
+        )
 
     @property
     def causal(self) -> bool:

@@ -51,7 +51,7 @@ def task_of(model: object) -> Any:
     """The task that a model of this package was made for.
 
     Args:
-        model: A HookedTransformer.
+        model: A hooked model.
 
     Raises:
         ModelError: The model was not made by this package.

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtd_lens.hooked.bridges import is_bridge, random_bridge
 from mtd_lens.hooked.build import write_weights
 from mtd_lens.hooked.info import ModelInfo, info_of, with_info
 from mtd_lens.hooked.library import HookedTransformerConfig, Unembed
@@ -40,13 +41,15 @@ def randomized(
     replaced by the linear one, since what a random model writes there is no probability vector.
 
     Args:
-        model: Any HookedTransformer; it is not changed.
+        model: Any hooked model; it is not changed. Of a ``TransformerBridge`` a new one is made.
         seed: Of the weights; the process's random state is left alone.
         name: Of the new model.
         over: A random model of the same one whose weights are drawn anew, in place of a copy.
         own: By the last part of a weight's name, the index of that part of it which is drawn as a
             model's that has no more; the rest is drawn apart, and changes nothing else.
     """
+    if is_bridge(model):
+        return random_bridge(model, seed, name, over)
     twin: Any = over
     if twin is None:
         with undisturbed(model):  # or another thread's hooks would be copied too

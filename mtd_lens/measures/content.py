@@ -9,11 +9,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 import probes
-from mtd_lens.claims import Measurement
+from mtd_lens.claims import Measurement, NotApplicable
 from mtd_lens.measures.pairs import negligible
 from mtd_lens.trial import Trial, checked_trial
 from probes.statistics import NEGLIGIBLE
 from probes.subject import subject_of
+from probes.twins import through
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +36,11 @@ class Content:
             trial: The model under test.
         """
         checked_trial(trial)
+        if not subject_of(trial.model).resumes:
+            raise NotApplicable(
+                "the claim is of weights, which are read from TransformerLens's blocks; the model "
+                f"is seen through {through(trial.model) or 'blocks of another kind'}"
+            )
         target = self.target
         uniform = probes.key_softmax_divergence(torch.zeros_like(target), target)
         if float(uniform.mean()) <= NEGLIGIBLE:

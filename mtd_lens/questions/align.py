@@ -59,7 +59,7 @@ def align(
     random, and scores are over blind: see :class:`mtd_lens.AlignmentReport`.
 
     Args:
-        model: A HookedTransformer of any depth and width; it is left as it was found.
+        model: A hooked model of any depth and width; it is left as it was found.
         variable: Of the causal model, for example ``"mean_responsibility"``; or two that are sought
             at the same positions, for which one orthonormal basis is learned: its first ``width``
             columns for the first, the next for the second.
@@ -99,6 +99,7 @@ def align(
     given_query = checks.flag(given_query, "given_query", ArgumentError)
     tolerance = checks.number(tolerance, "tolerance", 0, 1, ArgumentError, low_included=True)
     experiment = Experiment.of(model, task, seed, vocabulary=vocabulary).drawn(n_sequences)
+    model = experiment.model
     if any(parameter.is_inference() for parameter in subject_of(model).model.parameters()):
         raise ModelError(
             "align takes gradients, and the model's weights were made in inference mode, which has "

@@ -31,7 +31,7 @@ def compare(
     Step sizes are fitted, at each length, on as many further sequences.
 
     Args:
-        model: A HookedTransformer.
+        model: A hooked model.
         task: What it is tested on, or its name; by default the task that the model knows.
         lengths: Numbers of context tokens, up to the model's context; by default the task's
             ``seq_len`` and its halves.

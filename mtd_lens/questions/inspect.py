@@ -55,7 +55,7 @@ def inspect(
     128 sequences drawn for that, with the next seed.
 
     Args:
-        model: A HookedTransformer, of this package or not; it is left as it was found.
+        model: A hooked model, of this package or not; it is left as it was found.
         tokens: ``[sequence, position]``; by default ``n_sequences`` drawn from the task. No more
             positions are kept than the task has and than 256, and fewer where the attention of all
             heads would be too much to look at; the model is causal, so that what is left is as it

@@ -71,8 +71,8 @@ def localize(
     made of it, the set is of layers up to the first by which all sites together carry it.
 
     Args:
-        model: A HookedTransformer of any depth and width, of this package or not; it is left as it
-            was found.
+        model: A hooked model of any depth and width, of this package or not; it is left as it was
+            found.
         task: What it is tested on, or its name; by default the task that the model knows.
         n_sequences: At least 64.
         seed: Of the sequences, pairs, controls and resampling.

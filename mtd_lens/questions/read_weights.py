@@ -7,7 +7,8 @@ from mtd_lens.hooked import reads_logits
 from mtd_lens.results.weights import WeightReading
 from mtd_lens.vocabulary import Vocabulary
 from probes import checks
-from probes.subject import HookedModel
+from probes.subject import HookedModel, subject_of
+from probes.twins import through
 
 N_RANDOM = 20
 """Random models that every figure stands beside."""
@@ -28,7 +29,7 @@ def read_weights(
     :func:`mtd_lens.families.mtd.weight_space.weight_findings`.
 
     Args:
-        model: A HookedTransformer; it is not changed.
+        model: A HookedTransformer, or a bridge that has an exact twin; it is not changed.
         task: What it is held against, or its name; by default the task that the model knows.
         n_random: Random models for the nulls.
         seed: Of the first random model.
@@ -39,7 +40,8 @@ def read_weights(
 
     Raises:
         ModelError: The model does not fit the task, no task is known, or its family says nothing
-            of what parameters should be.
+            of what parameters should be; or it is not made of TransformerLens's blocks and has no
+            exact twin.
         ArgumentError: A number or seed that cannot be used, or a vocabulary that does not fit.
     """
     n_random = checks.integer(n_random, "n_random", 1, ArgumentError)
@@ -49,6 +51,12 @@ def read_weights(
         raise ModelError(
             f"the family {family.name!r} says nothing of what parameters should be. Choose a model "
             "on a task of another, such as mtd-q5-m3-t32/trained-disentangled-3l-s0."
+        )
+    if not subject_of(model := experiment.model).resumes:
+        raise ModelError(
+            "read_weights reads the weights of TransformerLens's blocks, and this model is seen "
+            f"through {through(model) or 'blocks of another kind'}. Ask score or localize, which "
+            "need no weights."
         )
     logits = reads_logits(model)
     findings = family.weights(experiment.model, task, logits)

@@ -56,8 +56,8 @@ def score(
     Geiger et al. (2021), probes have the control tasks of Hewitt & Liang (2019).
 
     Args:
-        model: A HookedTransformer of any depth and width, of this package or not; it is left as it
-            was found.
+        model: A hooked model of any depth and width, of this package or not; it is left as it was
+            found.
         task: What it is tested on, or its name; by default the task that the model knows.
         n_sequences: At least 64.
         seed: Of the sequences, pairs, controls and resampling.

@@ -76,6 +76,7 @@ class AlignmentReport(Result):
         parameters: Of the causal model, fitted to the model.
         divergence: Its name and unit.
         versions: Of what the result depends on.
+        through: What the runs of a ``TransformerBridge`` went through.
         variable: Of the causal model.
         layer: Block index; or several, whose activations are one space.
         kind: Of site, one of ``KINDS``.

@@ -34,6 +34,8 @@ class Result:
         parameters: Of the algorithm, fitted to the model.
         divergence: Its name and unit.
         versions: Of what the result depends on.
+        through: What the runs of a ``TransformerBridge`` went through, its exact twin or its own
+            hooks; empty for other models.
     """
 
     FIGURE: ClassVar[str]
@@ -46,6 +48,7 @@ class Result:
     parameters: Mapping[str, float]
     divergence: str
     versions: Mapping[str, str] = field(default_factory=dict, repr=False)
+    through: str = field(default="", repr=False)
 
     @property
     def task_name(self) -> str:
@@ -64,7 +67,8 @@ class Result:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as ``to_json`` writes it."""
-        return {"form": FORM} | plain_fields(self)
+        plain = {"form": FORM} | plain_fields(self)
+        return plain if self.through else {k: v for k, v in plain.items() if k != "through"}
 
     @classmethod
     def from_dict(cls: type[ResultT], data: Mapping[str, Any]) -> ResultT:
@@ -177,11 +181,11 @@ class Result:
         return figure
 
     def __str__(self) -> str:
-        return "\n\n".join([self._title(), *map(str, self._shown()), *self._notes()])
+        return "\n\n".join([self._title(), *map(str, self._shown()), *self._all_notes()])
 
     def _repr_html_(self) -> str:
         return forms.html(
-            "result.html", title=self._title(), tables=self._shown(), notes=self._notes()
+            "result.html", title=self._title(), tables=self._shown(), notes=self._all_notes()
         )
 
     def _shown(self) -> list[forms.Table]:
@@ -198,6 +202,9 @@ class Result:
     def _notes(self) -> list[str]:
         """What text and HTML say below the tables."""
         return []
+
+    def _all_notes(self) -> list[str]:
+        return [*self._notes(), *([f"Runs went through {self.through}."] if self.through else [])]
 
     def _rows(self) -> list[dict[str, Any]]:
         """What the data frame holds."""

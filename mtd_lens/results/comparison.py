@@ -33,6 +33,7 @@ class Comparison(Result):
         parameters: None: what is fitted stands in the rows.
         divergence: Its name and unit.
         versions: Of what the result depends on.
+        through: What the runs of a ``TransformerBridge`` went through.
         lengths: Numbers of tokens in the context.
         rows: For each length, the estimators and the model.
         drawn: Names of the estimators that figures show unless others are asked for.

@@ -34,6 +34,7 @@ class Inspection(Result):
         parameters: Of the algorithm, fitted to the model's predictions.
         divergence: The family's name for its own, and its unit.
         versions: Of what the result depends on.
+        through: What the runs of a ``TransformerBridge`` went through.
         tokens: ``[sequence, position]``, or ``[sequence, position, component]`` of vectors.
         token_names: What each token of the vocabulary, or component of a vector, is called.
         attention: ``[layer, head, sequence, query, key]``; without a softmax, as shares of its

@@ -42,6 +42,7 @@ class Localization(Result):
         parameters: Of the causal model, fitted to the model.
         divergence: Its name and unit.
         versions: Of what the result depends on.
+        through: What the runs of a ``TransformerBridge`` went through.
         findings: For each variable, in causal order, the smallest set of places that carries it;
             after it the same given the query, where that can be asked.
         sites: The interchange map: every place by itself.

@@ -117,6 +117,7 @@ class Scorecard(Result):
         parameters: Of the causal model, fitted to the model.
         divergence: Its name and unit.
         versions: Of what the result depends on.
+        through: What the runs of a ``TransformerBridge`` went through.
         claims: One result a claim, in the order of the algorithm.
         matrix: The score of every claim at every layer.
         estimators: Mean divergence of the model's predictions from each reference estimator's.
@@ -268,7 +269,7 @@ class Scorecard(Result):
             "colour": colour,
             "estimators": self._estimators_table(),
             "beside": self._beside_table(),
-            "notes": self._notes(),
+            "notes": self._all_notes(),
         }
 
 

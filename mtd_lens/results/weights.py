@@ -25,6 +25,7 @@ class WeightReading(Result):
         parameters: None: nothing is fitted to what the model predicts.
         divergence: Empty: each finding has a unit of its own.
         versions: Of what the result depends on.
+        through: What the runs of a ``TransformerBridge`` went through.
         n_random: How many random models.
         findings: In the order of the algorithm.
     """

@@ -114,7 +114,7 @@ def dashboard(
     exact Bayes where it can be integrated, and the truth; and the predicted distributions.
 
     Args:
-        model: A HookedTransformer, of this package or not; it is left as it was found.
+        model: A hooked model, of this package or not; it is left as it was found.
         tokens: ``[sequence, position]``; by default ``n_sequences`` drawn from the task. At most
             256 positions are shown, and no more than the task has, with a note if any are left out.
         task: What the model is held against, or its name; by default the task that it knows.

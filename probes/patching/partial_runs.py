@@ -21,6 +21,7 @@ from torch import Tensor
 
 from probes.patching.fused import FusedAttention, normalized, stacked
 from probes.subject import HookedModel, subject_of
+from probes.twins import through
 
 ROUNDING = 16
 """Units in the last place by which outputs of passes that compute the same may differ."""
@@ -35,14 +36,11 @@ def why_not(model: HookedModel, *, with_before: bool = False) -> str | None:
         model: A hooked model.
         with_before: Whether positions that it puts before every sequence are dealt with.
     """
-    blocks = getattr(model, "blocks", None)
-    if blocks is None or not hasattr(model, "input_to_embed"):
-        return "it is not a HookedTransformer"
-    if any(type(block).__name__ != "TransformerBlock" for block in blocks):
-        return "its blocks are not TransformerLens's"
+    subject = subject_of(model)
+    if not subject.resumes:
+        return through(model) or "it is not made of TransformerLens's blocks"
     if any(point.fwd_hooks or point.bwd_hooks for point in model.hook_dict.values()):
         return "it has hooks of its own"
-    subject = subject_of(model)
     if subject.n_before and not with_before:
         return "it puts tokens of its own before every sequence"
     if subject.dtype not in (torch.float32, torch.float64):
@@ -97,7 +95,7 @@ class PartialRunner:
     read-out reads; with ``last_only`` it is not kept.
 
     Args:
-        model: A HookedTransformer for which ``why_not`` is None; it is not changed.
+        model: A hooked model for which ``why_not`` is None; it is not changed.
         tokens: ``[batch, position]``.
         last_only: Outputs at the last position alone, ``[batch, token]``; otherwise at every one,
             ``[batch, position, token]``.

@@ -35,7 +35,7 @@ class SwappedRuns:
     """Outputs at the last position of one batch under writes.
 
     Args:
-        model: A HookedTransformer for which ``why_not`` is None, without padding.
+        model: A hooked model for which ``why_not`` is None, without padding.
         stream: By block, the natural stream that it reads, ``[batch, position, d_model]``.
         fused: What ``fused_attention`` makes of the model's blocks.
     """

@@ -16,8 +16,10 @@ from probes.patching.edits import Edit, Plan, write
 from probes.patching.engines import ROWS, HookedLoop, Resumed, Run
 from probes.patching.memory import fingerprint, remembered
 from probes.patching.partial_runs import distance, tolerance, why_not, without_rounding
+from probes.patching.truth import check_true
 from probes.sites import Site, hook_name, perturbed
 from probes.subject import HookedModel, subject_of
+from probes.twins import MARK, through
 
 TRIAL_LENGTH = 8
 """Positions of the trial before a run; whole sequences where a tokenizer may have padded them."""
@@ -44,7 +46,8 @@ def choose_engine(
         The engine, its description, and the hooks whose edit left every logit as it was.
 
     Raises:
-        SiteError: No hook's edit moves the logits: the model ignores such edits.
+        SiteError: No hook's edit moves the logits: the model ignores such edits; or one does not
+            do what it says.
         DataError: Too little memory.
     """
     reason = why_not(model) if run.accelerate else "asked for"
@@ -58,10 +61,14 @@ def choose_engine(
     inert, reason = remembered(model, (*trial.key, reason, run.last_only), verdict)
     if reason is None:
         engine = Resumed(model, tokens, plan.component, last_only=run.last_only, rows=rows)
-        return engine, "resumed from the edited position", list(inert)
+        return engine, "resumed from the edited position" + _of_twin(model), list(inert)
     rows = _rows(model, tokens, False, run.max_memory)
     loop = HookedLoop(model, tokens, plan.component, last_only=run.last_only, rows=rows)
-    return loop, f"hooked loop: {reason}", list(inert)
+    return loop, f"hooked loop{_of_twin(model)}: {reason}", list(inert)
+
+
+def _of_twin(model: HookedModel) -> str:
+    return f", of {through(model)}" if hasattr(model, MARK) else ""
 
 
 def inert_hooks(model: HookedModel, tokens: Tensor, plan: Plan) -> list[str]:
@@ -132,7 +139,8 @@ class _Trial:
         return edit
 
     def inert(self) -> list[str]:
-        """Hooks whose edit moves no logit; a SiteError if that is true of all."""
+        """Hooks whose edit moves no logit; a SiteError if that is true of all, or an edit lies."""
+        check_true(self.model, self.tokens, [self.component], self.layers)
         self._run()
         hooks = {layer: hook_name(self.component, layer) for layer in self.layers}
         silent = {name: Site(name) for layer, name in hooks.items() if layer not in self._values}
@@ -182,7 +190,7 @@ def why_inert(model: HookedModel, tokens: Tensor, hooks: Sequence[str]) -> str:
         heard = bool(model(tokens).isnan().any())
     if heard:
         return "nothing depends on that activation, as where the weights that read it are 0."
-    return "the model ignores such edits. Use a HookedTransformer, whose hooks are causal."
+    return "the model ignores such edits. Pass a model whose hooks are causal there."
 
 
 def _moved(edit: Edit, length: int, short: int) -> Edit:

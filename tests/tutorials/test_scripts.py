@@ -5,6 +5,7 @@ import runpy
 from pathlib import Path
 
 import pytest
+import torch
 
 FOLDER = Path(__file__).parents[2] / "tutorials" / "scripts"
 
@@ -19,6 +20,7 @@ def test_every_script_is_run_here():
         "find_responsibility_heads.py",
         "path_patch_layers.py",
         "interchange_counterfactual.py",
+        "score_your_gpt2.py",
     }
 
 
@@ -47,3 +49,14 @@ def test_interchange_counterfactual(capsys):
     scores = [float(x) for x in re.findall(r"layer \d: (-?\d\.\d+)", out)]
     assert scores[2] > 0.9
     assert max(scores[:2]) < 0.2
+
+
+@pytest.mark.slow
+def test_score_your_gpt2(capsys):
+    pytest.importorskip("transformer_lens.model_bridge.sources")
+    with torch.random.fork_rng():
+        out = run("score_your_gpt2.py", capsys, 20, 64)
+    assert "after 20 steps" in out
+    assert out.count("Runs went through an exact twin of the TransformerBridge.") == 2
+    assert "resumed from the edited position, of an exact twin" in out
+    assert "my GPT-2" in out

@@ -22,7 +22,7 @@ def analyse(
     """Predicted vectors by every source; the latent is the next vector itself.
 
     Args:
-        model: A HookedTransformer.
+        model: A hooked model.
         causal_model: One step of gradient descent, its step size fitted to the model.
         tokens: ``[sequence, position, component]``.
         fit_tokens: For fitting; nothing more is fitted.

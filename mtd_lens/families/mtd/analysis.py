@@ -43,7 +43,7 @@ def analyse(
     is the same at every query.
 
     Args:
-        model: A HookedTransformer.
+        model: A hooked model.
         causal_model: One step of mirror descent, β fitted to the model.
         tokens: ``[sequence, position]``.
         fit_tokens: ``[sequence, position]``: for fitting.

@@ -25,7 +25,7 @@ def analyse(
     which is the prediction itself.
 
     Args:
-        model: A HookedTransformer.
+        model: A hooked model.
         causal_model: A generalized induction head, its sharpness fitted to the model.
         tokens: ``[sequence, position]``.
         fit_tokens: For fitting; nothing more is fitted.
