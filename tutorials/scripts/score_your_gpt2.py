@@ -37,14 +37,13 @@ def train(task: mtd_lens.MTDTask, steps: int) -> GPT2LMHeadModel:
 
 
 def main(steps: int = 300, n_sequences: int = 128) -> None:
-    """Print the scorecard, where variables live, and the heads that matter most."""
+    """Print the scorecard, the heads that matter most, and where variables live."""
     task = mtd_lens.load_task("mtd-q5-m3-t32")
     wrapped = train(task, steps)
     model = build_bridge_from_module(
         wrapped, architecture="GPT2LMHeadModel", hf_config=wrapped.config
     ).eval()
     print(mtd_lens.score(model, task, n_sequences=n_sequences, quick=True, name="my GPT-2"))
-    print(mtd_lens.localize(model, task, n_sequences=n_sequences, name="my GPT-2"))
     clean, corrupted = task.sample(32, seed=0).tokens, task.sample(32, seed=1).tokens
     answers = model(clean)[:, -1].argmax(-1)
 
@@ -54,6 +53,8 @@ def main(steps: int = 300, n_sequences: int = 128) -> None:
     grid = probes.patch_activations(model, clean, corrupted, "z", answer)
     print(grid.engine)
     print(grid.top(2))
+    # the longest part: some minutes
+    print(mtd_lens.localize(model, task, n_sequences=n_sequences, name="my GPT-2"))
 
 
 if __name__ == "__main__":
