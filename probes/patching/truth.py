@@ -69,6 +69,9 @@ def check_true(
     subject, layers = subject_of(model), list(layers)
     asked = [name for name in components if name in (*STREAMS, *ADDED, *TOGETHER)]
     pair = _pair(tokens[:, :LENGTH], subject)
+    if subject.n_before:  # its hooks leave out what lies before, which edits leave as it is
+        pair, model = subject.model.spelt(pair), subject.underlying
+        subject = subject_of(model)
     if not asked or _masked(model, pair):
         return
     last = hook_name("resid_post", subject.n_layers - 1)
