@@ -59,4 +59,4 @@ def test_score_your_gpt2(capsys):
     assert "after 20 steps" in out
     assert out.count("Runs went through an exact twin of the TransformerBridge.") == 2
     assert "resumed from the edited position, of an exact twin" in out
-    assert "my GPT-2" in out
+    assert len(re.findall(r"layer \d: head 0 -?\d\.\d+  head 1 -?\d\.\d+", out)) == 3

@@ -52,7 +52,8 @@ def main(steps: int = 300, n_sequences: int = 128) -> None:
 
     grid = probes.patch_activations(model, clean, corrupted, "z", answer)
     print(grid.engine)
-    print(grid.top(2))
+    for layer, heads in enumerate(grid.differences.mean(-1)):
+        print(f"layer {layer}: " + "  ".join(f"head {h} {x:.4f}" for h, x in enumerate(heads)))
     # the longest part: some minutes
     print(mtd_lens.localize(model, task, n_sequences=n_sequences, name="my GPT-2"))
 
