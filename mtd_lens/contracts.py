@@ -107,7 +107,13 @@ def last_prediction(causal_model: CausalModel, tokens: Tensor) -> Tensor:
     Args:
         causal_model: The algorithm.
         tokens: ``[sequence, position]``.
+
+    Raises:
+        ArgumentError: It is no causal model.
+        TokensError: Tokens that do not fit its task.
     """
+    if not isinstance(causal_model, CausalModel):
+        raise ArgumentError(f"causal_model must be a causal model; got {shown(causal_model)}.")
     own = getattr(causal_model, "last_prediction", None)
     return causal_model.run(tokens)["prediction"][:, -1] if own is None else own(tokens)
 

@@ -252,7 +252,7 @@ def test_edits_that_are_ignored_are_noticed(model, sequences):
     for block in deaf.blocks:
         block.hook_attn_out = DeafHookPoint()
     deaf.setup()
-    with pytest.raises(probes.SiteError, match=r"blocks.\*.hook_attn_out.*nothing.*model ignores"):
+    with pytest.raises(probes.SiteError, match=r"blocks.0.hook_attn_out' does not do what it says"):
         probes.check_editable(deaf, sequences, ("hook_attn_out",))
 
 

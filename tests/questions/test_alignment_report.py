@@ -221,7 +221,9 @@ def test_a_report_is_reproduced_and_leaves_no_trace(model):
     first, again = (
         mtd_lens.align(model, "mean_responsibility", 1, n_sequences=64, steps=3) for _ in range(2)
     )
-    assert again == first
+    assert replace(again, scores={}) == replace(first, scores={})
+    for name, found in first.scores.items():  # where arrays lie in memory may round sums otherwise
+        assert vars(again.scores[name]) == pytest.approx(vars(found), rel=1e-12)
     assert torch.equal(again.alignment.basis, first.alignment.basis)
     assert same(before, state(model))
 
