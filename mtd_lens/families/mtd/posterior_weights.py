@@ -67,14 +67,13 @@ def construct_posterior(
     layout = lay_out(causal)
     stages = (embed, copy_window, look_up, add_up, choose, mix)
     weights = {name: value for stage in stages for name, value in stage(causal, layout).items()}
-    n_nodes = len(causal.rule_nodes[0])
     architecture = Architecture(
         form="absolute",
         read_out=cast(ReadOut, read_out),
         n_layers=3,
         n_heads=task.order,
         d_model=layout.size,
-        d_head=max(task.seq_len, task.n_tokens, n_nodes + 1),
+        d_head=_d_head(causal),
         n_ctx=task.seq_len,
         n_tokens=task.n_tokens,
         d_mlp=max(n_windows(task), task.order * task.n_tokens),
@@ -216,12 +215,17 @@ def mix(causal: PosteriorCausalModel, layout: Layout) -> dict[str, Tensor]:
     return for_block(2, "mlp", W_in=W_in, b_in=zeros(m * q) - 1.0, W_out=W_out)
 
 
+def _d_head(causal: PosteriorCausalModel) -> int:
+    """Room for a position, a token, or the nodes and one entry more."""
+    task = causal.task
+    return max(task.seq_len, task.n_tokens, len(causal.rule_nodes[0]) + 1)
+
+
 def _attention(
     causal: PosteriorCausalModel, layout: Layout
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    task = causal.task
-    d_head = max(task.seq_len, task.n_tokens, len(causal.rule_nodes[0]) + 1)
-    inward = (task.order, layout.size, d_head)
+    d_head = _d_head(causal)
+    inward = (causal.task.order, layout.size, d_head)
     return zeros(*inward), zeros(*inward), zeros(*inward), zeros(inward[0], d_head, layout.size)
 
 
