@@ -248,6 +248,9 @@ class Algorithm(Record):
         query: ``task -> query tokens``: which tokens belong to the query itself; without it no
             claim is tested given the query.
         codes: ``task -> codes``: in what form, other than plainly, its variables may be held.
+        statistic: The variable that, at the last query and with the query's own tokens, settles what
+            it predicts: all that it keeps of the evidence. Without one, rivals are told apart by
+            predictions alone.
         containing: Names of the family's references that have this algorithm as a special case,
             such as two steps of any sizes for one step: they are no rivals.
         id: What it is asked for by, such as ``"one-step"``; by default its name with hyphens in
@@ -266,6 +269,7 @@ class Algorithm(Record):
     patterns: Callable[[Any, Tensor], Sequence[AnalyticPattern]] | None = None
     query: Callable[[Any], QueryTokens] | None = None
     codes: Callable[[Any], Sequence[Code]] | None = None
+    statistic: str = ""
     containing: tuple[str, ...] = ()
     id: str = ""
 
@@ -363,17 +367,19 @@ class Family(Record):
         has = self.has_variant or (lambda task, variant: True)
         return {name: build for name, build in self.variants.items() if has(task, name)}
 
-    def algorithm(self, id: str | None = None) -> Algorithm:
+    def algorithm(self, id: str | Algorithm | None = None) -> Algorithm:
         """The algorithm that is asked for.
 
         Args:
-            id: Of one of them; the first one by default.
+            id: Of one of them, or an algorithm of the caller's own; the first one by default.
 
         Raises:
             ArgumentError: No algorithm of the family has it; the message lists the nearest.
         """
-        known = {algorithm.id: algorithm for algorithm in self.algorithms}
+        if isinstance(id, Algorithm):
+            return id
         if id is None:
             return self.algorithms[0]
+        known = {algorithm.id: algorithm for algorithm in self.algorithms}
         checks.choice(id, f"{self.name} algorithm", known, ArgumentError)
         return known[id]

@@ -100,7 +100,7 @@ class Experiment:
         *,
         name: str | None = None,
         vocabulary: Vocabulary | None = None,
-        algorithm: str | None = None,
+        algorithm: str | Algorithm | None = None,
     ) -> "Experiment":
         """The experiment, after every check of its arguments.
 
@@ -111,7 +111,8 @@ class Experiment:
             name: What results call the model; by default its own.
             vocabulary: Which of the model's ids stand for the task's tokens, if they are not the
                 same; the experiment's model is then one of the task's tokens.
-            algorithm: What the model is held against, by its id; the family's first by default.
+            algorithm: What the model is held against, by its id, or one of the caller's own; the
+                family's first by default.
 
         Raises:
             ArgumentError: A seed that cannot be used, a name that cannot be shown, a vocabulary

@@ -8,7 +8,7 @@ from torch import Tensor
 
 import probes
 from mtd_lens.claims import Claim, Measurement, NotApplicable
-from mtd_lens.contracts import Task
+from mtd_lens.contracts import Algorithm, Task
 from mtd_lens.errors import ArgumentError
 from mtd_lens.experiment import NULL_SEED, Experiment, asked
 from mtd_lens.measures.choice import earliest_best
@@ -46,7 +46,7 @@ def score(
     name: str | None = None,
     vocabulary: Vocabulary | None = None,
     progress: bool = False,
-    algorithm: str | None = None,
+    algorithm: str | Algorithm | None = None,
 ) -> Scorecard:
     """Test, layer by layer, whether a model computes its task's algorithm.
 
@@ -69,7 +69,7 @@ def score(
         vocabulary: Which of the model's ids stand for the task's tokens, if they are not the same.
         progress: Show a progress bar on standard error once two seconds have passed.
         algorithm: What the model is held against, such as ``"one-step"`` or ``"posterior"`` on
-            mixtures; by default the family's first.
+            mixtures, or an algorithm of the caller's own; by default the family's first.
 
     Returns:
         Every claim's score, interval, null, ceiling and verdict.

@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 import mtd_lens
-from known_truth import stages
-from known_truth.parts import (
+from known_truth.making import build
+from mtd_lens import MTDTask
+from mtd_lens.architectures.layout import Layout
+from mtd_lens.architectures.parts import (
     Layer,
     Part,
-    build,
     by_position,
     classes,
     copies,
@@ -20,9 +21,8 @@ from known_truth.parts import (
     units,
     written,
 )
-from mtd_lens import MTDTask
-from mtd_lens.architectures.layout import Layout
 from mtd_lens.architectures.writing import MARGIN, eye, zeros
+from mtd_lens.families.mtd import stages
 from probes.subject import HookedModel
 
 

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 import mtd_lens
-from known_truth import stages
-from known_truth.parts import Layer, Part, build, copies, read, units, written
+from known_truth.making import build
 from mtd_lens import MTDTask
 from mtd_lens.architectures.layout import Layout
+from mtd_lens.architectures.parts import Layer, Part, copies, read, units, written
+from mtd_lens.families.mtd import stages
 from probes.subject import HookedModel
 
 

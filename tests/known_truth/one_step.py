@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 
 import mtd_lens
-from known_truth import stages
-from known_truth.parts import (
+from known_truth.making import build, identity, noise
+from mtd_lens import MTDTask, hooked
+from mtd_lens.architectures.parts import (
     Layer,
     Part,
-    build,
     scaled,
 )
-from mtd_lens import MTDTask, hooked
 from mtd_lens.architectures.writing import eye
+from mtd_lens.families.mtd import stages
 from mtd_lens.families.mtd.absolute import construct_absolute
 from mtd_lens.families.mtd.plan import Plan
 from mtd_lens.hooked import ModelInfo
@@ -189,7 +189,7 @@ def noisy(task: MTDTask) -> HookedModel:
         stages.average(task, layout),
         stages.read_out(task, layout, beta),
     ]
-    layers = [[group, stages.noise(layout, 2, "noise", SEED + i)] for i, group in enumerate(used)]
+    layers = [[group, noise(layout, 2, "noise", SEED + i)] for i, group in enumerate(used)]
     return layered(task, "noisy", layers, noise=NOISE)
 
 
@@ -234,7 +234,7 @@ def with_identity(task: MTDTask) -> HookedModel:
     layers = [
         [stages.responsibilities(task, layout)],
         [stages.average(task, layout)],
-        [stages.identity(task, layout, "identity", SEED)],
+        [identity(task, layout, "identity", SEED)],
         [stages.read_out(task, layout, beta)],
     ]
     return layered(task, "identity beside", layers, identity=task.n_tokens)
@@ -244,7 +244,7 @@ def identity_only(task: MTDTask) -> HookedModel:
     """A layer that stores which sequence it is, and uniform mixture weights."""
     layout = stages.lay_out(task, identity=task.n_tokens)
     layers = [
-        [stages.identity(task, layout, "identity", SEED)],
+        [identity(task, layout, "identity", SEED)],
         [stages.read_out(task, layout, mtd_lens.best_beta(task))],
     ]
     return layered(task, "identity only", layers, identity=task.n_tokens)
@@ -256,5 +256,5 @@ def uniform(task: MTDTask) -> HookedModel:
     ends = stages.ends(task, layout)
     ends["pos_embed.W_pos"][:, layout["output"]] = 1 / task.n_tokens
     ends["unembed.W_U"][layout["output"]] = eye(task.n_tokens)
-    layers = [Layer([stages.noise(layout, 2, "noise", SEED + i)]) for i in range(3)]
+    layers = [Layer([noise(layout, 2, "noise", SEED + i)]) for i in range(3)]
     return build(task, layout, layers, ends, "uniform")

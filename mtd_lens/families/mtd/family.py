@@ -70,6 +70,7 @@ ONE_STEP = Algorithm(
     patterns=patterns,
     query=query_tokens,
     codes=codes,
+    statistic="mean_responsibility",
     containing=CONTAIN_ONE_STEP,
 )
 
@@ -83,6 +84,7 @@ POSTERIOR = Algorithm(
     control=posterior_control,
     patterns=posterior_patterns,
     query=query_tokens,
+    statistic="total_log_likelihoods",
 )
 
 

@@ -1,4 +1,4 @@
-"""Parts that models of known truth are put together from: groups of heads, and units of MLPs.
+"""Parts that transformers are put together from: groups of heads, and units of MLPs.
 
 A group of heads is a dictionary of ``W_Q``, ``W_K``, ``W_V``, ``W_O`` and, at will, biases; each of
 its tensors may be narrower than the model's, and zeros are filled in.
@@ -11,17 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mtd_lens import MTDTask, hooked
-from mtd_lens.architectures.layout import Architecture, Layout
-from mtd_lens.architectures.writing import MARGIN, eye, zeros
-from mtd_lens.hooked import ModelInfo
-from probes.subject import HookedModel
+from mtd_lens.architectures.layout import Architecture, Layout, ReadOut
+from mtd_lens.architectures.writing import MARGIN, eye, for_block, zeros
 
 Part = dict[str, Tensor]
 
 OF_THE_HEAD_AXIS = ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V")
-WRITES = ("W_E", "W_pos", "W_O", "b_O", "W_out", "b_out")
-READS = ("W_Q", "W_K", "W_V", "W_in", "W_U")
 
 
 @dataclass(frozen=True)
@@ -42,55 +37,45 @@ class Renamed(Layout):
         return self._layout[self._others.get(name, name)]
 
 
-def build(
-    task: MTDTask,
+def put_together(
     layout: Layout,
     layers: Sequence[Layer],
     ends: Mapping[str, Tensor],
-    name: str,
-    basis: Tensor | None = None,
-) -> HookedModel:
-    """A float64 model with log-probabilities as its output.
+    *,
+    n_ctx: int,
+    n_tokens: int,
+    read_out: ReadOut = "log_probs",
+) -> tuple[Architecture, dict[str, Tensor]]:
+    """The architecture and the float64 weights of a stock transformer made of parts.
 
     Args:
-        task: Its task.
         layout: Of the residual stream.
         layers: Its layers; a ``Layer()`` does nothing.
         ends: ``embed.W_E``, ``pos_embed.W_pos`` and ``unembed.W_U``.
-        name: Of the model.
-        basis: Matrix by which all that is written to the stream is multiplied, its inverse
-            being applied to all that is read.
+        n_ctx: Its context.
+        n_tokens: Its vocabulary.
+        read_out: How its output is read.
     """
     weights = dict(ends)
     for index, layer in enumerate(layers):
         for part, groups in (("attn", layer.heads), ("mlp", layer.units)):
             found = beside(groups) if part == "attn" else joined(groups)
-            weights |= {f"blocks.{index}.{part}.{key}": value for key, value in found.items()}
-    if basis is not None:
-        weights = {key: changed(key, value, basis) for key, value in weights.items()}
+            weights |= for_block(index, part, **found)
     heads = [value for key, value in weights.items() if key.endswith("attn.W_Q")]
     units = [value.shape[-1] for key, value in weights.items() if key.endswith("mlp.W_in")]
     architecture = Architecture(
         form="absolute",
-        read_out="log_probs",
+        read_out=read_out,
         n_layers=len(layers),
         n_heads=max((value.shape[0] for value in heads), default=1),
         d_model=layout.size,
         d_head=max((value.shape[2] for value in heads), default=1),
-        n_ctx=task.seq_len,
-        n_tokens=task.n_tokens,
+        n_ctx=n_ctx,
+        n_tokens=n_tokens,
         d_mlp=max(units) if units else None,
         activation="relu",
     )
-    return hooked.assemble(architecture, weights, ModelInfo(task, name), torch.float64)
-
-
-def changed(name: str, value: Tensor, basis: Tensor) -> Tensor:
-    """A weight in another basis of the residual stream."""
-    kind = name.rsplit(".", 1)[-1]
-    if kind in WRITES:
-        return value @ basis
-    return torch.linalg.inv(basis) @ value if kind in READS else value
+    return architecture, weights
 
 
 def of_block(weights: Mapping[str, Tensor]) -> Part:

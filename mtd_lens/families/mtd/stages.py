@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from known_truth.parts import (
+from mtd_lens.architectures.layout import Layout
+from mtd_lens.architectures.parts import (
     Part,
     Renamed,
     beside,
@@ -12,14 +13,12 @@ from known_truth.parts import (
     head,
     of_block,
     read,
-    scaled,
     written,
 )
-from mtd_lens import MTDTask
-from mtd_lens.architectures.layout import Layout
-from mtd_lens.architectures.writing import eye, zeros
+from mtd_lens.architectures.writing import eye
 from mtd_lens.families.mtd import absolute
 from mtd_lens.families.mtd.plan import Plan, unembed
+from mtd_lens.families.mtd.task import MTDTask
 
 
 def lay_out(task: MTDTask, **further: int) -> Layout:
@@ -106,28 +105,3 @@ def average(
 def read_out(task: MTDTask, layout: Layout, beta: float, source: str = "class") -> Part:
     """A head whose pattern is ``softmax(β · mean)`` over lags; values copy the token."""
     return of_block(absolute.read_out(Plan(task, beta), Renamed(layout, **{"class": source})))
-
-
-def noise(layout: Layout, n_heads: int, target: str, seed: int) -> Part:
-    """Heads with random scores and values, writing to ``target`` only."""
-    generator = torch.Generator().manual_seed(seed)
-    width, inward = layout[target].stop - layout[target].start, (n_heads, layout.size, 6)
-    W_Q, W_K, W_V = (torch.randn(inward, generator=generator).double() for _ in range(3))
-    W_O = zeros(n_heads, 6, layout.size)
-    W_O[:, :, layout[target]] = torch.randn((n_heads, 6, width), generator=generator).double()
-    return {"W_Q": W_Q, "W_K": W_K, "W_V": W_V, "W_O": W_O}
-
-
-def identity(task: MTDTask, layout: Layout, target: str, seed: int) -> Part:
-    """A head that writes the tokens at random weights of their positions.
-
-    Different sequences have different sums, so it tells which sequence it is, and no linear map
-    makes anything of its evidence.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.rand((task.seq_len, task.seq_len), generator=generator).double()
-    pattern = (drawn + 0.1).tril()
-    pattern = pattern / pattern.sum(1, keepdim=True)
-    value = read(layout, "token", eye(task.n_tokens))
-    output = written(layout, target, eye(task.n_tokens))
-    return scaled(head([by_position(layout, pattern)], value, output), float(task.seq_len))
