@@ -248,9 +248,9 @@ class Algorithm(Record):
         query: ``task -> query tokens``: which tokens belong to the query itself; without it no
             claim is tested given the query.
         codes: ``task -> codes``: in what form, other than plainly, its variables may be held.
-        statistic: The variable that, at the last query and with the query's own tokens, settles what
-            it predicts: all that it keeps of the evidence. Without one, rivals are told apart by
-            predictions alone.
+        statistic: The variable that, at the last query and with the query's own tokens, settles
+            what it predicts: all that it keeps of the evidence. Without one, rivals are told apart
+            by predictions alone.
         containing: Names of the family's references that have this algorithm as a special case,
             such as two steps of any sizes for one step: they are no rivals.
         id: What it is asked for by, such as ``"one-step"``; by default its name with hyphens in
