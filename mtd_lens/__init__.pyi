@@ -108,6 +108,7 @@ from .families.ngram.task import NGramBatch as NGramBatch, NGramTask as NGramTas
 from .hooked.info import task_of as task_of
 from .questions.align import align as align
 from .questions.compare import compare as compare
+from .questions.compete import compete as compete
 from .questions.inspect import inspect as inspect
 from .questions.localize import localize as localize
 from .questions.read_weights import read_weights as read_weights
@@ -126,6 +127,7 @@ from .registry import (
 )
 from .results.alignment import AlignmentReport as AlignmentReport
 from .results.comparison import Comparison as Comparison
+from .results.competition import Competition as Competition
 from .results.inspection import Inspection as Inspection
 from .results.localization import Localization as Localization
 from .results.scorecard import Scorecard as Scorecard
@@ -139,6 +141,7 @@ from .views.plots import (
     plot_alignment as plot_alignment,
     plot_attention as plot_attention,
     plot_comparisons as plot_comparisons,
+    plot_competition as plot_competition,
     plot_latents as plot_latents,
     plot_localization as plot_localization,
     plot_predictions as plot_predictions,

@@ -133,6 +133,28 @@ def compare(
 
 
 @app.command()
+def compete(
+    name: Model,
+    sequences: Sequences = None,
+    seed: Seed = 0,
+    json: Json = None,
+    html: Html = None,
+    figure: Annotated[
+        Path | None,
+        typer.Option("--figure", help="Draw how near each algorithm is, as PNG or SVG."),
+    ] = None,
+    device: Device = None,
+) -> None:
+    """Which of its task's algorithms does a model run, or does it run none of them?"""
+    model = _model(name, device, json, html, figure=figure)
+    from mtd_lens.questions.compete import compete
+
+    given = _given(n_sequences=sequences)
+    found = compete(model, seed=seed, progress=True, **given)
+    _finish(found, json=json, html=html, figure=figure)
+
+
+@app.command()
 def localize(
     name: Model,
     sequences: Sequences = None,

@@ -181,6 +181,20 @@ WRITING = {
         ("compare", NAME, *FEW, "--lengths=8", "--json", "c.json", "--figure", "c.svg"),
         ["c.json", "c.svg"],
     ),
+    "compete": (
+        (
+            "compete",
+            NAME,
+            "--sequences=128",
+            "--json",
+            "c.json",
+            "--html",
+            "c.html",
+            "--figure",
+            "c.svg",
+        ),
+        ["c.json", "c.html", "c.svg"],
+    ),
     "localize": (
         ("localize", NAME, *FEW, "--json", "l.json", "--figure", "l.png"),
         ["l.json", "l.png"],

@@ -1,7 +1,13 @@
-"""Which layer a claim is about: chosen on the fit split, before any score."""
+"""Which layer a claim is about, chosen on the fit split before any score, and its score there."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
+
+from torch import Tensor
+
+import probes
+from mtd_lens.claims import Measurement
+from probes.statistics import Interval
 
 Key = TypeVar("Key")
 
@@ -17,3 +23,45 @@ def earliest_best(scores: Mapping[Key, float]) -> Key:
     """
     best = max(scores.values())
     return next(key for key, score in scores.items() if score >= best - TIE)
+
+
+def chosen(found: Sequence[Measurement]) -> Measurement | None:
+    """The earliest layer among those that are best on the fit split, up to a tie.
+
+    Args:
+        found: Of every layer; None is chosen of none.
+    """
+    return found[earliest_best({i: m.selection for i, m in enumerate(found)})] if found else None
+
+
+def score_of(measurement: Measurement, seed: int) -> Interval:
+    """A measurement's score with its interval.
+
+    Args:
+        measurement: Of one layer.
+        seed: Of the resampling.
+    """
+    if measurement.interval is not None:
+        return measurement.interval
+    if measurement.exact:
+        value = 1 - float(measurement.numerator.mean() / measurement.denominator.mean())
+        return Interval(value, value, value)
+    return ratio_of(measurement.numerator, measurement.denominator, seed)
+
+
+def controls_of(measurement: Measurement, seed: int) -> dict[str, Interval]:
+    """By name in words, the scores of what must not pass.
+
+    Args:
+        measurement: Of one layer.
+        seed: Of the resampling.
+    """
+    return {
+        name: found if isinstance(found, Interval) else ratio_of(*found, seed)
+        for name, found in measurement.controls.items()
+    }
+
+
+def ratio_of(numerator: Tensor, denominator: Tensor, seed: int) -> Interval:
+    """One minus a ratio of means over rows, with its expanded percentile interval."""
+    return probes.one_minus_ratio(numerator, denominator, seed=seed, expanded=True)

@@ -4,14 +4,13 @@ import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from torch import Tensor
 
 import probes
 from mtd_lens.claims import Claim, Measurement, NotApplicable
 from mtd_lens.contracts import Algorithm, Task
 from mtd_lens.errors import ArgumentError
 from mtd_lens.experiment import NULL_SEED, Experiment, asked
-from mtd_lens.measures.choice import earliest_best
+from mtd_lens.measures.choice import chosen, controls_of, score_of
 from mtd_lens.questions.conclusion import conclusion
 from mtd_lens.questions.estimators import from_model, means
 from mtd_lens.questions.rivals import nearest_algorithm
@@ -190,10 +189,8 @@ def _measured(claim: Claim, trial: Trial) -> Found:
 
 
 def _chosen(found: Found | None) -> Measurement | None:
-    """The earliest layer among those that are best on the fit split, up to a tie."""
-    if found is None or isinstance(found, NotApplicable) or not found:
-        return None
-    return found[earliest_best({index: m.selection for index, m in enumerate(found)})]
+    """The layer that a claim is about, if its test could be made."""
+    return None if found is None or isinstance(found, NotApplicable) else chosen(found)
 
 
 def _floors(
@@ -201,16 +198,16 @@ def _floors(
 ) -> list[Interval | None]:
     """The null's scores: over sequences, or over random models where sequences play no part."""
     seed = experiment.seed
-    chosen = [_chosen(found) for found in of_null]
-    floors = [None if best is None else _interval(best, seed) for best in chosen]
-    exact = [i for i, best in enumerate(chosen) if best is not None and best.exact]
+    best_of = [_chosen(found) for found in of_null]
+    floors = [None if best is None else score_of(best, seed) for best in best_of]
+    exact = [i for i, best in enumerate(best_of) if best is not None and best.exact]
     drawn = [[floors[i]] for i in exact]
     for number in range(1, N_EXACT_NULLS if exact else 0):
         null = experiment.null(NULL_SEED + seed + number, over=null)
         trial = experiment.trial(null)
         for i, intervals in zip(exact, drawn, strict=True):
             best = _chosen(_measured(claims[i], trial))
-            intervals.append(None if best is None else _interval(best, seed))
+            intervals.append(None if best is None else score_of(best, seed))
     for i, intervals in zip(exact, drawn, strict=True):
         scores = [interval.score for interval in intervals if interval]
         low, middle, high = np.quantile(scores, [0.025, 0.5, 0.975])
@@ -228,23 +225,20 @@ def _decided(
     refuted: str | None = None,
 ) -> ClaimResult:
     """A claim's result. ``of_ceiling`` is None where the algorithm has no construction."""
-    chosen, built = _chosen(of_model), _chosen(of_ceiling)
-    if chosen is None:
+    best, built = _chosen(of_model), _chosen(of_ceiling)
+    if best is None:
         said = isinstance(of_model, NotApplicable)
         reason = str(of_model) if said else "the variable does not vary"
         return ClaimResult.not_made(claim.id, claim.statement, reason, threshold)
-    score, ceiling = _interval(chosen, seed), None if built is None else _interval(built, seed)
-    controls = {
-        name: found if isinstance(found, Interval) else _ratio(*found, seed)
-        for name, found in chosen.controls.items()
-    }
+    score, ceiling = score_of(best, seed), None if built is None else score_of(built, seed)
+    controls = controls_of(best, seed)
     beside = controls if null is None else {NULL: null} | controls
-    verdict = decide(score, beside, ceiling, threshold, chosen.dose, refuted)
+    verdict = decide(score, beside, ceiling, threshold, best.dose, refuted)
     return ClaimResult(
         id=claim.id,
         statement=claim.statement,
-        layer=chosen.layer,
-        site=chosen.site,
+        layer=best.layer,
+        site=best.site,
         score=score.score,
         low=score.low,
         high=score.high,
@@ -256,32 +250,19 @@ def _decided(
         reason=verdict.reason,
         floor=verdict.floor,
         controls=controls,
-        dose=chosen.dose,
-        details=chosen.details,
+        dose=best.dose,
+        details=best.details,
     )
 
 
 def _is_of_output(found: Found) -> bool:
     """Whether a claim is of the model's output, and not of a layer."""
-    chosen = _chosen(found)
-    return chosen is not None and chosen.layer is None
-
-
-def _interval(measurement: Measurement, seed: int) -> Interval:
-    if measurement.interval is not None:
-        return measurement.interval
-    if measurement.exact:
-        value = 1 - float(measurement.numerator.mean() / measurement.denominator.mean())
-        return Interval(value, value, value)
-    return _ratio(measurement.numerator, measurement.denominator, seed)
-
-
-def _ratio(numerator: Tensor, denominator: Tensor, seed: int) -> Interval:
-    return probes.one_minus_ratio(numerator, denominator, seed=seed, expanded=True)
+    best = _chosen(found)
+    return best is not None and best.layer is None
 
 
 def _entry(claim: Claim, measurement: Measurement, seed: int) -> MatrixEntry:
-    found = _interval(measurement, seed)
+    found = score_of(measurement, seed)
     assert measurement.layer is not None
     return MatrixEntry(
         **vars(found), claim=claim.id, layer=measurement.layer, site=measurement.site

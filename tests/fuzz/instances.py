@@ -131,6 +131,11 @@ def comparison() -> Any:
 
 
 @functools.cache
+def competition() -> Any:
+    return mtd_lens.compete(model(), n_sequences=128)
+
+
+@functools.cache
 def reading() -> Any:
     return mtd_lens.read_weights(model(), n_random=1)
 
@@ -209,6 +214,7 @@ INSTANCES: dict[str, Callable[[], Any]] = {
     "Carrier": lambda: experiment().algorithm.carriers(task())[0],
     "Claim": lambda: experiment().algorithm.claims(task())[0],
     "Comparison": comparison,
+    "Competition": competition,
     "Content": lambda: measures.Content(floats(3, 3).softmax(-1), torch.arange(3)),
     "Dashboard": lambda: mtd_lens.Dashboard(inspection(), None),
     "Examples": lambda: experiment().family.examples(task(), 2, 0, True),

@@ -1,0 +1,305 @@
+"""Which algorithm: every one of a family against a model, where their predictions differ."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+import probes
+from mtd_lens import verdicts
+from mtd_lens.claims import Measurement, NotApplicable
+from mtd_lens.contracts import LAST, Algorithm, Family, Task
+from mtd_lens.errors import ArgumentError
+from mtd_lens.experiment import Experiment, asked
+from mtd_lens.measures import Interchange, Prediction, Scrubbing, pairs_of
+from mtd_lens.measures.choice import chosen, controls_of, score_of
+from mtd_lens.measures.pairs import negligible
+from mtd_lens.results.competition import Competition, Contender, Duel
+from mtd_lens.trial import Trial
+from mtd_lens.verdicts import THRESHOLD, decide
+from mtd_lens.vocabulary import Vocabulary
+from probes import checks
+from probes.statistics import Interval
+from probes.statistics.intervals import CONFIDENCE, MIN_SEQUENCES
+from probes.subject import HookedModel
+
+N_SEQUENCES = 1024
+
+DIFFER_MOST = 0.25
+"""Share of the sequences, or pairs, on which two algorithms are held against each other: those on
+which they differ most by themselves, whatever the model does."""
+
+LEAST = 2 * round(MIN_SEQUENCES / DIFFER_MOST)
+"""Sequences, so that a quarter of the half that is for scores has enough of them."""
+
+HOOK = "hook_attn_out"
+"""At the last query, where an algorithm's statistic is swapped."""
+
+
+@asked
+def compete(
+    model: HookedModel,
+    task: Task | str | None = None,
+    n_sequences: int = N_SEQUENCES,
+    seed: int = 0,
+    *,
+    algorithms: Iterable[str | Algorithm] | None = None,
+    threshold: float = THRESHOLD,
+    name: str | None = None,
+    vocabulary: Vocabulary | None = None,
+    progress: bool = False,
+) -> Competition:
+    """Which of its task's algorithms a model runs, or whether it runs none of them.
+
+    Each algorithm is fitted to the model's predictions on half of the sequences, and held against
+    it on the other half: by predictions, by interchange of its statistic given the query, by
+    scrubbing that statistic, and, two by two, on the quarter of sequences and pairs on which the
+    two differ most. An algorithm is supported if all of it holds and each rival is told from it.
+
+    Args:
+        model: A hooked model of any depth and width; it is left as it was found.
+        task: What it is tested on, or its name; by default the task that the model knows.
+        n_sequences: At least 128, so that every quarter is enough for an interval.
+        seed: Of the sequences, pairs and resampling.
+        algorithms: Ids, or algorithms of the caller's own, two at least; by default all of the
+            family's.
+        threshold: What scores must lie above, and of what is left the share that no rival may
+            explain: 1 minus this.
+        name: What the result calls the model.
+        vocabulary: Which of the model's ids stand for the task's tokens, if they are not the same.
+        progress: Show a progress bar on standard error once two seconds have passed.
+
+    Returns:
+        Every algorithm's scores and verdict, every two algorithms side by side, and a sentence.
+
+    Raises:
+        ArgumentError: Too few sequences, a threshold outside (0, 1), a vocabulary that does not
+            fit, an algorithm that the family does not have, one twice, or fewer than two.
+        MemoryLimitError: More sequences than there is memory for.
+        ModelError: The model does not fit the task, or no task is known.
+        SiteError: The model lacks a hook, or ignores edits of it.
+    """
+    from tqdm.auto import tqdm
+
+    threshold = checks.number(threshold, "threshold", 0, 1, ArgumentError)
+    n_sequences = checks.integer(n_sequences, "n_sequences", LEAST, ArgumentError)
+    progress = checks.flag(progress, "progress", ArgumentError)
+    experiment = Experiment.of(model, task, seed, name=name, vocabulary=vocabulary)
+    rivals, head = _listed(experiment.family, algorithms), experiment.head
+    experiment = experiment.drawn(n_sequences)
+    if any(algorithm.statistic for algorithm in rivals):
+        probes.check_editable(experiment.model, experiment.tokens, (HOOK,))
+    shown = None if progress else True
+    held = [
+        _held(replace(experiment, algorithm=algorithm).trial(), algorithm)
+        for algorithm in tqdm(rivals, desc="algorithms", disable=shown, delay=2, leave=False)
+    ]
+    held.sort(key=lambda contender: float(contender.divergences.mean()))
+    duels = tuple(_duel(*two, len(held) - 1, experiment.seed) for two in combinations(held, 2))
+    judged = tuple(_judged(each, duels, threshold, experiment.seed) for each in held)
+    return Competition(
+        **head | {"n_sequences": n_sequences},
+        contenders=judged,
+        duels=duels,
+        conclusion=_conclusion(experiment.name, judged),
+    )
+
+
+@dataclass(frozen=True)
+class _Held:
+    """An algorithm and what was found of it in a model.
+
+    Attributes:
+        algorithm: The algorithm.
+        trial: Of the model, with the algorithm fitted to it.
+        prediction: ``[sequence, outcome]``: the algorithm's.
+        divergences: ``[sequence]``: of the model's predictions from it.
+        found: By test, what was measured at its layer.
+        notes: By test, why it was not made.
+    """
+
+    algorithm: Algorithm
+    trial: Trial
+    prediction: Float[Tensor, "sequence outcome"]
+    divergences: Float[Tensor, " sequence"]
+    found: Mapping[str, Measurement]
+    notes: Mapping[str, str]
+
+    @property
+    def counterfactual(self) -> Float[Tensor, "pair outcome"]:
+        """What it predicts for each pair when its statistic is swapped, given the query."""
+        trial, statistic = self.trial, self.algorithm.statistic
+        return pairs_of(trial, trial.tokens, statistic, LAST, given_query=True).counterfactual
+
+
+def _listed(family: Family, wanted: Iterable[str | Algorithm] | None) -> list[Algorithm]:
+    """The algorithms that compete."""
+    made = "ids, or mtd_lens.Algorithm records"
+    given = checks.listed(
+        family.algorithms if wanted is None else wanted, "algorithms", made, ArgumentError
+    )
+    listed = [family.algorithm(each) for each in given]
+    ids = [algorithm.id for algorithm in listed]
+    for different in (ids, [algorithm.name for algorithm in listed]):
+        if len(listed) < 2 or len(set(different)) < len(different):
+            known = ", ".join(algorithm.id for algorithm in family.algorithms)
+            raise ArgumentError(
+                "a competition needs two algorithms or more, of different ids and names; got "
+                f"{', '.join(ids) or 'none'}. The family {family.name!r} has {known}."
+            )
+    return listed
+
+
+def _held(trial: Trial, algorithm: Algorithm) -> _Held:
+    """What the tests find of one algorithm."""
+    task, statistic = trial.task, algorithm.statistic
+    prediction = trial.run(trial.tokens)[trial.causal_model.variables[-1]][:, -1]
+    tests: dict[str, Callable[[Trial], Sequence[Measurement]]] = {}
+    for claim in algorithm.claims(task):
+        if isinstance(claim.measure, Prediction):
+            tests["predictions"] = claim.measure
+    if statistic:
+        tests |= {
+            "interchange": Interchange(statistic, HOOK, LAST, given_query=True),
+            "scrubbing": Scrubbing(statistic, HOOK, LAST),
+        }
+    found, notes = {}, {}
+    for name, test in tests.items():
+        try:
+            best = chosen(test(trial))
+        except NotApplicable as reason:
+            notes[name] = str(reason)
+            continue
+        if best is None:
+            notes[name] = "the variable does not vary"
+        else:
+            found[name] = best
+    divergences = task.outputs.divergence(prediction, trial.predictions(trial.tokens))
+    return _Held(algorithm, trial, prediction, divergences, found, notes)
+
+
+def _duel(one: _Held, other: _Held, n_rivals: int, seed: int) -> Duel:
+    """Two algorithms where they differ most; intervals are for as many rivals (Bonferroni)."""
+    divergence = one.trial.task.outputs.divergence
+    confidence = 1 - (1 - CONFIDENCE) / n_rivals
+
+    def beside(above: Tensor, below: Tensor) -> Interval:
+        return Interval(*map(float, probes.ratio_intervals(above, below, seed, confidence)))
+
+    def nearer(own: Tensor, others: Tensor, rows: Tensor) -> Interval:
+        return beside(2 * own[rows], (own + others)[rows])
+
+    names = one.algorithm.name, other.algorithm.name
+    apart = divergence(one.prediction, other.prediction)
+    if negligible(apart, one.prediction):
+        return Duel(*names, predictions=None, interchange=None, share=None, apart=0.0)
+    interchange = None
+    if "interchange" in one.found and "interchange" in other.found:
+        own, others = (each.found["interchange"].numerator for each in (one, other))
+        differ = divergence(one.counterfactual, other.counterfactual)
+        interchange = nearer(own, others, _most(differ))
+    rows = _most(apart)
+    way = (other.prediction - one.prediction)[rows]
+    gone = (one.trial.predictions(one.trial.tokens) - one.prediction)[rows]
+    left = beside((gone * way).sum(-1), way.square().sum(-1))
+    return Duel(
+        *names,
+        predictions=nearer(one.divergences, other.divergences, rows),
+        interchange=interchange,
+        share=Interval(1 - left.score, 1 - left.high, 1 - left.low),
+        apart=float(apart.mean()),
+    )
+
+
+def _most(apart: Float[Tensor, " row"]) -> Int[Tensor, " chosen"]:
+    """The rows on which two algorithms differ most."""
+    n = max(MIN_SEQUENCES, round(DIFFER_MOST * len(apart)))
+    return apart.topk(min(n, len(apart))).indices
+
+
+def _judged(one: _Held, duels: Iterable[Duel], threshold: float, seed: int) -> Contender:
+    """An algorithm's verdict: of its own tests, and beside each rival."""
+    name = one.algorithm.name
+    scores = {test: score_of(measurement, seed) for test, measurement in one.found.items()}
+    own = {
+        test: decide(score, controls_of(one.found[test], seed), None, threshold)
+        for test, score in scores.items()
+    }
+    beside = [
+        duel if duel.one == name else duel.turned()
+        for duel in duels
+        if name in (duel.one, duel.other)
+    ]
+    nearer = {
+        duel.other: f"{what} {found}"
+        for duel in beside
+        for what, found in (("swaps:", duel.interchange), ("predictions:", duel.predictions))
+        if found is not None and found.high < 0
+    }
+    within = 1 - threshold
+    between = {
+        duel.other: str(duel.share)
+        for duel in beside
+        if duel.share is not None and (duel.share.low > within or duel.share.high < -within)
+    }
+    alike = tuple(
+        duel.other
+        for duel in beside
+        if duel.predictions is None or duel.predictions.low <= 0 <= duel.predictions.high
+    )
+    failed = {t: v for t, v in own.items() if v.name != verdicts.SUPPORTED}
+    if (lost := failed.get("predictions")) is not None:
+        verdict, reason = lost.name, f"predictions {scores['predictions']}: {lost.reason}"
+    elif nearer:
+        verdict = verdicts.REFUTED
+        reason = "; ".join(f"{rival} is nearer ({figure})" for rival, figure in nearer.items())
+    elif between:
+        verdict = verdicts.PARTIAL
+        reason = " and ".join(
+            f"predictions lie {share} of the way from it to {rival}"
+            for rival, share in between.items()
+        )
+    elif alike:
+        verdict = verdicts.NOT_DIAGNOSTIC
+        reason = f"it cannot be told from {', '.join(alike)} by these sequences"
+    elif failed:
+        verdict = verdicts.PARTIAL
+        reason = "; ".join(f"{test} {scores[test]}: {v.reason}" for test, v in failed.items())
+    else:
+        verdict = verdicts.SUPPORTED
+        reason = f"nearer than each of {len(beside)} rivals, none of which explains what is left"
+    layers = {test: found.layer for test, found in one.found.items()}
+    return Contender(
+        id=one.algorithm.id,
+        name=name,
+        parameters=one.trial.causal_model.parameters,
+        divergence=probes.mean_interval(one.divergences, seed),
+        predictions=scores.get("predictions"),
+        interchange=scores.get("interchange"),
+        layer=layers.get("interchange"),
+        scrubbing=scores.get("scrubbing"),
+        scrubbing_layer=layers.get("scrubbing"),
+        notes=one.notes,
+        alike=alike,
+        verdict=verdict,
+        reason=reason,
+    )
+
+
+def _conclusion(model: str, judged: Sequence[Contender]) -> str:
+    """What it comes to, in a sentence."""
+    nearest = judged[0]
+    supported = [c for c in judged if c.verdict == verdicts.SUPPORTED]
+    if supported:
+        text = f"{model} runs {supported[0].name}: {supported[0].reason}."
+    elif nearest.verdict == verdicts.NOT_DIAGNOSTIC and nearest.alike:
+        group = ", ".join((nearest.name, *nearest.alike))
+        text = f"{model} runs one of a group that these sequences cannot tell apart: {group}."
+    else:
+        text = (
+            f"{model} runs none of {len(judged)} algorithms; {nearest.name} comes nearest, and is "
+            f"{nearest.verdict.replace('_', ' ')}: {nearest.reason}."
+        )
+    return text

@@ -1,0 +1,182 @@
+"""Which algorithm a model runs: models that are known to run each, held against all."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+import mtd_lens
+from mtd_lens.families.mtd.family import ONE_STEP, POSTERIOR
+from mtd_lens.results.competition import Competition, Duel
+from mtd_lens.verdicts import NOT_DIAGNOSTIC, PARTIAL, REFUTED, SUPPORTED
+from probes.statistics.intervals import Interval
+
+TRUTH = {
+    "constructed-absolute": "one-step",
+    "constructed-relative": "one-step",
+    "constructed-posterior": "posterior",
+}
+"""By variant, the one algorithm that it runs."""
+
+TASKS = ("mtd-q3-m2-t32", "mtd-q5-m3-t32", "mtd-q5-m3-t64")
+
+
+@dataclass(frozen=True)
+class Mixed(mtd_lens.MTDCausalModel):
+    """One step's predictions, and a share of exact Bayes' in their place."""
+
+    share: float = 0.0
+
+    def run(self, tokens):
+        found = super().run(tokens)
+        rival = mtd_lens.PosteriorCausalModel(self.task).run(tokens)["prediction"]
+        found["prediction"] = (1 - self.share) * found["prediction"] + self.share * rival
+        return found
+
+    last_prediction = None
+
+
+def mixed(name, share):
+    """An algorithm with one step's claims and no statistic; nothing of it is fitted."""
+
+    def fit(task, tokens, predictions):
+        return Mixed(task, mtd_lens.best_beta(task), share=share)
+
+    return replace(ONE_STEP, name=name, id=name, fit=fit, statistic="", containing=())
+
+
+def check(variant, name, seed):
+    """The one that the model runs is supported, and no other."""
+    found = mtd_lens.compete(mtd_lens.load_model(f"{name}/{variant}"), seed=seed)
+    verdicts = {contender.id: contender.verdict for contender in found}
+    assert verdicts.pop(TRUTH[variant]) == SUPPORTED, found
+    assert SUPPORTED not in verdicts.values(), found
+    assert found.nearest.id == TRUTH[variant]
+    assert found.nearest.name in found.conclusion
+    return found
+
+
+@pytest.mark.parametrize("variant", TRUTH)
+def test_each_construction_runs_its_own_algorithm_alone(variant):
+    found = check(variant, "mtd-q3-m2-t32", seed=0)
+    assert found.nearest.interchange.low > 0.99
+    assert found.nearest.scrubbing.low > 0.9
+    assert all(duel.share.high < 0.01 for duel in found.against_nearest())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("variant", TRUTH)
+def test_each_construction_runs_its_own_algorithm_alone_on_every_task(variant, name, seed):
+    check(variant, name, seed)
+
+
+@pytest.fixture(scope="module")
+def model(task):
+    return mtd_lens.construct(task, dtype=torch.float64)
+
+
+def test_a_model_between_two_algorithms_runs_neither(model):
+    found = mtd_lens.compete(
+        model, n_sequences=256, algorithms=[mixed("one", 0.4), mixed("other", -0.6)]
+    )
+    (duel,) = found.duels
+    assert (duel.one, duel.other) == ("one", "other")
+    assert duel.share.score == pytest.approx(0.4, abs=1e-9)
+    assert 0 < duel.predictions.score < 1
+    assert duel.interchange is None
+    assert found["one"].verdict == PARTIAL
+    assert found["other"].verdict == REFUTED
+    assert "0.400" in found.conclusion
+
+
+def test_algorithms_that_predict_alike_are_one_group(model):
+    twin = replace(ONE_STEP, name="the same", id="twin")
+    found = mtd_lens.compete(model, n_sequences=256, algorithms=[ONE_STEP, twin, "posterior"])
+    assert found["one-step"].alike == ("the same",)
+    assert found["twin"].alike == ("one step",)
+    assert {found[id].verdict for id in ("one-step", "twin")} == {NOT_DIAGNOSTIC}
+    assert found["posterior"].verdict == REFUTED
+    assert found.duels[0].apart == 0.0
+    assert "cannot tell apart" in found.conclusion
+
+
+def test_a_random_model_runs_none():
+    found = mtd_lens.compete(mtd_lens.load_model("mtd-q3-m2-t32/random-absolute"))
+    assert {contender.verdict for contender in found} == {REFUTED}
+    assert "runs none" in found.conclusion
+
+
+def test_duels_are_of_the_sequences_on_which_two_differ_most(model, task):
+    """Beside a loop that knows nothing of the instrument."""
+    algorithms = [mixed("one", 0.25), mixed("other", -1.0)]
+    n, seed = 256, 5
+    (duel,) = mtd_lens.compete(model, n_sequences=n, seed=seed, algorithms=algorithms).duels
+    tokens = task.sample(n, seed).tokens[n // 2 :]
+    beta = mtd_lens.best_beta(task)
+    predicted = model(tokens)[:, -1].detach().exp()
+    one, other = (Mixed(task, beta, share=s).run(tokens)["prediction"][:, -1] for s in (0.25, -1.0))
+
+    def kl(p, q):
+        return sum(float(a) * float((a / b).log()) for a, b in zip(p, q, strict=True) if a > 0)
+
+    rows = [kl(a, b) for a, b in zip(one, other, strict=True)]
+    chosen = sorted(range(len(rows)), key=rows.__getitem__)[-n // 8 :]
+    own, others = (sum(kl(a[i], predicted[i]) for i in chosen) for a in (one, other))
+    assert duel.predictions.score == pytest.approx((others - own) / (others + own), rel=1e-6)
+
+
+def test_a_duel_is_the_same_from_both_sides():
+    duel = Duel("a", "b", Interval(0.5, 0.25, 0.75), None, Interval(0.25, 0.125, 0.5), 0.1)
+    turned = duel.turned()
+    assert (turned.one, turned.other) == ("b", "a")
+    assert turned.predictions == Interval(-0.5, -0.75, -0.25)
+    assert turned.share == Interval(0.75, 0.5, 0.875)
+    assert turned.turned() == duel
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"algorithms": ["one-step"]}, "two algorithms or more.*one-step, posterior"),
+        ({"algorithms": ["one-step", "one-step"]}, "of different ids and names"),
+        ({"algorithms": ["one-step", "posteriori"]}, "posterior"),
+        ({"algorithms": 3}, "algorithms"),
+        ({"n_sequences": 64}, "128"),
+        ({"threshold": 1.5}, "threshold"),
+    ],
+)
+@pytest.mark.usefixtures("_no_type_checker")
+def test_bad_input_is_refused(model, arguments, message):
+    with pytest.raises(mtd_lens.ArgumentError, match=message):
+        mtd_lens.compete(model, **arguments)
+
+
+def test_results_are_read_again(model, tmp_path):
+    found = mtd_lens.compete(model, n_sequences=128, algorithms=[ONE_STEP, POSTERIOR])
+    path = tmp_path / "found.json"
+    found.to_json(path)
+    assert Competition.from_json(path) == found
+    with pytest.raises(mtd_lens.ArgumentError, match="every two of the contenders"):
+        Competition.from_dict(found.to_dict() | {"duels": []})
+    table = found.to_dataframe()
+    assert list(table["algorithm"]) == [contender.id for contender in found]
+    assert found.conclusion in str(found)
+    assert found.conclusion in found.to_html()
+    with pytest.raises(mtd_lens.UnknownNameError):
+        found["posteriori"]
+
+
+def test_the_figure_shows_what_was_found(model):
+    found = mtd_lens.compete(model, n_sequences=128)
+    left, right = found.plot().axes
+    assert [label.get_text() for label in left.get_yticklabels()] == [c.name for c in found]
+    words = {text.get_text() for axes in (left, right) for text in axes.texts}
+    assert {c.verdict.replace("_", " ") for c in found} <= words
+
+
+@pytest.mark.usefixtures("_no_type_checker")
+def test_nothing_else_is_drawn():
+    with pytest.raises(mtd_lens.ArgumentError, match="compete returned"):
+        mtd_lens.plot_competition(3)
