@@ -66,14 +66,7 @@ class Results:
 
     def pages(self, models: list[Model]) -> dict[Path, str]:
         """The text of the page and of every final model's card, by path."""
-        environment = jinja2.Environment(
-            loader=jinja2.FileSystemLoader(TEMPLATES),
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            keep_trailing_newline=True,
-        )
-        environment.filters["figure"] = forms.figure
+        environment = templates()
         environment.globals |= {
             "verdicts": verdicts,
             "summary": summary,
@@ -101,6 +94,19 @@ class Results:
         self.measure_studies(missing=missing)
         names = [n for n in self.names() if not (missing and measurements.file_of(n).exists())]
         measurements.measure_all(names, self.study, processes)
+
+
+def templates() -> jinja2.Environment:
+    """The templates of pages and cards."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["figure"] = forms.figure
+    return environment
 
 
 def read_model(name: str) -> Model:

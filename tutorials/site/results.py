@@ -1,7 +1,7 @@
 """Measure the package's trained models, and write the results pages and the model cards.
 
     python -m tutorials.site.results            # everything, about a minute a model on one core
-    python -m tutorials.site.results ngram      # one family
+    python -m tutorials.site.results ngram      # one page
     python -m tutorials.site.results --page     # only the pages, from figures measured before
 
 Writes pages and figures into ``tutorials/results/`` and, beside each checkpoint, ``card.md`` and
@@ -10,13 +10,18 @@ Writes pages and figures into ``tutorials/results/`` and, beside each checkpoint
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 from probes import files
+from tutorials.site.algorithms import ALGORITHMS
 from tutorials.site.autoregressive import AUTOREGRESSIVE
 from tutorials.site.mtd import MTD
 from tutorials.site.ngram import NGRAM
 
 RESULTS = {results.family: results for results in (MTD, NGRAM, AUTOREGRESSIVE)}
+"""Of a family's trained models, a page each."""
+
+PAGES = RESULTS | {ALGORITHMS.family: ALGORITHMS}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -24,16 +29,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("family", nargs="*", help=f"of {', '.join(RESULTS)}; by default all")
+    parser.add_argument("pages", nargs="*", help=f"of {', '.join(PAGES)}; by default all")
     parser.add_argument("--page", action="store_true", help="write the pages only")
     parser.add_argument("--missing", action="store_true", help="measure only what was not yet")
     parser.add_argument("--processes", type=int, default=2)
     given = parser.parse_args(arguments)
-    unknown = [name for name in given.family if name not in RESULTS]
+    unknown = [name for name in given.pages if name not in PAGES]
     if unknown:
-        parser.error(f"no results of {', '.join(unknown)}; families are {', '.join(RESULTS)}")
-    for name in given.family or RESULTS:
-        results = RESULTS[name]
+        parser.error(f"no results of {', '.join(unknown)}; pages are {', '.join(PAGES)}")
+    for name in given.pages or PAGES:
+        results: Any = PAGES[name]
         if not given.page:
             results.measure(missing=given.missing, processes=given.processes)
         models = results.read()
