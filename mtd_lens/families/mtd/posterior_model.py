@@ -182,6 +182,11 @@ class PosteriorCausalModel(Intervenable):
         return dict(zip(self.variables, values, strict=True))
 
 
+def product_of_likelihoods(task: MTDTask) -> PosteriorCausalModel:
+    """The posterior of the one lag that explains all evidence."""
+    return PosteriorCausalModel(task, rule="vertices")
+
+
 def explained(
     causal: PosteriorCausalModel, likelihoods: Float[Tensor, "*evidence lag"]
 ) -> Float[Tensor, "*evidence node"]:
@@ -199,7 +204,9 @@ def explained(
     return torch.where(most > 0, ratios.log().clamp(causal.floor, 0.0), 0.0)
 
 
-def fit_posterior(task: MTDTask, tokens: Tensor, predictions: Tensor) -> PosteriorCausalModel:
+def fit_posterior(
+    task: MTDTask, tokens: Tensor, predictions: Tensor, *, rule: str = "quadrature"
+) -> PosteriorCausalModel:
     """The posterior with the inverse temperature that a model's predictions follow.
 
     Minimises the mean KL(model ‖ posterior) at the last query by bounded scalar search.
@@ -208,8 +215,9 @@ def fit_posterior(task: MTDTask, tokens: Tensor, predictions: Tensor) -> Posteri
         task: The task.
         tokens: ``[sequence, position]``.
         predictions: ``[sequence, token]``: the model's, after the last position.
+        rule: Of the nodes.
     """
-    causal = PosteriorCausalModel(task)
+    causal = PosteriorCausalModel(task, rule=rule)
     found = causal.run(tokens)
     total, rows = found["total_log_likelihoods"][:, -1], estimators.parent_rows(task, tokens)[:, -1]
     nodes, log_masses = (x.to(total) for x in causal.rule_nodes)
@@ -224,7 +232,7 @@ def fit_posterior(task: MTDTask, tokens: Tensor, predictions: Tensor) -> Posteri
         return -float(torch.xlogy(targets, prediction.clamp_min(1e-300)).sum(-1).mean())
 
     value = math.exp(search(cross_entropy, (math.log(bounds[0]), math.log(bounds[1])), 1e-10))
-    return PosteriorCausalModel(task, value, at_bound=is_at_bound(value, bounds, AT_BOUND))
+    return PosteriorCausalModel(task, value, rule, at_bound=is_at_bound(value, bounds, AT_BOUND))
 
 
 def _each(order: int, most: int) -> int:
