@@ -21,14 +21,18 @@ from mtd_lens.measures import (
 )
 from mtd_lens.shapes import Tokens
 
+BEFORE_LAST = slice(-2, -1)
+
 
 def two_pass_claims(task: MTDTask) -> list[Claim]:
     """The claims, in causal order.
 
     Prefix weights have none: they stand nowhere by themselves, but act within the pattern that is
-    the second responsibilities.
+    the second responsibilities. The running mean is swapped at later positions alone: at all of
+    them together, to swap it would be to swap the responsibilities that it is of. It is probed at
+    a single one, since the coordinates that hold a lag differ between classes of positions.
     """
-    window, lags = task.order + 1, range(1, task.order + 1)
+    window, lags, later = task.order + 1, range(1, task.order + 1), later_half(task)
     return [
         Claim(
             "responsibilities.interchange",
@@ -58,20 +62,22 @@ def two_pass_claims(task: MTDTask) -> list[Claim]:
         ),
         Claim(
             "mean_responsibility.interchange",
-            "Swapping a layer's output at all evidence positions but the last acts as swapping the "
-            "running mean of γ.",
-            Interchange("mean_responsibility", "hook_attn_out", BUT_LAST, linear=True),
+            "Swapping a layer's output at the later half of the evidence positions but the last "
+            "acts as swapping the running mean of γ.",
+            Interchange("mean_responsibility", "hook_attn_out", later, linear=True),
         ),
         Claim(
             "mean_responsibility.scrubbing",
-            "At evidence positions a layer passes on the running mean of γ and nothing else.",
-            Scrubbing("mean_responsibility", "hook_attn_out", BUT_LAST, window),
+            "At the later half of the evidence positions a layer passes on the running mean of γ "
+            "and nothing else.",
+            Scrubbing("mean_responsibility", "hook_attn_out", later, window),
             slow=True,
         ),
         Claim(
             "mean_responsibility.probe",
-            "The running mean of γ can be read linearly from a layer at every evidence position.",
-            Probe("mean_responsibility", two_pass_control, window),
+            "The running mean of γ can be read linearly from a layer at the last evidence position "
+            "before the query.",
+            Probe("mean_responsibility", two_pass_control, window, BEFORE_LAST),
         ),
         Claim(
             "second_responsibilities.interchange",
@@ -149,12 +155,17 @@ def two_pass_claims(task: MTDTask) -> list[Claim]:
     ]
 
 
+def later_half(task: MTDTask) -> slice:
+    """The later half of the queries but the last."""
+    return slice((task.seq_len - task.order) // 2, -1)
+
+
 def two_pass_carriers(task: MTDTask) -> tuple[Carrier, ...]:
     """Both responsibilities and their means are written, the mixture weights attended with."""
     written, by_class = ("z", "mlp_out"), position_class(task)
     return (
         Carrier("responsibilities", written, BUT_LAST, by_class),
-        Carrier("mean_responsibility", written, BUT_LAST, by_class),
+        Carrier("mean_responsibility", written, later_half(task), by_class),
         Carrier("second_responsibilities", written, BUT_LAST, by_class),
         Carrier("second_mean_responsibility", written, LAST),
         Carrier("mixture_weights", ("pattern",), LAST),

@@ -4,16 +4,18 @@ Layers 0 and 1 are those of one step. Layer 2 computes responsibilities again, w
 position's own mean added to its scores; layer 3 averages them, and layer 4 reads them out.
 """
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
 
 from mtd_lens import hooked
-from mtd_lens.architectures.layout import ReadOut
+from mtd_lens.architectures.layout import Layout, ReadOut
 from mtd_lens.architectures.parts import Layer, put_together
 from mtd_lens.errors import ArgumentError
 from mtd_lens.families.mtd import stages
 from mtd_lens.families.mtd.plan import READ_OUTS
+from mtd_lens.families.mtd.task import MTDTask
 from mtd_lens.families.mtd.two_pass_model import TwoPassCausalModel
 from mtd_lens.hooked import ModelInfo
 from probes import checks
@@ -52,20 +54,10 @@ def construct_two_pass(
         "Use TwoPassCausalModel(task, first_beta, second_beta).",
     )  # fmt: skip
     checks.choice(read_out, "read_out", READ_OUTS, ArgumentError)
-    dtype, task, m = hooked.check_dtype(dtype), causal.task, causal.task.order
-    layout = stages.lay_out(task, **{"second lag": m, "second class": m})
-    again = stages.second_responsibilities(
-        task, layout, float(causal.first_beta), source="class", target="second lag"
-    )
-    layers = [
-        stages.responsibilities(task, layout),
-        stages.average(task, layout),
-        again,
-        stages.average(task, layout, source="second lag", target="second class"),
-        stages.read_out(task, layout, float(causal.second_beta), "second class"),
-    ]
+    dtype, task = hooked.check_dtype(dtype), causal.task
+    layout, layers = passes(task, [float(causal.first_beta), float(causal.second_beta)])
     architecture, weights = put_together(
-        layout, [Layer([heads]) for heads in layers], stages.ends(task, layout),
+        layout, layers, stages.ends(task, layout),
         n_ctx=task.seq_len, n_tokens=task.n_tokens, read_out=cast(ReadOut, read_out),
     )  # fmt: skip
     info = ModelInfo(
@@ -75,3 +67,22 @@ def construct_two_pass(
         blueprint=causal,
     )
     return hooked.assemble(architecture, weights, info, dtype)
+
+
+def passes(task: MTDTask, betas: Sequence[float]) -> tuple[Layout, list[Layer]]:
+    """The residual stream and the layers of any number of passes.
+
+    Args:
+        task: The task.
+        betas: Of each pass's weights; the last one's are the mixture weights.
+    """
+    further = [(f"lag {i}", f"class {i}") for i in range(1, len(betas))]
+    widths = dict.fromkeys([name for names in further for name in names], task.order)
+    layout = stages.lay_out(task, **widths)
+    groups, mean = [stages.responsibilities(task, layout), stages.average(task, layout)], "class"
+    for beta, (own, averaged) in zip(betas[:-1], further, strict=True):
+        groups.append(stages.second_responsibilities(task, layout, beta, mean, own))
+        groups.append(stages.average(task, layout, source=own, target=averaged))
+        mean = averaged
+    groups.append(stages.read_out(task, layout, betas[-1], mean))
+    return layout, [Layer([heads]) for heads in groups]
