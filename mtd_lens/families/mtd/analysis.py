@@ -99,7 +99,7 @@ def patterns(causal_model: MTDCausalModel, tokens: Tokens) -> tuple[AnalyticPatt
     )
 
 
-def on_lags(shares: WeightsPerQuery, first: int) -> Float[Tensor, "sequence query key"]:
+def on_lags(shares: WeightsPerQuery, first: int) -> Float[Tensor, "sequence position key"]:
     """Attention with given shares to m keys in a row; NaN at queries before the first.
 
     Args:
@@ -115,10 +115,10 @@ def on_lags(shares: WeightsPerQuery, first: int) -> Float[Tensor, "sequence quer
     return attention
 
 
-def over_evidence(task: MTDTask, tokens: Tokens) -> Float[Tensor, "sequence query key"]:
+def over_evidence(task: MTDTask, tokens: Tokens) -> Float[Tensor, "sequence position key"]:
     """Uniform attention over the evidence so far; NaN at queries that have none."""
-    query = torch.arange(tokens.shape[1], device=tokens.device)[:, None]
-    evidence = ((query.T >= task.order) & (query.T <= query)).double()
+    key = torch.arange(tokens.shape[1], device=tokens.device)
+    evidence = ((key >= task.order) & (key <= key[:, None])).double()
     average = evidence / evidence.sum(1, keepdim=True)
     return average.expand(len(tokens), -1, -1)
 

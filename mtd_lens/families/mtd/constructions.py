@@ -36,7 +36,7 @@ OTHERS: Mapping[str, tuple[Callable[[MTDTask], Any], Construct]] = {
     "product-of-likelihoods": (product_of_likelihoods, construct_posterior),
     "two-pass": (best_two_passes, construct_two_pass),
 }
-"""By id, algorithms other than one step: the best causal model of a task, and its weights."""
+"""By id, algorithms other than one step: a task's causal model, and what makes weights of it."""
 
 ALGORITHMS = ("one-step", *OTHERS)
 
@@ -110,8 +110,8 @@ def construct(
                 f"beta and form are of one step; algorithm={algorithm!r} has stock modules alone. "
                 "Leave both out, or use algorithm='one-step'."
             )
-        best, build = OTHERS[algorithm]
-        return build(best(task), read_out, dtype)
+        causal_model, build = OTHERS[algorithm]
+        return build(causal_model(task), read_out, dtype)
     beta = best_beta(task) if beta is None else check_beta(beta)
     return _build(Plan(task, beta, cast(ReadOut, read_out)), form, dtype)
 

@@ -150,6 +150,9 @@ def matching_read_out(plan: Plan, layout: Layout) -> Part:
     outside = ((key > query) | (query - key >= m)).double()
     scores = [
         (read(layout, "by class", plan.beta * eye(width)), read(layout, "key", eye(width))),
-        (read(layout, "position", -plan.weights_gap * outside), read(layout, "position", eye(length))),
+        (
+            read(layout, "position", -plan.weights_gap * outside),
+            read(layout, "position", eye(length)),
+        ),
     ]
     return head(scores, read(layout, "token", eye(q)), written(layout, "output", eye(q)))
