@@ -147,12 +147,9 @@ def matching_read_out(plan: Plan, layout: Layout) -> Part:
     q, m, length = task.n_tokens, task.order, task.seq_len
     width = layout["key"].stop - layout["key"].start
     query, key = torch.arange(length)[:, None], torch.arange(length)[None]
-    outside = ((key > query) | (query - key >= m)).double()
+    band = torch.where((key <= query) & (query - key < m), 0.0, -plan.weights_gap).double()
     scores = [
         (read(layout, "by class", plan.beta * eye(width)), read(layout, "key", eye(width))),
-        (
-            read(layout, "position", -plan.weights_gap * outside),
-            read(layout, "position", eye(length)),
-        ),
+        (read(layout, "position", band), read(layout, "position", eye(length))),
     ]
     return head(scores, read(layout, "token", eye(q)), written(layout, "output", eye(q)))

@@ -281,7 +281,7 @@ LARGE = "mtd-q10-m5-t192"
         (lambda t: mtd_lens.construct_posterior(t), r"Use PosteriorCausalModel\(task\)"),
         (lambda t: mtd_lens.construct(t, algorithm="bayes"), r"unknown algorithm 'bayes'"),
         (lambda t: mtd_lens.construct(t, 2.0, algorithm="posterior"), r"'posterior' has stock"),
-        (lambda t: mtd_lens.construct(t, form="relative", algorithm="posterior"), r"Leave both out"),
+        (lambda t: mtd_lens.construct(t, form="relative", algorithm="posterior"), r"Leave both"),
         (
             lambda t: mtd_lens.construct(mtd_lens.load_task(LARGE), algorithm="posterior"),
             r"need 1,000,000 units.*may have 16,384\. With order 5 up to 5 tokens fit",
