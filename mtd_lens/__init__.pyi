@@ -88,6 +88,8 @@ from .families.mtd.posterior import (
 from .families.mtd.posterior_model import PosteriorCausalModel as PosteriorCausalModel
 from .families.mtd.posterior_weights import construct_posterior as construct_posterior
 from .families.mtd.task import MTDBatch as MTDBatch, MTDTask as MTDTask
+from .families.mtd.two_pass_model import TwoPassCausalModel as TwoPassCausalModel
+from .families.mtd.two_pass_weights import construct_two_pass as construct_two_pass
 from .families.ngram.causal_model import (
     NGramCausalModel as NGramCausalModel,
     best_sharpness as best_sharpness,

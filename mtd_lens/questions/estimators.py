@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 import probes
-from mtd_lens.contracts import Family, Reference
+from mtd_lens.contracts import Family, Reference, last_prediction
 from mtd_lens.errors import ArgumentError
 from mtd_lens.results.scorecard import EstimatorResult
 from mtd_lens.spaces import last_predictions
@@ -21,6 +21,8 @@ Distances = Mapping[str, tuple[Tensor, Mapping[str, float]]]
 def from_model(family: Family, trial: Trial) -> Distances:
     """``D(estimator ‖ model)`` of every reference estimator, fitted to the model.
 
+    An algorithm of whose name the family has no reference is held as its causal model predicts.
+
     Args:
         family: Of the task.
         trial: The model under test.
@@ -28,6 +30,10 @@ def from_model(family: Family, trial: Trial) -> Distances:
     fit_target, predicted = (trial.predictions(tokens) for tokens in trial.splits)
     references = _references(family, trial.task, trial.fit_tokens, fit_target, trial.tokens, False)
     divergence = trial.task.outputs.divergence
+    own, causal = trial.algorithm, trial.causal_model
+    if own is not None and own.name not in references:
+        prediction = last_prediction(causal, trial.tokens)
+        references = {**references, own.name: Reference(prediction, causal.parameters)}
     return {
         name: (divergence(reference.prediction, predicted), reference.parameters)
         for name, reference in references.items()

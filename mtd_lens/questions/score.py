@@ -67,7 +67,7 @@ def score(
         name: What the scorecard calls the model.
         vocabulary: Which of the model's ids stand for the task's tokens, if they are not the same.
         progress: Show a progress bar on standard error once two seconds have passed.
-        algorithm: What the model is held against, such as ``"one-step"`` or ``"posterior"`` on
+        algorithm: What the model is held against, such as ``"one-step"`` or ``"two-pass"`` on
             mixtures, or an algorithm of the caller's own; by default the family's first.
 
     Returns:

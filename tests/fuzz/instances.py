@@ -253,6 +253,7 @@ INSTANCES: dict[str, Callable[[], Any]] = {
     "Subject": lambda: probes.subject_of(model()),
     "TrainingConfig": config,
     "Trial": trial,
+    "TwoPassCausalModel": lambda: mtd_lens.TwoPassCausalModel(task(), 2.0, 2.0),
     "WeightFinding": lambda: reading().findings[0],
     "WeightReading": reading,
 }

@@ -25,3 +25,5 @@ from .posterior import gibbs_posterior as gibbs_posterior, posterior_mean as pos
 from .posterior_model import PosteriorCausalModel as PosteriorCausalModel
 from .posterior_weights import construct_posterior as construct_posterior
 from .task import MTDBatch as MTDBatch, MTDTask as MTDTask
+from .two_pass_model import TwoPassCausalModel as TwoPassCausalModel
+from .two_pass_weights import construct_two_pass as construct_two_pass

@@ -3,6 +3,7 @@
 import math
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 import probes
@@ -87,23 +88,39 @@ def patterns(causal_model: MTDCausalModel, tokens: Tokens) -> tuple[AnalyticPatt
         causal_model: One step of mirror descent.
         tokens: ``[sequence, position]``.
     """
-    task, length = causal_model.task, tokens.shape[1]
-    variables = causal_model.run(tokens)
-    gamma, weights = variables["responsibilities"], variables["mixture_weights"]
-    nothing = gamma.new_zeros(len(gamma), length, length)
-    nothing[:, : task.order] = torch.nan
-    own, average, mixed = nothing, nothing.clone(), nothing.clone()
-    queries = torch.arange(task.order, length)
-    for lag in range(1, task.order + 1):
-        own[:, queries, queries - lag] = gamma[..., lag - 1]
-        mixed[:, queries, queries - lag + 1] = weights[..., lag - 1]
-    for query in range(task.order, length):
-        average[:, query, task.order : query + 1] = 1 / (query + 1 - task.order)
+    found = causal_model.run(tokens)
+    own, mixed = on_lags(found["responsibilities"], 1), on_lags(found["mixture_weights"], 0)
     return (
         AnalyticPattern("responsibilities", "responsibilities", own),
-        AnalyticPattern("uniform average", "mean_responsibility", average),
+        AnalyticPattern(
+            "uniform average", "mean_responsibility", over_evidence(causal_model.task, tokens)
+        ),
         AnalyticPattern("mixture weights", "mixture_weights", mixed),
     )
+
+
+def on_lags(shares: WeightsPerQuery, first: int) -> Float[Tensor, "sequence position key"]:
+    """Attention with given shares to m keys in a row; NaN at queries before the first.
+
+    Args:
+        shares: ``[sequence, query, lag]``.
+        first: How far before the query the first of the keys lies.
+    """
+    order, length = shares.shape[2], shares.shape[1] + shares.shape[2]
+    attention = shares.new_zeros(len(shares), length, length)
+    attention[:, :order] = torch.nan
+    queries = torch.arange(order, length)
+    for lag in range(order):
+        attention[:, queries, queries - lag - first] = shares[..., lag]
+    return attention
+
+
+def over_evidence(task: MTDTask, tokens: Tokens) -> Float[Tensor, "sequence position key"]:
+    """Uniform attention over the evidence so far; NaN at queries that have none."""
+    key = torch.arange(tokens.shape[1], device=tokens.device)
+    evidence = ((key >= task.order) & (key <= key[:, None])).double()
+    average = evidence / evidence.sum(1, keepdim=True)
+    return average.expand(len(tokens), -1, -1)
 
 
 def implied_weights(

@@ -180,15 +180,16 @@ def carriers(task: MTDTask) -> tuple[Carrier, ...]:
     each class of positions modulo the order.
     """
     written = ("z", "mlp_out")
-
-    def position_class(position: int) -> str:
-        return f"k mod {task.order} = {position % task.order}"
-
     return (
-        Carrier("responsibilities", written, BUT_LAST, position_class),
+        Carrier("responsibilities", written, BUT_LAST, position_class(task)),
         Carrier("mean_responsibility", written, LAST),
         Carrier("mixture_weights", ("pattern",), LAST),
     )
+
+
+def position_class(task: MTDTask) -> Callable[[int], str]:
+    """The class of a position modulo the order, in words."""
+    return lambda position: f"k mod {task.order} = {position % task.order}"
 
 
 def without_evidence(task: MTDTask, tokens: Tokens) -> Predictions:

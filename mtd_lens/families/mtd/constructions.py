@@ -1,5 +1,6 @@
 """The analytic three-layer models, whole and with one part broken."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -10,17 +11,34 @@ from mtd_lens.architectures.layout import ReadOut
 from mtd_lens.errors import ArgumentError, ModelError
 from mtd_lens.families.mtd.absolute import construct_absolute
 from mtd_lens.families.mtd.causal_model import best_beta, check_beta
-from mtd_lens.families.mtd.plan import Plan
-from mtd_lens.families.mtd.posterior_model import PosteriorCausalModel
-from mtd_lens.families.mtd.posterior_weights import READ_OUTS, construct_posterior
+from mtd_lens.families.mtd.gated import construct_gated
+from mtd_lens.families.mtd.plan import READ_OUTS, Plan
+from mtd_lens.families.mtd.posterior_model import PosteriorCausalModel, product_of_likelihoods
+from mtd_lens.families.mtd.posterior_weights import construct_posterior
 from mtd_lens.families.mtd.relative import construct_relative
 from mtd_lens.families.mtd.task import MTDTask, check_task
+from mtd_lens.families.mtd.two_pass_model import best_two_passes
+from mtd_lens.families.mtd.two_pass_weights import construct_two_pass
 from mtd_lens.hooked import ModelInfo, info_of
 from probes import checks
 from probes.subject import HookedModel
 
-FORMS = {"relative": construct_relative, "absolute": construct_absolute}
-ALGORITHMS = ("one-step", "posterior")
+FORMS = {
+    "relative": construct_relative,
+    "absolute": construct_absolute,
+    "gated": construct_gated,
+}
+
+Construct = Callable[[Any, str, torch.dtype], HookedModel]
+
+OTHERS: Mapping[str, tuple[Callable[[MTDTask], Any], Construct]] = {
+    "posterior": (PosteriorCausalModel, construct_posterior),
+    "product-of-likelihoods": (product_of_likelihoods, construct_posterior),
+    "two-pass": (best_two_passes, construct_two_pass),
+}
+"""By id, algorithms other than one step: a task's causal model, and what makes weights of it."""
+
+ALGORITHMS = ("one-step", *OTHERS)
 
 NULL_SEED = 0
 
@@ -48,19 +66,24 @@ def construct(
 
     For one step, at every query position, layer 0 computes responsibilities, layer 1 their mean
     over the evidence, layer 2's attention pattern is ``softmax(β · mean)``, and the unembedding is
-    the transition. For the posterior see ``construct_posterior``.
+    the transition. For other algorithms see ``construct_posterior`` and ``construct_two_pass``.
 
     Args:
         task: Whose transition, order and context length the weights hold.
         beta: β = η m n of the step, at least 0; None fits it to the task (see ``best_beta``).
         form: ``"absolute"`` uses stock modules, one-hot positions and ``order`` heads;
-            ``"relative"`` uses relative key and value tables and one head (Proposition 3).
+            ``"relative"`` uses relative key and value tables and one head (Proposition 3);
+            ``"gated"`` stores the mean in a code of the query's own tokens, in stock modules with
+            MLPs, so that it cannot be swapped between other queries.
         read_out: ``"log_probs"``: the output is log-probabilities, so that its softmax is the
             prediction and TransformerLens's loss is right; ``"probs"``: the paper's linear
             read-out, the probabilities themselves.
         dtype: Of the parameters.
-        algorithm: ``"one-step"``, or ``"posterior"``: exact Bayes, in stock modules with MLPs; it
-            has neither β nor another form.
+        algorithm: ``"one-step"``; ``"posterior"``: exact Bayes, and ``"product-of-likelihoods"``:
+            the posterior of a single lag, both in stock modules with MLPs; or ``"two-pass"``:
+            responsibilities computed anew under the weights so far, in five layers, with the sizes
+            that are best on the task, one after the other. Others than one step have neither β nor
+            another form.
 
     Returns:
         A HookedTransformer on the CPU, in evaluation mode. It predicts at positions
@@ -68,7 +91,7 @@ def construct(
 
     Raises:
         ArgumentError: An unknown algorithm, form or read-out, a β out of range, a dtype that is not
-            floating, or a task with too many windows of tokens for the posterior.
+            floating, or a task with too many tokens and lags for the MLPs or heads that it needs.
 
     Examples:
         >>> import mtd_lens
@@ -81,13 +104,14 @@ def construct(
     checks.choice(read_out, "read_out", READ_OUTS, ArgumentError)
     check_task(task)
     checks.choice(algorithm, "algorithm", ALGORITHMS, ArgumentError)
-    if algorithm == "posterior":
+    if algorithm in OTHERS:
         if beta is not None or form != "absolute":
             raise ArgumentError(
-                "the posterior has no β, and stock modules alone (form='absolute'). Leave beta and "
-                "form out, or use algorithm='one-step'."
+                f"beta and form are of one step; algorithm={algorithm!r} has stock modules alone. "
+                "Leave both out, or use algorithm='one-step'."
             )
-        return construct_posterior(PosteriorCausalModel(task), read_out, dtype)
+        causal_model, build = OTHERS[algorithm]
+        return build(causal_model(task), read_out, dtype)
     beta = best_beta(task) if beta is None else check_beta(beta)
     return _build(Plan(task, beta, cast(ReadOut, read_out)), form, dtype)
 

@@ -1,8 +1,8 @@
 """The MTD family as the rest of the package sees it."""
 
+from dataclasses import replace
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from mtd_lens.contracts import Algorithm, Examples, Family
@@ -10,7 +10,13 @@ from mtd_lens.families.mtd import estimators, presets
 from mtd_lens.families.mtd.analysis import analyse, patterns
 from mtd_lens.families.mtd.causal_model import MTDCausalModel, best_beta, fit_one_step
 from mtd_lens.families.mtd.claims import carriers, claims, codes, control_task, query_tokens
-from mtd_lens.families.mtd.constructions import construct, random_construction
+from mtd_lens.families.mtd.constructions import (
+    FORMS,
+    OTHERS,
+    construct,
+    random_construction,
+)
+from mtd_lens.families.mtd.gated import MAX_GATES, n_gates
 from mtd_lens.families.mtd.posterior import posterior_mean
 from mtd_lens.families.mtd.posterior_claims import (
     posterior_carriers,
@@ -18,10 +24,18 @@ from mtd_lens.families.mtd.posterior_claims import (
     posterior_control,
     posterior_patterns,
 )
-from mtd_lens.families.mtd.posterior_model import PosteriorCausalModel, fit_posterior
+from mtd_lens.families.mtd.posterior_model import fit_posterior
 from mtd_lens.families.mtd.posterior_weights import MAX_WINDOWS, construct_posterior, n_windows
 from mtd_lens.families.mtd.references import CONTAIN_ONE_STEP, references
 from mtd_lens.families.mtd.task import MTDBatch, MTDTask, resized
+from mtd_lens.families.mtd.two_pass_claims import (
+    two_pass_carriers,
+    two_pass_claims,
+    two_pass_control,
+    two_pass_patterns,
+)
+from mtd_lens.families.mtd.two_pass_model import fit_two_passes
+from mtd_lens.families.mtd.two_pass_weights import construct_two_pass
 from mtd_lens.families.mtd.weight_space import weight_findings
 from probes.subject import HookedModel
 
@@ -87,30 +101,51 @@ POSTERIOR = Algorithm(
     statistic="total_log_likelihoods",
 )
 
+PRODUCT_OF_LIKELIHOODS = replace(
+    POSTERIOR,
+    name="product of likelihoods",
+    id="product-of-likelihoods",
+    fit=partial(fit_posterior, rule="vertices"),
+    claims=partial(posterior_claims, rule="vertices"),
+)
 
-def constructed_posterior(task: MTDTask, dtype: torch.dtype) -> HookedModel:
-    """Exact Bayes, or as near to it as so few nodes are, as the weights of a stock transformer."""
-    return construct_posterior(PosteriorCausalModel(task), dtype=dtype)
+TWO_PASS = Algorithm(
+    name="two passes",
+    id="two-pass",
+    fit=fit_two_passes,
+    claims=two_pass_claims,
+    construct=lambda task, causal_model: construct_two_pass(causal_model),
+    carriers=two_pass_carriers,
+    control=two_pass_control,
+    patterns=two_pass_patterns,
+    query=query_tokens,
+    statistic="second_mean_responsibility",
+)
+
+
+def has_variant(task: MTDTask, variant: str) -> bool:
+    """Whether a task is small enough for a variant whose size grows with its tokens and lags."""
+    if variant in ("constructed-posterior", "constructed-product-of-likelihoods"):
+        return n_windows(task) <= MAX_WINDOWS
+    return variant != "constructed-gated" or n_gates(task) <= MAX_GATES
 
 
 FAMILY = Family(
     name=MTDTask.family,
     task_from_json=MTDTask.from_json,
     shortest=lambda task: task.order + 1,
-    algorithms=(ONE_STEP, POSTERIOR),
+    algorithms=(ONE_STEP, POSTERIOR, PRODUCT_OF_LIKELIHOODS, TWO_PASS),
     truth=truth,
     references=references,
     drawn=("uniform", "one step", "2 steps", "maximum likelihood", "exact Bayes"),
     presets={name: partial(presets.load_preset, name) for name in presets.PRESETS},
-    variants={
-        f"{kind}-{form}": partial(build, form=form)
-        for kind, build in (("constructed", construct), ("random", random_construction))
+    variants={f"constructed-{form}": partial(construct, form=form) for form in FORMS}
+    | {f"constructed-{id}": partial(construct, algorithm=id) for id in OTHERS}
+    | {
+        f"random-{form}": partial(random_construction, form=form)
         for form in ("absolute", "relative")
-    }
-    | {"constructed-posterior": constructed_posterior},
-    has_variant=lambda task, variant: (
-        variant != "constructed-posterior" or n_windows(task) <= MAX_WINDOWS
-    ),
+    },
+    has_variant=has_variant,
     resized=resized,
     examples=examples,
     yardsticks=yardsticks,

@@ -13,6 +13,8 @@ from mtd_lens.architectures.writing import MARGIN, zeros
 from mtd_lens.families.mtd.task import MTDTask
 from mtd_lens.shapes import Transition
 
+READ_OUTS = ("log_probs", "probs")
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -25,6 +27,7 @@ class Plan:
         content: The transition whose logarithm layer 0 uses as content score; None for the task's.
         window: Layer 1 averages only this many last positions; None for all.
         lag_shift: Layer 2 gives the token at lag g the weight of lag g + lag_shift (cyclically).
+        spread: From 0 to this much is added to layer 0's content scores by what stands beside it.
     """
 
     task: MTDTask
@@ -33,6 +36,7 @@ class Plan:
     content: Transition | None = None
     window: int | None = None
     lag_shift: int = 0
+    spread: float = 0.0
 
     @property
     def content_scores(self) -> Transition:
@@ -44,12 +48,12 @@ class Plan:
     def content_floor(self) -> float:
         """The score of an impossible pair: lower by the margin than that of any possible one."""
         transition = self.task.transition if self.content is None else self.content
-        return float(transition[transition > 0].min().log()) - MARGIN
+        return float(transition[transition > 0].min().log()) - MARGIN - self.spread
 
     @property
     def responsibility_gap(self) -> float:
-        """How far keys outside layer 0's band lie below those inside, which are at most 0."""
-        return MARGIN - self.content_floor
+        """How far keys outside layer 0's band lie below those inside, which are at most spread."""
+        return MARGIN - self.content_floor + self.spread
 
     @property
     def average_gap(self) -> float:

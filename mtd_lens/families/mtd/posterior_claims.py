@@ -24,15 +24,15 @@ from mtd_lens.measures.words import last_write
 from mtd_lens.shapes import Tokens
 
 
-def posterior_claims(task: MTDTask) -> list[Claim]:
-    """The claims, in causal order.
+def posterior_claims(task: MTDTask, rule: str = "quadrature") -> list[Claim]:
+    """The claims of the posterior under a rule's nodes, in causal order.
 
     Swapping the weights at the last query would act as swapping the sums, from which they follow,
     at the same layers: for the weights there is no such claim. With two lags there is one free
     weight, and sums over evidence of anything at all can be read where these are: no claim says
     that they can.
     """
-    window, n_nodes = task.order + 1, len(PosteriorCausalModel(task).rule_nodes[0])
+    window, n_nodes = task.order + 1, len(PosteriorCausalModel(task, rule=rule).rule_nodes[0])
 
     def first_positions(length: int) -> Sequence[int]:
         """How far before the last query the positions lie that stand for nodes."""

@@ -16,6 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mtd_lens.algorithms import (
+    FIT_SEED,
+    N_FIT_SEQUENCES,
     Intervenable,
     around,
     check_fit,
@@ -37,6 +39,9 @@ MAX_INVERSE_TEMPERATURE = 1e3
 
 SPAN = 8.0
 """A model's inverse temperature is sought within this factor of 1, on either side."""
+
+LEAST_INVERSE_TEMPERATURE = 1e-4
+"""From which on the product of likelihoods' best one on a task is sought."""
 
 AT_BOUND = 1e-3
 
@@ -182,6 +187,11 @@ class PosteriorCausalModel(Intervenable):
         return dict(zip(self.variables, values, strict=True))
 
 
+def product_of_likelihoods(task: MTDTask) -> PosteriorCausalModel:
+    """The posterior of the one lag that explains all evidence, at temperature 1."""
+    return PosteriorCausalModel(task, rule="vertices")
+
+
 def explained(
     causal: PosteriorCausalModel, likelihoods: Float[Tensor, "*evidence lag"]
 ) -> Float[Tensor, "*evidence node"]:
@@ -199,32 +209,51 @@ def explained(
     return torch.where(most > 0, ratios.log().clamp(causal.floor, 0.0), 0.0)
 
 
-def fit_posterior(task: MTDTask, tokens: Tensor, predictions: Tensor) -> PosteriorCausalModel:
+def fit_posterior(
+    task: MTDTask, tokens: Tensor, predictions: Tensor, *, rule: str = "quadrature"
+) -> PosteriorCausalModel:
     """The posterior with the inverse temperature that a model's predictions follow.
 
-    Minimises the mean KL(model ‖ posterior) at the last query by bounded scalar search.
+    Minimises the mean KL(model ‖ posterior) at the last query by bounded scalar search, around 1
+    and, for vertices, down to around what predicts best on the task, which is far lower: a single
+    lag never explains all evidence.
 
     Args:
         task: The task.
         tokens: ``[sequence, position]``.
         predictions: ``[sequence, token]``: the model's, after the last position.
+        rule: Of the nodes.
     """
-    causal = PosteriorCausalModel(task)
-    found = causal.run(tokens)
+    causal = PosteriorCausalModel(task, rule=rule)
+    low, high = around(1.0, SPAN)
+    if rule == "vertices":
+        batch = task.sample(N_FIT_SEQUENCES, seed=FIT_SEED)
+        truth = estimators.predict(task, batch.tokens, batch.weights)
+        low = _nearest(causal, batch.tokens, truth, (LEAST_INVERSE_TEMPERATURE, 1.0)) / SPAN
+    value = _nearest(causal, tokens, predictions, (low, high))
+    at_bound = is_at_bound(value, (low, high), AT_BOUND)
+    return PosteriorCausalModel(task, value, rule, at_bound=at_bound)
+
+
+def _nearest(
+    causal: PosteriorCausalModel, tokens: Tensor, targets: Tensor, bounds: tuple[float, float]
+) -> float:
+    """The inverse temperature whose prediction at the last query is nearest to targets."""
+    task, found = causal.task, causal.run(tokens)
     total, rows = found["total_log_likelihoods"][:, -1], estimators.parent_rows(task, tokens)[:, -1]
     nodes, log_masses = (x.to(total) for x in causal.rule_nodes)
     expected, axes = (len(total), task.n_tokens), "[sequence, token]"
-    bounds = around(1.0, SPAN)
-    check_fit("inverse_temperature", predictions, expected, axes, bounds, MAX_INVERSE_TEMPERATURE)
-    targets = predictions.to(total)
+    low, high = check_fit(
+        "inverse_temperature", targets, expected, axes, bounds, MAX_INVERSE_TEMPERATURE
+    )
+    targets = targets.to(total)
 
     def cross_entropy(log_value: float) -> float:
         weights = (math.exp(log_value) * total + log_masses).softmax(-1) @ nodes
         prediction = torch.einsum("nl,nlb->nb", weights, rows)
         return -float(torch.xlogy(targets, prediction.clamp_min(1e-300)).sum(-1).mean())
 
-    value = math.exp(search(cross_entropy, (math.log(bounds[0]), math.log(bounds[1])), 1e-10))
-    return PosteriorCausalModel(task, value, at_bound=is_at_bound(value, bounds, AT_BOUND))
+    return math.exp(search(cross_entropy, (math.log(low), math.log(high)), 1e-10))
 
 
 def _each(order: int, most: int) -> int:

@@ -15,16 +15,18 @@ from mtd_lens import hooked
 from mtd_lens.architectures.layout import Architecture, Layout, ReadOut
 from mtd_lens.architectures.writing import MARGIN, eye, for_block, zeros
 from mtd_lens.errors import ArgumentError
+from mtd_lens.families.mtd.plan import READ_OUTS
 from mtd_lens.families.mtd.posterior_model import PosteriorCausalModel, explained
 from mtd_lens.families.mtd.task import MTDTask
 from mtd_lens.hooked import ModelInfo
 from probes import checks
 from probes.subject import HookedModel
 
+NAMES = {"quadrature": "posterior", "vertices": "product-of-likelihoods"}
+"""By rule, what the algorithm is called."""
+
 MAX_WINDOWS = 2**14
 """Of a token and its parents: layer 0's MLP has a unit for each."""
-
-READ_OUTS = ("log_probs", "probs")
 
 
 def construct_posterior(
@@ -81,7 +83,7 @@ def construct_posterior(
     )
     info = ModelInfo(
         task=task,
-        name=f"{task.name or task.family}/constructed-posterior",
+        name=f"{task.name or task.family}/constructed-{NAMES[causal.rule]}",
         probabilities=read_out == "probs",
         blueprint=causal,
     )

@@ -52,7 +52,8 @@ def second_responsibilities(
     The mean stands in ``source`` by the class of the keys that the *next* position attends to,
     which are one position later.
     """
-    group = responsibilities(task, layout, target)
+    plan = Plan(task, beta, spread=beta)
+    group = of_block(absolute.responsibilities(plan, Renamed(layout, lag=target)))
     m = task.order
     query = read(layout, source, beta * eye(m)).expand(m, -1, -1)
     key = read(layout, "position", classes(task.seq_len, m).roll(-1, 0)).expand(m, -1, -1)

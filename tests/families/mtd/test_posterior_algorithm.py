@@ -154,9 +154,10 @@ def test_temperature(causal, two_lags):
 
 def test_the_temperature_is_found_again_from_its_own_predictions(two_lags):
     tokens = two_lags.sample(400, seed=0).tokens
-    for value in (0.4, 1.0, 3.0):
-        model = PosteriorCausalModel(two_lags, value)
-        fitted = fit_posterior(two_lags, tokens, model.run(tokens)["prediction"][:, -1])
+    for rule, value in itertools.product(RULES, (0.4, 1.0, 3.0)):
+        model = PosteriorCausalModel(two_lags, value, rule)
+        fitted = fit_posterior(two_lags, tokens, model.run(tokens)["prediction"][:, -1], rule=rule)
+        assert fitted.rule == rule
         assert fitted.parameters == {"inverse_temperature": pytest.approx(value, rel=1e-5)}
     prior = PosteriorCausalModel(two_lags, 0).run(tokens)["prediction"][:, -1]
     assert fit_posterior(two_lags, tokens, prior).parameters["inverse_temperature_at_bound"] == 1
@@ -241,6 +242,19 @@ def test_every_stage_stands_where_the_algorithm_puts_it(causal, two_lags):
     assert (weights - values["mixture_weights"][:, n - 3 :]).abs().max() < 1e-12
 
 
+def test_the_product_of_likelihoods_is_built_by_name(two_lags):
+    tokens = two_lags.sample(16, seed=1).tokens
+    model = mtd_lens.construct(two_lags, algorithm="product-of-likelihoods", dtype=torch.float64)
+    assert model.mtd_lens_info.name == "made/constructed-product-of-likelihoods"
+    weights = mtd_lens.lag_likelihoods(two_lags, tokens).prod(1)
+    weights = weights / weights.sum(-1, keepdim=True)
+    told = weights.isfinite().all(-1)  # where not all lags are excluded
+    assert told.sum() > 4
+    expected = mtd_lens.predict(two_lags, tokens[told], weights[told])
+    found = probabilities(model, model(tokens))[told, -1]
+    assert (found - expected).abs().max() < 1e-9
+
+
 def test_both_read_outs_say_the_same(causal, two_lags):
     tokens = two_lags.sample(4, seed=1).tokens
     found = [
@@ -266,8 +280,8 @@ LARGE = "mtd-q10-m5-t192"
         (lambda t: PosteriorCausalModel("x"), r"MTDTask"),
         (lambda t: mtd_lens.construct_posterior(t), r"Use PosteriorCausalModel\(task\)"),
         (lambda t: mtd_lens.construct(t, algorithm="bayes"), r"unknown algorithm 'bayes'"),
-        (lambda t: mtd_lens.construct(t, 2.0, algorithm="posterior"), r"has no β"),
-        (lambda t: mtd_lens.construct(t, form="relative", algorithm="posterior"), r"form out"),
+        (lambda t: mtd_lens.construct(t, 2.0, algorithm="posterior"), r"'posterior' has stock"),
+        (lambda t: mtd_lens.construct(t, form="relative", algorithm="posterior"), r"Leave both"),
         (
             lambda t: mtd_lens.construct(mtd_lens.load_task(LARGE), algorithm="posterior"),
             r"need 1,000,000 units.*may have 16,384\. With order 5 up to 5 tokens fit",
@@ -306,7 +320,8 @@ def test_only_one_step_can_be_ablated_by_part(two_lags):
 def test_variants_are_those_that_fit():
     for name in FAMILY.presets:
         fits = n_windows(mtd_lens.load_task(name)) <= MAX_WINDOWS
-        assert (f"{name}/constructed-posterior" in mtd_lens.list_models()) == fits
+        for variant in ("posterior", "product-of-likelihoods"):
+            assert (f"{name}/constructed-{variant}" in mtd_lens.list_models()) == fits
     with pytest.raises(mtd_lens.UnknownNameError, match="no model is named"):
         mtd_lens.load_model(f"{LARGE}/constructed-posterior")
 
@@ -327,6 +342,10 @@ NOT_ONE_STEP = {
 """What falls of one step's claims for the posterior: layer 0 attends to fixed lags, by no content,
 and no pattern lies on the parents that are mixed."""
 
+NOT_A_SINGLE_LAG: set[str] = {"node_posterior.attention", "prediction.algorithm"}
+"""What falls of the product of likelihoods' claims for exact Bayes: its nodes are others, and so
+are its predictions."""
+
 
 @pytest.mark.parametrize(
     ("variant", "algorithm", "false"),
@@ -334,6 +353,8 @@ and no pattern lies on the parents that are mixed."""
         ("constructed-posterior", "posterior", set()),
         ("constructed-posterior", "one-step", NOT_ONE_STEP),
         ("constructed-absolute", "posterior", NOT_POSTERIOR),
+        ("constructed-product-of-likelihoods", "product-of-likelihoods", set()),
+        ("constructed-posterior", "product-of-likelihoods", NOT_A_SINGLE_LAG),
     ],
 )
 def test_scorecards_tell_the_algorithms_apart(variant, algorithm, false):
