@@ -154,7 +154,7 @@ class Path(OfStages):
     def _runs(
         self, trial: Trial, pairs: Pairs, source: Rows, sites: Sequence[probes.Site]
     ) -> dict[str, Float[Tensor, "pair outcome"]]:
-        """What the model predicts with the earlier swap alone, through the later site, around it."""
+        """Predictions with the earlier swap: alone, around the later site, and through it."""
         early, late = sites
         swap = (early, at(trial, source, early))
         arriving = arriving_at(trial, pairs.base, [swap], late)
@@ -231,9 +231,7 @@ class Chain(OfStages):
         settled = last_prediction(causal.do(**values), tokens)
         if not negligible(divergence(pairs.counterfactual, settled), settled):
             raise NotApplicable(f"{last.variable} does not settle what is predicted")
-        writes = [
-            (site, at(trial, rows, site)) for site, rows in zip(sites, sources, strict=True)
-        ]
+        writes = [(site, at(trial, rows, site)) for site, rows in zip(sites, sources, strict=True)]
         patched = written_predictions(trial, pairs.base, {"all": writes})["all"]
         blind = divergence(pairs.counterfactual, pairs.blind)
         controls, found = {}, None

@@ -39,9 +39,7 @@ def chain_claims(task: MTDTask, algorithm: str = "one-step") -> list[Claim]:
     checks.choice(algorithm, "mtd algorithm", STAGES, ArgumentError)
     first, second, third = STAGES[algorithm]
     first_given, second_given = (replace(stage, given_query=True) for stage in (first, second))
-    evidence, sums, weights = (
-        stage.variable.replace("_", " ") for stage in (first, second, third)
-    )
+    evidence, sums, weights = (stage.variable.replace("_", " ") for stage in (first, second, third))
     path, joint = f"{first.variable}.path_to_{second.variable}", f"{second.variable}.joint"
     return [
         Claim(
