@@ -83,7 +83,8 @@ class Claim(Record):
             :class:`NotApplicable`. ``mtd_lens.measures`` has those that any causal model can use. A
             test with a method ``reads(trial)`` says which activations of the splits it will ask
             for, so that those of all claims are read in one pass; one with a method
-            ``edits(trial)`` names the hook within a block that it edits, which is tried first.
+            ``edits(trial)`` names the hook, or hooks, within a block that it edits, which are tried
+            first.
         slow: True for a test that a quick scorecard leaves out.
     """
 

@@ -1,4 +1,5 @@
 from .attention import Attention as Attention, Pattern as Pattern, signed_shares as signed_shares
+from .chain import Chain as Chain, Path as Path
 from .content import Content as Content, Prediction as Prediction
 from .injection import Injection as Injection
 from .interchange import Interchange as Interchange

@@ -50,17 +50,12 @@ class Interchange(WritesAtLayers):
         checked_trial(trial)
         if not trial.positions[self.queries]:
             return []
-        fit, pairs = (
-            pairs_of(trial, split, self.variable, self.queries, given_query=self.given_query)
-            for split in trial.splits
-        )
-        divergence, sites = trial.task.outputs.divergence, self.sites(trial)
-        fit_blind, blind = (divergence(p.counterfactual, p.blind) for p in (fit, pairs))
+        pairs, sites = self.pairs(trial, trial.tokens), self.sites(trial)
+        blind = trial.task.outputs.divergence(pairs.counterfactual, pairs.blind)
         if negligible(blind, pairs.counterfactual):
             return []
 
-        fit_errors, _ = self._errors(trial, fit, fit.source, sites)
-        selection = {n: 1 - float(e.mean() / fit_blind.mean()) for n, e in fit_errors.items()}
+        selection = self.selection(trial)
         best = earliest_best(selection)
         measured = sites if trial.complete else {best: sites[best]}
         errors, patched = self._errors(trial, pairs, pairs.source, measured)
@@ -83,6 +78,26 @@ class Interchange(WritesAtLayers):
             )
             for layer, site in measured.items()
         ]
+
+    def pairs(self, trial: Trial, split: Tensor) -> Pairs:
+        """Random pairs of a split that differ in the variable.
+
+        Args:
+            trial: The model under test.
+            split: ``trial.tokens`` or ``trial.fit_tokens``.
+        """
+        return pairs_of(trial, split, self.variable, self.queries, given_query=self.given_query)
+
+    def selection(self, trial: Trial) -> dict[int, float]:
+        """By layer, the score on the fit split, by which the variable's own layer is chosen.
+
+        Args:
+            trial: The model under test.
+        """
+        pairs = self.pairs(checked_trial(trial), trial.fit_tokens)
+        blind = trial.task.outputs.divergence(pairs.counterfactual, pairs.blind).mean()
+        errors, _ = self._errors(trial, pairs, pairs.source, self.sites(trial))
+        return {layer: 1 - float(error.mean() / blind) for layer, error in errors.items()}
 
     def _errors(
         self, trial: Trial, pairs: Pairs, source: Rows, sites: Mapping[int, probes.Site]

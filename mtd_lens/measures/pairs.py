@@ -109,9 +109,19 @@ def prediction_with(
     """
     _check_held(causal_model, variable, queries)
     checks.tensor(values, "values", "sequence, query, …", ArgumentError)
+    return last_prediction(causal_model.do(**{variable: held_at(values, queries)}), tokens)
+
+
+def held_at(values: Tensor, queries: slice) -> Tensor:
+    """Values at some query positions, and NaN at the others, which are left to their cause.
+
+    Args:
+        values: ``[sequence, query, …]``.
+        queries: At which query positions.
+    """
     held = torch.full_like(values, torch.nan)
     held[:, queries] = values[:, queries]
-    return last_prediction(causal_model.do(**{variable: held}), tokens)
+    return held
 
 
 def pairs_of(
@@ -160,6 +170,28 @@ def pairs_of(
         trial.complete, trial.seed,
         compute=lambda: _Draw(trial, split, given_query).pairs(variable, queries, n_bases),
     )  # fmt: skip
+
+
+def further_source(trial: Trial, split: Tensor, pairs: Pairs, *, given_query: bool) -> Rows:
+    """A third source for each of a split's pairs; the wrong one, where no other is possible.
+
+    Args:
+        trial: Of the experiment.
+        split: Whose sequences the pairs' bases are.
+        pairs: Drawn by :func:`pairs_of`.
+        given_query: As they were drawn.
+    """
+
+    def compute() -> Rows:
+        draw = _Draw(trial, split, given_query)
+        found, possible = draw._sources(pairs.base.index, draw.shifts[:1:-1][:N_SPLICES])
+        if possible.all():
+            return found
+        every = torch.where(possible[:, None], found.sequences, pairs.wrong.sequences)
+        return Rows(every, torch.arange(len(every), device=every.device))
+
+    found: Rows = trial.memo("further", split, pairs, given_query, compute=compute)
+    return found
 
 
 class _Draw:

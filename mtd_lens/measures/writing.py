@@ -12,6 +12,7 @@ from mtd_lens.measures.words import hook_of
 from mtd_lens.spaces import check_outputs
 from mtd_lens.trial import Trial, checked_trial
 from probes.interchange import streams_of
+from probes.patching.arrivals import arriving
 from probes.patching.swaps import Write
 from probes.subject import Subject
 
@@ -58,6 +59,18 @@ def written_predictions(
         name: read_out(trial.model, check_outputs(output))
         for name, output in probes.run_written(trial.model, runs, base.index, writes).items()
     }
+
+
+def arriving_at(trial: Trial, base: Rows, writes: Sequence[Write], site: probes.Site) -> Tensor:
+    """What arrives at a site, ``[row, …]``, with values written at others.
+
+    Args:
+        trial: Of whose model.
+        base: The sequences into whose runs is written.
+        writes: Sites with what is written there, ``[row, …]``.
+        site: Where is read.
+    """
+    return arriving(trial.natural(base.tokens), base.index, writes, site)
 
 
 class WritesAtLayers:

@@ -170,7 +170,9 @@ def _all_claims(own: Sequence[Claim], further: Iterable[Claim]) -> list[Claim]:
 def _edited(claims: Iterable[Claim], trial: Trial) -> tuple[str, ...]:
     """The hooks within a block that tests edit, each once."""
     tests = [claim.measure for claim in claims]
-    return tuple(dict.fromkeys(test.edits(trial) for test in tests if hasattr(test, "edits")))
+    edited = [test.edits(trial) for test in tests if hasattr(test, "edits")]
+    listed = [(hooks,) if isinstance(hooks, str) else hooks for hooks in edited]
+    return tuple(dict.fromkeys(hook for hooks in listed for hook in hooks))
 
 
 def _measured(claim: Claim, trial: Trial) -> Found:

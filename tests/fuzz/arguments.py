@@ -100,6 +100,7 @@ ARGUMENTS: dict[str, Callable[[], Any]] = {
     "mtd_lens.load_model:name": lambda: "mtd-q3-m2-t32/random-absolute",
     "mtd_lens.load_task:name": lambda: "mtd-q3-m2-t32",
     "mtd_lens.measures.Probe.target:more": lambda: (trial().more(2),),
+    "mtd_lens.measures.Interchange.pairs:split": lambda: trial().tokens,
     "mtd_lens.measures.pairs_of:split": lambda: trial().tokens,
     "mtd_lens.measures.prediction_with:values": lambda: trial().run(trial().tokens)[
         "mixture_weights"

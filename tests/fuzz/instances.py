@@ -44,6 +44,14 @@ def model() -> Any:
     return mtd_lens.construct(task(), 2.0)
 
 
+def swaps() -> Any:
+    variables = ("mean_responsibility", "mixture_weights")
+    hooks = ("hook_attn_out", "attn.hook_pattern")
+    return tuple(
+        measures.Interchange(*both, slice(-1, None)) for both in zip(variables, hooks, strict=True)
+    )
+
+
 @functools.cache
 def ngram_model() -> Any:
     return mtd_lens.construct_ngram(ngram(), 2.0)
@@ -212,6 +220,7 @@ INSTANCES: dict[str, Callable[[], Any]] = {
     "AutoregressiveTask": vectors,
     "Band": lambda: probes.Band("blocks.0.attn.hook_pattern", (2, 3), (0, 1)),
     "Carrier": lambda: experiment().algorithm.carriers(task())[0],
+    "Chain": lambda: measures.Chain(swaps()),
     "Claim": lambda: experiment().algorithm.claims(task())[0],
     "Comparison": comparison,
     "Competition": competition,
@@ -236,6 +245,7 @@ INSTANCES: dict[str, Callable[[], Any]] = {
     "NGramCausalModel": lambda: mtd_lens.NGramCausalModel(ngram(), 2.0),
     "NGramTask": ngram,
     "Pairs": lambda: measures.pairs_of(trial(), trial().tokens, "mixture_weights", slice(None)),
+    "Path": lambda: measures.Path(*swaps()),
     "Pattern": lambda: measures.Pattern("mixture_weights", (0, 1)),
     "Prediction": lambda: measures.Prediction(lambda task, tokens: rows(len(tokens), 3)),
     "Probe": lambda: measures.Probe("mixture_weights", experiment().algorithm.control, 2),

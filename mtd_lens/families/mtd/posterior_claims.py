@@ -9,6 +9,7 @@ from torch import Tensor
 import probes
 from mtd_lens.claims import Claim
 from mtd_lens.contracts import BUT_LAST, LAST, AnalyticPattern, Carrier
+from mtd_lens.families.mtd.chains import chain_claims
 from mtd_lens.families.mtd.claims import without_evidence
 from mtd_lens.families.mtd.posterior_model import PosteriorCausalModel, explained
 from mtd_lens.families.mtd.task import MTDTask
@@ -116,6 +117,7 @@ def posterior_claims(task: MTDTask, rule: str = "quadrature") -> list[Claim]:
             "The posterior mean can be read linearly from a layer at the last query.",
             Probe("mixture_weights", posterior_control, window, LAST),
         ),
+        *chain_claims(task, "posterior"),
         Claim(
             "prediction.estimator",
             "Predictions at the last query are like those of the posterior mean.",
