@@ -281,6 +281,41 @@ class Algorithm(Record):
 
 
 @dataclass(frozen=True)
+class Additive(Record):
+    """How the general additive form of a family's algorithms is fitted to a model.
+
+    Its causal models have the variables evidence, total evidence, … and the prediction, in this
+    order, a ``table`` and ``position_weights`` (from the query's own on). Without any total
+    evidence, 0, they predict as without a context.
+
+    Attributes:
+        sizes: ``task -> by form, how many numbers are fitted``: the forms of a table that there
+            are, from the most general one on, each a special case of the one before.
+        fit: ``(task, form, tokens, predictions) -> causal model``: that of least
+            ``D(predictions ‖ causal model)`` after ``tokens``. It refuses a form that is too large.
+        restore: ``(task, table, position weights) -> causal model``: the one that was fitted.
+        algorithm: ``causal model -> algorithm``: what models are held against with it.
+        rules: ``(task, tokens) -> by name, [sequence, evidence, …]``: evidence as known algorithms
+            have it, which a fitted table is held beside; a constant over its last axis counts for
+            nothing.
+
+    Raises:
+        ArgumentError: What is no function.
+    """
+
+    sizes: Callable[[Any], Mapping[str, int]]
+    fit: Callable[[Any, str, Tensor, Tensor], CausalModel]
+    restore: Callable[[Any, Tensor, Tensor], CausalModel]
+    algorithm: Callable[[Any], Algorithm]
+    rules: Callable[[Any, Tensor], Mapping[str, Tensor]]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("sizes", "fit", "restore", "algorithm", "rules"):
+            checks.function(getattr(self, name), name, ArgumentError)
+
+
+@dataclass(frozen=True)
 class Family(Record):
     """Everything that the package needs to know about a kind of task.
 
@@ -315,6 +350,7 @@ class Family(Record):
         weights: ``(model, task, reads_logits) -> findings``: what parameters alone show of the
             algorithm, on no data; ``reads_logits`` says whether the linear part of the read-out
             gives logits, not probabilities.
+        additive: How ``fit_algorithm`` reads an algorithm of sums of evidence off a model.
 
     Raises:
         ArgumentError: A name that is no text, no algorithm, or two of the same id.
@@ -336,6 +372,7 @@ class Family(Record):
     yardsticks: Callable[[Any, int, int], tuple[Tensor, Mapping[str, Tensor]]] | None = None
     analyse: Callable[[Any, Any, Tensor, Tensor, Any], Analysis] | None = None
     weights: Callable[[HookedModel, Any, bool], Sequence[WeightFinding]] | None = None
+    additive: Additive | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
