@@ -26,7 +26,9 @@ def from_model(family: Family, trial: Trial) -> Distances:
         trial: The model under test.
     """
     fit_target, predicted = (trial.predictions(tokens) for tokens in trial.splits)
-    references = references_of(family, trial.task, trial.fit_tokens, fit_target, trial.tokens, False)
+    references = references_of(
+        family, trial.task, trial.fit_tokens, fit_target, trial.tokens, False
+    )
     divergence = trial.task.outputs.divergence
     return {
         name: (divergence(reference.prediction, predicted), reference.parameters)

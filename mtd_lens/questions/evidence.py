@@ -4,8 +4,7 @@ Intervals resample sequences. A figure that solves an equation of means moves, t
 the mean of its *influence*, one value a sequence (Hampel 1974), so that its interval is a mean's.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import torch

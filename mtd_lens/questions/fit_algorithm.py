@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 import probes
-from mtd_lens.contracts import CausalModel, Task, last_prediction
+from mtd_lens.contracts import Algorithm, CausalModel, Task, last_prediction
 from mtd_lens.errors import ArgumentError, ModelError
 from mtd_lens.experiment import Experiment, asked, check_room, check_sampling
 from mtd_lens.questions.estimators import references_of
@@ -41,6 +41,7 @@ N_SHOWN = 256
 ITSELF = "itself, fitted to other sequences"
 SHUFFLED, RANDOM = "shuffled context", "a random model"
 
+
 @dataclass(frozen=True)
 class _Followed:
     """What a model predicts after sequences for fits, and after those that are held out."""
@@ -71,13 +72,15 @@ class _Followed:
         total = fitted.run(self.tokens[:1])[name][:, -1:]
         return self.misfit(fitted.do(**{name: torch.zeros_like(total)}))
 
-    def shuffled(self, n_kept: int, seed: int) -> "_Followed":
-        """The same predictions, after other orders of all tokens but the last few."""
+    def shuffled(self, algorithm: Algorithm, seed: int) -> "_Followed":
+        """The same predictions, after other orders of all tokens but the query's own."""
+        n_own = 0 if algorithm.query is None else algorithm.query(self.task).count
         generator = torch.Generator().manual_seed(seed)
 
         def mixed(tokens: Tensor) -> Tensor:
-            ranks = torch.rand(tokens[:, :-n_kept].shape, generator=generator).argsort(1)
-            return torch.cat([tokens[:, :-n_kept].gather(1, ranks), tokens[:, -n_kept:]], 1)
+            context, own = tokens.split([tokens.shape[1] - n_own, n_own], 1)
+            order = torch.rand(context.shape, generator=generator).argsort(1)
+            return torch.cat([context.gather(1, order), own], 1)
 
         return replace(self, fit_tokens=mixed(self.fit_tokens), tokens=mixed(self.tokens))
 
@@ -132,64 +135,55 @@ def fit_algorithm(
     n_sequences = check_sampling(n_sequences)
     progress = checks.flag(progress, "progress", ArgumentError)
     experiment = Experiment.of(model, task, seed, name=name, vocabulary=vocabulary)
-    task, seed, additive = experiment.task, experiment.seed, experiment.family.additive
+    tested, seed, additive = experiment.task, experiment.seed, experiment.family.additive
     if additive is None:
         raise ModelError(
             f"the family {experiment.family.name!r} has no additive form that could be fitted. "
             "Choose a model on a task of another, such as mtd-q5-m3-t32/trained-gpt-3l-s0."
         )
-    sizes = additive.sizes(task)
+    sizes = additive.sizes(tested)
     if form is None:
         form = next((f for f, size in sizes.items() if size <= MAX_NUMBERS), list(sizes)[-1])
     checks.choice(form, "form of a table", sizes, ArgumentError)
-    check_room(n_sequences, task.seq_len)
+    check_room(n_sequences, tested.seq_len)
     smaller = list(sizes)[list(sizes).index(form) + 1 :]
-    bar = tqdm(
-        total=5 + len(smaller), desc="fits", disable=None if progress else True, delay=2,
-        leave=False,
-    )  # fmt: skip
+    shown = None if progress else True
+    bar = tqdm(total=5 + len(smaller), desc="fits", disable=shown, delay=2, leave=False)
 
     def fit(form: str, tokens: Tensor, target: Tensor) -> Any:
-        found = additive.fit(task, form, tokens, target)
+        found = additive.fit(tested, form, tokens, target)
         bar.update()
         return found
 
     with bar:
-        tokens = task.sample(n_sequences, OWN_SEED + seed).tokens
+        tokens = tested.sample(n_sequences, OWN_SEED + seed).tokens
         followed = _Followed.of(experiment, experiment.model, tokens)
-        fitted = fit(form, followed.fit_tokens, followed.fit_target)
+        given = followed.fit_tokens, followed.fit_target
+        fitted = fit(form, *given)
         algorithm = additive.algorithm(fitted)
-        half = len(followed.fit_tokens) // 2
-        other_fits = [
-            fit(form, followed.fit_tokens[part], followed.fit_target[part])
-            for part in (slice(half), slice(half, None))
-        ]
-        mixed = followed.shuffled(algorithm.query(task).count, OWN_SEED + seed)
-        shuffled = fit(form, mixed.fit_tokens, mixed.fit_target)
-        tables = {f"{f} alone": fit(f, followed.fit_tokens, followed.fit_target) for f in smaller}
+        halves = [fit(form, *half) for half in zip(*(x.chunk(2) for x in given), strict=True)]
+        mixed = followed.shuffled(algorithm, OWN_SEED + seed)
+        controls = {SHUFFLED: mixed.misfit(fit(form, mixed.fit_tokens, mixed.fit_target))}
+        controls |= {f"{name} alone": followed.misfit(fit(name, *given)) for name in smaller}
         random = _Followed.of(experiment, experiment.null(), tokens[:N_OF_NULL])
         of_random = fit(form, random.fit_tokens, random.fit_target)
-        few = followed.fit_tokens[:N_FOR_REFERENCES], followed.fit_target[:N_FOR_REFERENCES]
-        references = references_of(experiment.family, task, *few, followed.tokens, True)
+        few = (each[:N_FOR_REFERENCES] for each in given)
+        references = references_of(experiment.family, tested, *few, followed.tokens, True)
 
-    own, nothing = followed.misfit(fitted), followed.without_evidence(fitted)
-    rows = _Rows(own, nothing, len(references), seed)
-    misfits = [rows.row(algorithm.name, FITTED, own, fitted.parameters)]
-    for name, reference in references.items():
-        misfits.append(
-            rows.row(name, REFERENCE, followed.misfit(reference.prediction), reference.parameters)
-        )
-    misfits.append(rows.row(SHUFFLED, CONTROL, mixed.misfit(shuffled)))
-    for name, table in tables.items():
-        misfits.append(rows.row(name, CONTROL, followed.misfit(table)))
-    alone = _Rows(random.misfit(of_random), random.without_evidence(of_random), 1, seed)
-    misfits.append(replace(alone.row(RANDOM, CONTROL, alone.own), beyond=None))
-
-    evidence = evidence_of(fitted, followed.tokens)
-    halves = [evidence_of(each, followed.tokens) for each in other_fits]
-    weights, slope = position_weights(fitted, followed.fit_tokens, followed.fit_target, seed)
-    alike = resemblances(evidence, additive.rules(task, followed.tokens), N_SHOWN, seed)
-    (again,) = resemblances(halves[0], {ITSELF: halves[1]}, N_SHOWN, seed)
+    own = followed.misfit(fitted)
+    beside = _Beside(own, followed.without_evidence(fitted), len(references), seed)
+    alone = _Beside(random.misfit(of_random), random.without_evidence(of_random), 1, seed)
+    misfits = [
+        beside.row(algorithm.name, FITTED, own, fitted.parameters),
+        *(
+            beside.row(name, REFERENCE, followed.misfit(found.prediction), found.parameters)
+            for name, found in references.items()
+        ),
+        *(beside.row(name, CONTROL, values) for name, values in controls.items()),
+        replace(alone.row(RANDOM, CONTROL, alone.own), beyond=None),
+    ]
+    evidence, *others = (evidence_of(each, followed.tokens) for each in (fitted, *halves))
+    weights, slope = position_weights(fitted, *given, seed)
     return FittedAlgorithm(
         **experiment.head | {"n_sequences": n_sequences, "parameters": fitted.parameters},
         table_form=form,
@@ -197,14 +191,17 @@ def fit_algorithm(
         position_weights=weights,
         slope=slope,
         misfits=tuple(misfits),
-        resemblances=(*alike, again),
+        resemblances=(
+            *resemblances(evidence, additive.rules(tested, followed.tokens), N_SHOWN, seed),
+            *resemblances(others[0], {ITSELF: others[1]}, N_SHOWN, seed),
+        ),
         shown=some(evidence, N_SHOWN),
-        described=task.to_json(),
+        described=tested.to_json(),
     )
 
 
 @dataclass(frozen=True)
-class _Rows:
+class _Beside:
     """What rows of misfits are held against: the fitted algorithm's own, and no evidence."""
 
     own: Float[Tensor, " sequence"]

@@ -17,7 +17,7 @@ from probes.statistics import Interval
 FITTED, REFERENCE, CONTROL = KINDS = ("fitted", "reference", "control")
 """What a row of misfits is of."""
 
-DIGITS = 5
+DIGITS = 6
 """Of divergences: those of models that are followed well are below a thousandth of a nat."""
 
 
@@ -179,12 +179,23 @@ class FittedAlgorithm(Result):
         last = self.position_weights[0]
         placed = [
             ["weight of the query's own evidence", figure(last.score), interval(last)],
-            ["slope of the others, a position", figure(self.slope.score, 4), interval(self.slope, 4)],
+            [
+                "slope of the others, a position",
+                figure(self.slope.score, 4),
+                interval(self.slope, 4),
+            ],
         ]
         measure = self.divergence.partition(",")[0]
         return [
             Table(
-                ["held out", f"{measure}(model ‖ it)", "95%", "beyond the fit", "corrected", "share"],
+                [
+                    "held out",
+                    f"{measure}(model ‖ it)",
+                    "95%",
+                    "beyond the fit",
+                    "corrected",
+                    "share",
+                ],
                 rows,
                 title="What the model's predictions are followed by; share: explained of what no "
                 "evidence leaves",

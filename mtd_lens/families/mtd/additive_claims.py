@@ -1,5 +1,4 @@
-"""What a scorecard tests of a model that is held against additive evidence, and how it is fitted.
-"""
+"""What a scorecard tests of a model that is held against additive evidence."""
 
 import torch
 from jaxtyping import Float

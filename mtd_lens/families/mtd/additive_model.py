@@ -6,6 +6,7 @@ mixture of transition rows, at every query position ``order … T-1``. One step 
 (the table ``β γ / n``) and the product of likelihoods (``τ log p``) are of this form.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -109,13 +110,18 @@ class AdditiveCausalModel(Intervenable):
     @property
     def form(self) -> str:
         """``"windows"`` or ``"pairs"``: what the table is of."""
-        return WINDOWS if self.table.shape[1] == self.task.n_tokens ** (self.task.order + 1) else PAIRS
+        return (
+            WINDOWS if self.table.shape[1] == self.task.n_tokens ** (self.task.order + 1) else PAIRS
+        )
 
     @property
     def parameters(self) -> dict[str, float]:
         """How many numbers the table has, and the root mean square of the evidence in it."""
         centred = self.table - self.table.mean(-1, keepdim=True)
-        return {"entries": float(self.table.numel()), "scale": float(centred.square().mean().sqrt())}
+        return {
+            "entries": float(self.table.numel()),
+            "scale": float(centred.square().mean().sqrt()),
+        }
 
     def query_positions(self, length: int) -> tuple[int, ...]:
         """The positions ``order … length - 1``, at which all m parents are there.
@@ -278,7 +284,10 @@ def fit_additive(
     found = entries(task, form, tokens)
     rows = estimators.parent_rows(task, tokens[:, -task.order - 1 :])[:, -1]
     allowed = torch.eye(task.order).double()[:, None] if form == OWN_PAIRS else torch.ones(())
-    targets, n_followed = predictions.to(torch.float64), len(tokens) - len(tokens) // VALIDATION_SHARE
+    targets, n_followed = (
+        predictions.to(torch.float64),
+        len(tokens) - len(tokens) // VALIDATION_SHARE,
+    )
     followed, rest = slice(n_followed), slice(n_followed, None)
 
     def parts(point: Tensor) -> tuple[Tensor, Tensor]:
@@ -326,11 +335,9 @@ def _minimised(
         if age >= PATIENCE:
             raise _StoppedError
 
-    try:
+    with contextlib.suppress(_StoppedError):
         optimize.minimize(
             objective, best.numpy().copy(), jac=True, method="L-BFGS-B", callback=look,
             options=_STOPPING,
         )  # fmt: skip
-    except _StoppedError:
-        pass
     return best

@@ -1,5 +1,4 @@
-"""A fitted sum of evidence: beside a known rule's, its weights of positions, and what follows worse.
-"""
+"""A fitted sum of evidence beside a known rule's, its weights of positions, and divergences."""
 
 import os
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
     import matplotlib.axes
     import matplotlib.figure
 
-INCHES = (12.0, 4.8)
+INCHES = (13.0, 4.8)
 WIDTHS = (1.0, 1.0, 1.15)
 
 LEAST_SHARE = 0.3
@@ -54,7 +53,6 @@ def _draw(fitted: FittedAlgorithm) -> "matplotlib.figure.Figure":
     for axes, draw in zip(panels, (_points, _weights, _bars), strict=True):
         draw(axes, fitted)
         axes.tick_params(labelsize="small")
-        axes.title.set_size("small")
     style.add_title(figure, fitted._title())
     return figure
 
@@ -71,7 +69,7 @@ def _points(axes: "matplotlib.axes.Axes", fitted: FittedAlgorithm) -> None:
     axes.set_xlabel(f"{rule.name}, centred over lags", fontsize="small")
     axes.set_ylabel("fitted evidence, centred", fontsize="small")
     axes.legend(frameon=False, fontsize="small", handletextpad=0.2)
-    axes.set_title(f"evidence of a window: r = {rule.correlation}", loc="left")
+    axes.set_title(f"evidence of a window: r = {rule.correlation}", loc="left", fontsize="medium")
 
 
 def _weights(axes: "matplotlib.axes.Axes", fitted: FittedAlgorithm) -> None:
@@ -87,24 +85,28 @@ def _weights(axes: "matplotlib.axes.Axes", fitted: FittedAlgorithm) -> None:
     style.plain(axes)
     axes.set_xlabel("positions before the query", fontsize="small")
     axes.set_ylabel("weight [95% interval]", fontsize="small")
-    axes.set_title("weights of positions, mean 1", loc="left")
+    axes.set_title("weights of positions, mean 1", loc="left", fontsize="medium")
 
 
 def _bars(axes: "matplotlib.axes.Axes", fitted: FittedAlgorithm) -> None:
     rows = fitted.misfits
-    least = LEAST_SHARE * min((r.divergence.score for r in rows if r.divergence.score > 0), default=1)
+    least = LEAST_SHARE * min(
+        (r.divergence.score for r in rows if r.divergence.score > 0), default=1
+    )
     for height, row in enumerate(rows):
         found, colour = row.divergence, _colour(row.kind)
         axes.barh(height, max(found.score - least, 0.0), left=least, height=0.7, color=[colour])
-        axes.plot([max(end, least) for end in (found.low, found.high)], [height] * 2, color=style.INK)
+        axes.plot(
+            [max(end, least) for end in (found.low, found.high)], [height] * 2, color=style.INK
+        )
     axes.set_xscale("log")
     axes.set_xlim(left=least)
-    axes.set_yticks(range(len(rows)), [row.name for row in rows])
+    axes.set_yticks(range(len(rows)), [row.name for row in rows], fontsize="small")
     axes.invert_yaxis()
     style.plain(axes, "x")
     measure, _, unit = fitted.divergence.partition(", ")
     axes.set_xlabel(f"{measure}(model ‖ it)" + (f", {unit}" if unit else ""), fontsize="small")
-    axes.set_title("held out, with 95% intervals", loc="left")
+    axes.set_title("held out, with 95% intervals", loc="left", fontsize="medium")
 
 
 def _colour(kind: str) -> Any:
