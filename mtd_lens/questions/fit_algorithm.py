@@ -142,8 +142,7 @@ def fit_algorithm(
             "Choose a model on a task of another, such as mtd-q5-m3-t32/trained-gpt-3l-s0."
         )
     sizes = additive.sizes(tested)
-    if form is None:
-        form = next((f for f, size in sizes.items() if size <= MAX_NUMBERS), list(sizes)[-1])
+    form = default_form(sizes) if form is None else form
     checks.choice(form, "form of a table", sizes, ArgumentError)
     check_room(n_sequences, tested.seq_len)
     smaller = list(sizes)[list(sizes).index(form) + 1 :]
@@ -198,6 +197,15 @@ def fit_algorithm(
         shown=some(evidence, N_SHOWN),
         described=tested.to_json(),
     )
+
+
+def default_form(sizes: Mapping[str, int]) -> str:
+    """The first form of at most ``MAX_NUMBERS`` numbers, or else the last one.
+
+    Args:
+        sizes: By form, how many numbers, the most general one first.
+    """
+    return next((form for form, size in sizes.items() if size <= MAX_NUMBERS), list(sizes)[-1])
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,9 @@ from probes.statistics import Interval
 FITTED, REFERENCE, CONTROL = KINDS = ("fitted", "reference", "control")
 """What a row of misfits is of."""
 
+NEGLIGIBLE_SHARE = 1e-6
+"""Of what no evidence leaves: who explains no more than that beyond another is no nearer."""
+
 DIGITS = 6
 """Of divergences: those of models that are followed well are below a thousandth of a nat."""
 
@@ -132,8 +135,17 @@ class FittedAlgorithm(Result):
 
     @property
     def is_nearest(self) -> bool:
-        """Whether it is nearer to the model than each reference, by the corrected intervals."""
-        return all(row.beyond and row.beyond.low > 0 for row in self._of_kind(REFERENCE))
+        """Whether it is nearer to the model than each reference, by the corrected intervals.
+
+        Differences of less than a millionth of what no evidence leaves are none.
+        """
+        return all(self._is_farther(row) for row in self._of_kind(REFERENCE))
+
+    def _is_farther(self, row: Misfit) -> bool:
+        own, other = self.fitted.explained, row.explained
+        if own is None or other is None or row.beyond is None:
+            return False
+        return row.beyond.low > 0 and own.score - other.score > NEGLIGIBLE_SHARE
 
     def _of_kind(self, kind: str) -> list[Misfit]:
         return [row for row in self.misfits if row.kind == kind]

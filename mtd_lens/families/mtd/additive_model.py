@@ -39,6 +39,9 @@ VALIDATION_SHARE = 8
 PATIENCE = 30
 """Iterations without a better validation loss after which a fit stops."""
 
+EXACT = 1e-11
+"""A loss of at most this share of that without evidence is rounding's and the last digits'."""
+
 SCALE = 0.3
 """Of the parameters that are searched, so that steps of size 1 are small ones in evidence."""
 
@@ -332,7 +335,7 @@ def _minimised(
         value, age = float(loss(point, rest)), age + 1
         if value < least:
             best, least, age = point.clone(), value, 0
-        if age >= PATIENCE:
+        if age >= PATIENCE or value <= EXACT * scale:
             raise _StoppedError
 
     with contextlib.suppress(_StoppedError):
