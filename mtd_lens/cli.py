@@ -157,6 +157,33 @@ def localize(
 
 
 @app.command()
+def fit(
+    name: Model,
+    sequences: Sequences = None,
+    seed: Seed = 0,
+    json: Json = None,
+    html: Html = None,
+    figure: Annotated[
+        Path | None,
+        typer.Option("--figure", help="Draw evidence, weights and divergences, as PNG or SVG."),
+    ] = None,
+    device: Device = None,
+    form: Annotated[
+        str | None,
+        typer.Option("--form", help="Of the table of evidence, such as windows or pairs."),
+    ] = None,
+) -> None:
+    """Read an algorithm off a model's predictions: a table of evidence, summed over positions."""
+    model = _model(name, device, json, html, figure=figure)
+    from mtd_lens.questions.fit_algorithm import fit_algorithm
+
+    found = fit_algorithm(
+        model, seed=seed, progress=True, **_given(n_sequences=sequences, form=form)
+    )
+    _finish(found, json=json, html=html, figure=figure)
+
+
+@app.command()
 def dashboard(
     name: Model,
     out: Annotated[Path, typer.Option("--out", help="The page to write, such as page.html.")],

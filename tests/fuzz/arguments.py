@@ -17,6 +17,7 @@ from tests.fuzz.instances import (
     comparison,
     config,
     experiment,
+    fitted,
     floats,
     idle,
     inspection,
@@ -63,6 +64,7 @@ ARGUMENTS: dict[str, Callable[[], Any]] = {
     # of one function
     "mtd_lens.AutoregressiveCausalModel.do:values": lambda: {"prediction": floats(4, 3, 2)},
     "mtd_lens.AutoregressiveCausalModel.held:name": lambda: "prediction",
+    "mtd_lens.AdditiveCausalModel.do:values": lambda: {"mixture_weights": torch.tensor([0.5, 0.5])},
     "mtd_lens.Dashboard.with_scorecard:scorecard": card,
     "mtd_lens.Inspection.distances:pattern": lambda: inspection().analysis.patterns[0],
     "mtd_lens.Inspection.nearest_distances:pattern": lambda: inspection().analysis.patterns[0],
@@ -148,6 +150,7 @@ ARGUMENTS: dict[str, Callable[[], Any]] = {
     # of those that take seconds
     "mtd_lens.align:model": idle,
     "mtd_lens.compare:model": idle,
+    "mtd_lens.fit_algorithm:model": idle,
     "mtd_lens.localize:model": idle,
     "mtd_lens.plot_alignment:report": report,
     "mtd_lens.plot_weights:reading": reading,
@@ -173,6 +176,7 @@ ARGUMENTS: dict[str, Callable[[], Any]] = {
     "error": lambda: floats(20),
     "features": lambda: floats(6, 2, 3),
     "first": lambda: rows(4, 3),
+    "fitted": fitted,
     "found": localization,
     "head": lambda: 0,
     "ids": lambda: [4, 1, 2],
