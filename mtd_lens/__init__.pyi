@@ -7,6 +7,7 @@ from . import (
     measures as measures,
     registry as registry,
 )
+from .additive import Additive as Additive
 from .claims import (
     Claim as Claim,
     Code as Code,
@@ -15,7 +16,6 @@ from .claims import (
     QueryTokens as QueryTokens,
 )
 from .contracts import (
-    Additive as Additive,
     Algorithm as Algorithm,
     Analysis as Analysis,
     AnalyticPattern as AnalyticPattern,

@@ -33,6 +33,7 @@ Sequences = Annotated[
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the result as JSON.")]
 Html = Annotated[Path | None, typer.Option("--html", help="Write a self-contained page.")]
+Figure = Annotated[Path | None, typer.Option("--figure", help="Draw it, as PNG or SVG.")]
 Device = Annotated[str | None, typer.Option("--device", help="For example cpu or cuda.")]
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -117,10 +118,7 @@ def compare(
     sequences: Sequences = None,
     seed: Seed = 0,
     json: Json = None,
-    figure: Annotated[
-        Path | None,
-        typer.Option("--figure", help="Draw divergence against length, as PNG or SVG."),
-    ] = None,
+    figure: Figure = None,
     device: Device = None,
 ) -> None:
     """Hold a model's predictions and the reference estimators against the truth."""
@@ -142,10 +140,7 @@ def localize(
         typer.Option("--threshold", help="What the interval of a found set must lie above."),
     ] = None,
     json: Json = None,
-    figure: Annotated[
-        Path | None,
-        typer.Option("--figure", help="Draw the maps of every variable, as PNG or SVG."),
-    ] = None,
+    figure: Figure = None,
     device: Device = None,
 ) -> None:
     """Find where in a model each variable of the algorithm lives."""
@@ -163,10 +158,7 @@ def fit(
     seed: Seed = 0,
     json: Json = None,
     html: Html = None,
-    figure: Annotated[
-        Path | None,
-        typer.Option("--figure", help="Draw evidence, weights and divergences, as PNG or SVG."),
-    ] = None,
+    figure: Figure = None,
     device: Device = None,
     form: Annotated[
         str | None,

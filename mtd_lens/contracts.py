@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
+from mtd_lens.additive import Additive
 from mtd_lens.claims import Claim, Code, QueryTokens, Record
 from mtd_lens.errors import ArgumentError, shown
 from mtd_lens.spaces import Space
@@ -278,41 +279,6 @@ class Algorithm(Record):
         checks.text(self.name, "an algorithm's name", ArgumentError)
         if checks.text(self.id, "an algorithm's id", ArgumentError) == "":
             object.__setattr__(self, "id", self.name.replace(" ", "-"))
-
-
-@dataclass(frozen=True)
-class Additive(Record):
-    """How the general additive form of a family's algorithms is fitted to a model.
-
-    Its causal models have the variables evidence, total evidence, … and the prediction, in this
-    order, a ``table`` and ``position_weights`` (from the query's own on). Without any total
-    evidence, 0, they predict as without a context.
-
-    Attributes:
-        sizes: ``task -> by form, how many numbers are fitted``: the forms of a table that there
-            are, from the most general one on, each a special case of the one before.
-        fit: ``(task, form, tokens, predictions) -> causal model``: that of least
-            ``D(predictions ‖ causal model)`` after ``tokens``. It refuses a form that is too large.
-        restore: ``(task, table, position weights) -> causal model``: the one that was fitted.
-        algorithm: ``causal model -> algorithm``: what models are held against with it.
-        rules: ``(task, tokens) -> by name, [sequence, evidence, …]``: evidence as known algorithms
-            have it, which a fitted table is held beside; a constant over its last axis counts for
-            nothing.
-
-    Raises:
-        ArgumentError: What is no function.
-    """
-
-    sizes: Callable[[Any], Mapping[str, int]]
-    fit: Callable[[Any, str, Tensor, Tensor], CausalModel]
-    restore: Callable[[Any, Tensor, Tensor], CausalModel]
-    algorithm: Callable[[Any], Algorithm]
-    rules: Callable[[Any, Tensor], Mapping[str, Tensor]]
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("sizes", "fit", "restore", "algorithm", "rules"):
-            checks.function(getattr(self, name), name, ArgumentError)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ class Misfit:
     parameters: Mapping[str, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Resemblance:
     """Correlation of the fitted evidence with a known rule's, both centred over lags.
 
@@ -63,7 +63,7 @@ class Resemblance:
     shown: Float[Tensor, "window lag"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class FittedAlgorithm(Result):
     """Additive evidence that a model's own predictions follow, beside every reference and control.
 
@@ -190,7 +190,7 @@ class FittedAlgorithm(Result):
         ]
         last = self.position_weights[0]
         placed = [
-            ["weight of the query's own evidence", figure(last.score), interval(last)],
+            ["weight of evidence at the query", figure(last.score), interval(last)],
             [
                 "slope of the others, a position",
                 figure(self.slope.score, 4),

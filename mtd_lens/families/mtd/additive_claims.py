@@ -5,8 +5,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 import probes
+from mtd_lens.additive import Additive
 from mtd_lens.claims import Claim
-from mtd_lens.contracts import BUT_LAST, LAST, Additive, Algorithm, AnalyticPattern, Carrier
+from mtd_lens.contracts import BUT_LAST, LAST, Algorithm, AnalyticPattern, Carrier
 from mtd_lens.errors import ArgumentError
 from mtd_lens.families.mtd import estimators
 from mtd_lens.families.mtd.additive_model import AdditiveCausalModel, fit_additive, sizes
