@@ -1,4 +1,4 @@
-"""A made inspection, a made fit, a made grid, and how tests read the figures that are drawn of it."""
+"""A made inspection, fit and grid, and how tests read the figures that are drawn of them."""
 
 import math
 from dataclasses import replace
@@ -65,7 +65,7 @@ def made_inspection():
 
 
 def made_fitted():
-    """Of a task of two tokens and two lags, nearer than one reference and no nearer than another."""
+    """Of two tokens and two lags; nearer than one reference and no nearer than another."""
     generator = torch.Generator().manual_seed(0)
     task = MTDTask([[0.9, 0.1], [0.4, 0.6]], 2, 8)
     explained, nearer = Interval(0.97, 0.96, 0.98), Interval(0.01, 0.005, 0.02)
