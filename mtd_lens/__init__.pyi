@@ -7,6 +7,7 @@ from . import (
     measures as measures,
     registry as registry,
 )
+from .additive import Additive as Additive
 from .claims import (
     Claim as Claim,
     Code as Code,
@@ -59,6 +60,7 @@ from .families.autoregressive.task import (
     AutoregressiveBatch as AutoregressiveBatch,
     AutoregressiveTask as AutoregressiveTask,
 )
+from .families.mtd.additive_model import AdditiveCausalModel as AdditiveCausalModel
 from .families.mtd.analysis import implied_weights as implied_weights
 from .families.mtd.causal_model import (
     MTDCausalModel as MTDCausalModel,
@@ -111,6 +113,7 @@ from .hooked.info import task_of as task_of
 from .questions.align import align as align
 from .questions.compare import compare as compare
 from .questions.compete import compete as compete
+from .questions.fit_algorithm import fit_algorithm as fit_algorithm
 from .questions.inspect import inspect as inspect
 from .questions.localize import localize as localize
 from .questions.read_weights import read_weights as read_weights
@@ -130,6 +133,7 @@ from .registry import (
 from .results.alignment import AlignmentReport as AlignmentReport
 from .results.comparison import Comparison as Comparison
 from .results.competition import Competition as Competition
+from .results.fitted import FittedAlgorithm as FittedAlgorithm
 from .results.inspection import Inspection as Inspection
 from .results.localization import Localization as Localization
 from .results.scorecard import Scorecard as Scorecard
@@ -144,6 +148,7 @@ from .views.plots import (
     plot_attention as plot_attention,
     plot_comparisons as plot_comparisons,
     plot_competition as plot_competition,
+    plot_fitted as plot_fitted,
     plot_latents as plot_latents,
     plot_localization as plot_localization,
     plot_predictions as plot_predictions,

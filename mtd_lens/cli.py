@@ -33,6 +33,7 @@ Sequences = Annotated[
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the result as JSON.")]
 Html = Annotated[Path | None, typer.Option("--html", help="Write a self-contained page.")]
+Figure = Annotated[Path | None, typer.Option("--figure", help="Draw it, as PNG or SVG.")]
 Device = Annotated[str | None, typer.Option("--device", help="For example cpu or cuda.")]
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -117,10 +118,7 @@ def compare(
     sequences: Sequences = None,
     seed: Seed = 0,
     json: Json = None,
-    figure: Annotated[
-        Path | None,
-        typer.Option("--figure", help="Draw divergence against length, as PNG or SVG."),
-    ] = None,
+    figure: Figure = None,
     device: Device = None,
 ) -> None:
     """Hold a model's predictions and the reference estimators against the truth."""
@@ -164,10 +162,7 @@ def localize(
         typer.Option("--threshold", help="What the interval of a found set must lie above."),
     ] = None,
     json: Json = None,
-    figure: Annotated[
-        Path | None,
-        typer.Option("--figure", help="Draw the maps of every variable, as PNG or SVG."),
-    ] = None,
+    figure: Figure = None,
     device: Device = None,
 ) -> None:
     """Find where in a model each variable of the algorithm lives."""
@@ -176,6 +171,30 @@ def localize(
 
     given = _given(n_sequences=sequences, threshold=threshold)
     _finish(localize(model, seed=seed, progress=True, **given), json=json, figure=figure)
+
+
+@app.command()
+def fit(
+    name: Model,
+    sequences: Sequences = None,
+    seed: Seed = 0,
+    json: Json = None,
+    html: Html = None,
+    figure: Figure = None,
+    device: Device = None,
+    form: Annotated[
+        str | None,
+        typer.Option("--form", help="Of the table of evidence, such as windows or pairs."),
+    ] = None,
+) -> None:
+    """Read an algorithm off a model's predictions: a table of evidence, summed over positions."""
+    model = _model(name, device, json, html, figure=figure)
+    from mtd_lens.questions.fit_algorithm import fit_algorithm
+
+    found = fit_algorithm(
+        model, seed=seed, progress=True, **_given(n_sequences=sequences, form=form)
+    )
+    _finish(found, json=json, html=html, figure=figure)
 
 
 @app.command()

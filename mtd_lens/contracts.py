@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
+from mtd_lens.additive import Additive
 from mtd_lens.claims import Claim, Code, QueryTokens, Record
 from mtd_lens.errors import ArgumentError, shown
 from mtd_lens.spaces import Space
@@ -315,6 +316,7 @@ class Family(Record):
         weights: ``(model, task, reads_logits) -> findings``: what parameters alone show of the
             algorithm, on no data; ``reads_logits`` says whether the linear part of the read-out
             gives logits, not probabilities.
+        additive: How ``fit_algorithm`` reads an algorithm of sums of evidence off a model.
 
     Raises:
         ArgumentError: A name that is no text, no algorithm, or two of the same id.
@@ -336,6 +338,7 @@ class Family(Record):
     yardsticks: Callable[[Any, int, int], tuple[Tensor, Mapping[str, Tensor]]] | None = None
     analyse: Callable[[Any, Any, Tensor, Tensor, Any], Analysis] | None = None
     weights: Callable[[HookedModel, Any, bool], Sequence[WeightFinding]] | None = None
+    additive: Additive | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

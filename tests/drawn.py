@@ -1,4 +1,4 @@
-"""A made inspection, a made grid, and how tests read the figures that are drawn of it."""
+"""A made inspection, fit and grid, and how tests read the figures that are drawn of them."""
 
 import math
 from dataclasses import replace
@@ -7,8 +7,11 @@ import numpy as np
 import torch
 
 import probes
+from mtd_lens import MTDTask
 from mtd_lens.contracts import Analysis, AnalyticPattern
+from mtd_lens.results.fitted import FittedAlgorithm, Misfit, Resemblance
 from mtd_lens.results.inspection import Inspection
+from probes import Interval
 
 N_LAYERS, N_HEADS, N_SEQUENCES, LENGTH, ORDER = 3, 2, 2, 12, 3
 SOURCES = ("truth", "exact Bayes", "guess", "one step", "model", "2 steps")  # not as drawn
@@ -58,6 +61,33 @@ def made_inspection():
         nearest_heads={"band": nearest.index_fill(0, torch.tensor(2), 1), "average": nearest},
         n_cut=0, algorithm="one step",
         drawn=("uniform", "one step", "2 steps", "maximum likelihood", "exact Bayes"),
+    )  # fmt: skip
+
+
+def made_fitted():
+    """Of two tokens and two lags; nearer than one reference and no nearer than another."""
+    generator = torch.Generator().manual_seed(0)
+    task = MTDTask([[0.9, 0.1], [0.4, 0.6]], 2, 8)
+    explained, nearer = Interval(0.97, 0.96, 0.98), Interval(0.01, 0.005, 0.02)
+    misfits = (
+        Misfit("additive evidence", "fitted", Interval(0.001, 0.0, 0.002), explained, None, {}),
+        Misfit("one step", "reference", Interval(0.011, 0.01, 0.02), Interval(0.9, 0.8, 0.95),
+               nearer, {"step_size": 0.1}),
+        Misfit("exact Bayes", "reference", Interval(0.001, 0.0, 0.003), explained,
+               Interval(0.0, -0.001, 0.001), {}),
+        Misfit("a random model", "control", Interval(0.5, 0.4, 0.6), None, None, {}),
+    )  # fmt: skip
+    table, shown, gamma = (
+        torch.randn(*size, generator=generator, dtype=torch.float64)
+        for size in ((1, 8, 2), (10, 2), (10, 2))
+    )
+    weights = tuple(Interval(1.2 - 0.08 * age, 1.0 - 0.08 * age, 1.4) for age in range(6))
+    return FittedAlgorithm(
+        model="t/m", task="t", seed=7, n_sequences=96, parameters={"entries": 16.0, "scale": 0.1},
+        divergence="KL, nats", table_form="windows", table=table, position_weights=weights,
+        slope=Interval(0.08, 0.05, 0.1), misfits=misfits,
+        resemblances=(Resemblance("γ", Interval(0.9, 0.8, 0.95), gamma),), shown=shown,
+        described=task.to_json(),
     )  # fmt: skip
 
 

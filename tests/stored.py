@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from drawn import made_inspection
+from drawn import made_fitted, made_inspection
 
 import mtd_lens
 
@@ -17,11 +17,14 @@ KINDS = {
     "AlignmentReport": mtd_lens.AlignmentReport,
     "WeightReading": mtd_lens.WeightReading,
     "Inspection": mtd_lens.Inspection,
+    "FittedAlgorithm": mtd_lens.FittedAlgorithm,
 }
+MADE = {"Inspection": made_inspection, "FittedAlgorithm": made_fitted}
+"""Those that were not written in the first form; they hold tensors, which have no equality."""
 
 
 def stored(name):
-    """A result of every kind; inspections were not written in the first form."""
-    if name == "Inspection":
-        return made_inspection()
+    """A result of every kind."""
+    if name in MADE:
+        return MADE[name]()
     return KINDS[name].from_dict(FIRST_FORM[name])

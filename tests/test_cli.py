@@ -169,6 +169,17 @@ def test_compare_draws_a_figure_or_says_at_once_why_not(capsys, monkeypatch, tmp
     assert "written as .png or .svg" in err
 
 
+def test_fit_takes_the_form_of_a_table(capsys, monkeypatch, tmp_path):
+    command, path = ["fit", "mtd-q3-m2-t32/constructed-relative"], tmp_path / "f.json"
+    few = ("--sequences", "64", "--form", "own pairs", "--json", str(path))
+    status, out, _ = run(capsys, monkeypatch, *command, *few)
+    assert status == 0
+    assert "additive evidence from a table of own pairs" in out
+    assert json.loads(path.read_text())["table_form"] == "own pairs"
+    status, _, err = run(capsys, monkeypatch, *command, "--form", "triples")
+    assert (status, "unknown form of a table 'triples'" in err) == (2, True)
+
+
 NAME, FEW = "mtd-q3-m2-t32/constructed-relative", ("--sequences", "64")
 SMALL = (
     *("--arch=attn-only", "--layers=1", "--d-model=8", "--n-heads=1", "--steps=2"),
@@ -194,6 +205,10 @@ WRITING = {
             "c.svg",
         ),
         ["c.json", "c.html", "c.svg"],
+    ),
+    "fit": (
+        ("fit", NAME, *FEW, "--json", "f.json", "--html", "f.html", "--figure", "f.png"),
+        ["f.json", "f.html", "f.png"],
     ),
     "localize": (
         ("localize", NAME, *FEW, "--json", "l.json", "--figure", "l.png"),

@@ -80,6 +80,7 @@ DOORS = {
     "a model": lambda text, model: mtd_lens.score(model, name=text),
     "a compared model": lambda text, model: mtd_lens.compare(model, name=text),
     "a competed model": lambda text, model: mtd_lens.compete(model, name=text),
+    "a fitted model": lambda text, model: mtd_lens.fit_algorithm(model, name=text),
     "an inspected model": lambda text, model: mtd_lens.inspect(model, name=text),
     "a token": lambda text, model: mtd_lens.dashboard(model, token_names=["a", "b", "c", text]),
     "an axis": lambda text, model: grid(axes={text: (0, 1)}),

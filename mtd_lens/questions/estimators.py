@@ -28,7 +28,9 @@ def from_model(family: Family, trial: Trial) -> Distances:
         trial: The model under test.
     """
     fit_target, predicted = (trial.predictions(tokens) for tokens in trial.splits)
-    references = _references(family, trial.task, trial.fit_tokens, fit_target, trial.tokens, False)
+    references = references_of(
+        family, trial.task, trial.fit_tokens, fit_target, trial.tokens, False
+    )
     divergence = trial.task.outputs.divergence
     own, causal = trial.algorithm, trial.causal_model
     if own is not None and own.name not in references:
@@ -59,7 +61,7 @@ def from_truth(
     batch = task.sample(2 * n_sequences, seed)
     tokens, truth = batch.tokens.to(device), family.truth(task, batch).to(device)
     fit, test = slice(0, n_sequences), slice(n_sequences, None)
-    references = _references(family, task, tokens[fit], truth[fit], tokens[test], True)
+    references = references_of(family, task, tokens[fit], truth[fit], tokens[test], True)
     divergence = task.outputs.divergence
     found: dict[str, tuple[Tensor, Mapping[str, float]]] = {
         name: (divergence(truth[test], reference.prediction), reference.parameters)
@@ -93,7 +95,7 @@ def means(found: Distances, seed: int) -> tuple[EstimatorResult, ...]:
     )
 
 
-def _references(family: Family, *given: Any) -> Mapping[str, Reference]:
+def references_of(family: Family, *given: Any) -> Mapping[str, Reference]:
     """A family's estimators, whose names can be shown."""
     found = family.references(*given)
     checks.texts(list(found), "the name of an estimator", ArgumentError)

@@ -208,7 +208,18 @@ def run_folder() -> str:
     return folder
 
 
+@functools.cache
+def fitted() -> Any:
+    return mtd_lens.fit_algorithm(model(), n_sequences=DRAWN)
+
+
+def additive() -> Any:
+    return mtd_lens.AdditiveCausalModel(task(), floats(1, 27, 2), floats(4))
+
+
 INSTANCES: dict[str, Callable[[], Any]] = {
+    "Additive": lambda: experiment().family.additive,
+    "AdditiveCausalModel": additive,
     "Algorithm": lambda: experiment().algorithm,
     "Alignment": alignment,
     "AlignmentReport": report,
@@ -229,6 +240,7 @@ INSTANCES: dict[str, Callable[[], Any]] = {
     "Examples": lambda: experiment().family.examples(task(), 2, 0, True),
     "Experiment": experiment,
     "Family": lambda: experiment().family,
+    "FittedAlgorithm": fitted,
     "Grid": grid,
     "Injection": lambda: measures.Injection("mixture_weights", "hook_attn_out"),
     "Inspection": inspection,

@@ -1,3 +1,4 @@
+from .additive_model import AdditiveCausalModel as AdditiveCausalModel
 from .analysis import implied_weights as implied_weights
 from .causal_model import (
     MTDCausalModel as MTDCausalModel,

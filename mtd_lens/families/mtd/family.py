@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mtd_lens.contracts import Algorithm, Examples, Family
 from mtd_lens.families.mtd import estimators, presets
+from mtd_lens.families.mtd.additive_claims import ADDITIVE
 from mtd_lens.families.mtd.analysis import analyse, patterns
 from mtd_lens.families.mtd.causal_model import MTDCausalModel, best_beta, fit_one_step
 from mtd_lens.families.mtd.claims import carriers, claims, codes, control_task, query_tokens
@@ -151,4 +152,5 @@ FAMILY = Family(
     yardsticks=yardsticks,
     analyse=analyse,
     weights=weight_findings,
+    additive=ADDITIVE,
 )

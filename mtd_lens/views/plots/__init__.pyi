@@ -2,6 +2,7 @@ from .attention import plot_attention as plot_attention
 from .cells import LOWEST_SCORE as LOWEST_SCORE
 from .comparisons import plot_comparisons as plot_comparisons
 from .competition import plot_competition as plot_competition
+from .fitted import plot_fitted as plot_fitted
 from .latents import plot_latents as plot_latents
 from .localization import plot_localization as plot_localization
 from .outputs import check_figure_path as check_figure_path, svg_text as svg_text
