@@ -297,7 +297,8 @@ class Family(Record):
             estimators whose parameters are fitted on ``fit_tokens`` to follow ``fit_target``,
             ``[sequence, outcome]``, and what they predict after ``tokens``. Minimised is
             ``D(target ‖ estimator)`` with ``target_first``, or else ``D(estimator ‖ target)``. The
-            algorithm's own bears its name.
+            first algorithm's own bears its name. Another one's may be missing: a scorecard then
+            has its causal model's predictions in that row.
         drawn: Of these, those that figures draw, in order; tables have all.
         presets: By name, loaders of named tasks.
         variants: By name, builders ``(task, dtype=…) -> model`` of the models that tasks have.

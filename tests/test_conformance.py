@@ -77,12 +77,16 @@ def test_capabilities(family, algorithm, task):
         assert all(getattr(record, name) for name in names), record.name
 
 
-def test_the_algorithms_row_bears_its_name(family, algorithm, task):
+def test_the_algorithms_row_bears_its_name(family, algorithm, task, causal_model, ceiling):
     batch = task.sample(64, 0)
     truth = family.truth(task, batch)
     found = family.references(task, batch.tokens, truth, batch.tokens, True)
-    assert algorithm.name in found
+    assert family.algorithms[0].name in found
     assert set(family.drawn) <= set(found)
+    trial = mtd_lens.Trial(
+        ceiling, task, causal_model, batch.tokens, batch.tokens, 0, algorithm=algorithm
+    )
+    assert set(from_model(family, trial)) == {*found, algorithm.name}
 
 
 def test_names(family, task):
@@ -160,13 +164,13 @@ def test_unknown_variables_are_refused(causal_model):
         causal_model.do(nonsense=torch.zeros(1))
 
 
-def test_the_ceiling_is_the_causal_model(family, task, causal_model, ceiling):
+def test_the_ceiling_is_the_causal_model(family, algorithm, task, causal_model, ceiling):
     tokens = task.sample(16, 2).tokens
     output = probes.last_outputs(ceiling, tokens)
     expected = causal_model.run(tokens)["prediction"][:, -1]
     outputs = task.outputs
     assert outputs.divergence(expected, outputs.prediction(ceiling, output)).max() < 1e-6
-    trial = mtd_lens.Trial(ceiling, task, causal_model, tokens, tokens, 0)
+    trial = mtd_lens.Trial(ceiling, task, causal_model, tokens, tokens, 0, algorithm=algorithm)
     divergences = [divergence for divergence, _ in from_model(family, trial).values()]
     assert min(float(divergence.mean()) for divergence in divergences) < 1e-4
     assert all((divergence >= -1e-9).all() for divergence in divergences)
