@@ -1,7 +1,7 @@
 """One model under test in an experiment: what claims look at, each part computed once."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -71,6 +71,17 @@ class Trial:
     algorithm: Algorithm | None = None
     complete: bool = True
     memo: Memo = field(default_factory=Memo, repr=False, compare=False)
+
+    def held_against(self, causal_model: CausalModel, algorithm: Algorithm) -> "Trial":
+        """The same model, with all that was read of it, beside another algorithm.
+
+        Args:
+            causal_model: With its parameters.
+            algorithm: That it is of.
+        """
+        other = replace(self, causal_model=causal_model, algorithm=algorithm)
+        other.__dict__["_own"] = self._own
+        return other
 
     @property
     def splits(self) -> tuple[Tensor, Tensor]:

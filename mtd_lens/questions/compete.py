@@ -1,6 +1,6 @@
 """Which algorithm: every one of a family against a model, where their predictions differ."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 import probes
 from mtd_lens import verdicts
-from mtd_lens.claims import Measurement, NotApplicable
+from mtd_lens.claims import Claim, Measurement, NotApplicable
 from mtd_lens.contracts import LAST, Algorithm, Family, Task
 from mtd_lens.errors import ArgumentError
 from mtd_lens.experiment import Experiment, asked
@@ -92,10 +92,11 @@ def compete(
     if any(algorithm.statistic for algorithm in rivals):
         probes.check_editable(experiment.model, experiment.tokens, (HOOK,))
     shown = None if progress else True
-    held = [
-        _held(replace(experiment, algorithm=algorithm).trial(), algorithm)
-        for algorithm in tqdm(rivals, desc="algorithms", disable=shown, delay=2, leave=False)
-    ]
+    held: list[_Held] = []
+    for algorithm in tqdm(rivals, desc="algorithms", disable=shown, delay=2, leave=False):
+        own = replace(experiment, algorithm=algorithm)
+        trial = held[0].trial.held_against(own.causal_model, algorithm) if held else own.trial()
+        held.append(_held(trial, algorithm))
     held.sort(key=lambda contender: float(contender.divergences.mean()))
     duels = tuple(_duel(*two, len(held) - 1, experiment.seed) for two in combinations(held, 2))
     judged = tuple(_judged(each, duels, threshold, experiment.seed) for each in held)
@@ -155,20 +156,20 @@ def _listed(family: Family, wanted: Iterable[str | Algorithm] | None) -> list[Al
 def _held(trial: Trial, algorithm: Algorithm) -> _Held:
     """What the tests find of one algorithm."""
     task, statistic = trial.task, algorithm.statistic
-    prediction = trial.run(trial.tokens)[trial.causal_model.variables[-1]][:, -1]
-    tests: dict[str, Callable[[Trial], Sequence[Measurement]]] = {}
+    claims = {}
     for claim in algorithm.claims(task):
         if isinstance(claim.measure, Prediction):
-            tests["predictions"] = claim.measure
+            claims["predictions"] = claim
     if statistic:
-        tests |= {
-            "interchange": Interchange(statistic, HOOK, LAST, given_query=True),
-            "scrubbing": Scrubbing(statistic, HOOK, LAST),
-        }
+        swap = Interchange(statistic, HOOK, LAST, given_query=True)
+        claims["interchange"] = Claim(statistic, "Swapped given the query, it acts.", swap)
+        scrub = Scrubbing(statistic, HOOK, LAST)
+        claims["scrubbing"] = Claim(statistic, "Given the query, nothing else passes.", scrub)
+    trial.read_for(claims.values())
     found, notes = {}, {}
-    for name, test in tests.items():
+    for name, claim in claims.items():
         try:
-            best = chosen(test(trial))
+            best = chosen(claim.measure(trial))
         except NotApplicable as reason:
             notes[name] = str(reason)
             continue
@@ -176,6 +177,7 @@ def _held(trial: Trial, algorithm: Algorithm) -> _Held:
             notes[name] = "the variable does not vary"
         else:
             found[name] = best
+    prediction = trial.run(trial.tokens)[trial.causal_model.variables[-1]][:, -1]
     divergences = task.outputs.divergence(prediction, trial.predictions(trial.tokens))
     return _Held(algorithm, trial, prediction, divergences, found, notes)
 
