@@ -55,6 +55,9 @@ from .families.autoregressive.estimators import (
     autoregressive_least_squares as autoregressive_least_squares,
     trigonometric_rule as trigonometric_rule,
 )
+from .families.autoregressive.squares_model import (
+    LeastSquaresCausalModel as LeastSquaresCausalModel,
+)
 from .families.autoregressive.task import (
     AutoregressiveBatch as AutoregressiveBatch,
     AutoregressiveTask as AutoregressiveTask,
@@ -97,6 +100,7 @@ from .families.ngram.constructions import (
     ablate_ngram as ablate_ngram,
     construct_ngram as construct_ngram,
 )
+from .families.ngram.counts_model import NGramCountsModel as NGramCountsModel
 from .families.ngram.estimators import (
     ngram_bayes as ngram_bayes,
     ngram_counts as ngram_counts,

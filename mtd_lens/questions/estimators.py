@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 import probes
-from mtd_lens.contracts import Family, Reference
+from mtd_lens.contracts import Family, Reference, last_prediction
 from mtd_lens.errors import ArgumentError
 from mtd_lens.results.scorecard import EstimatorResult
 from mtd_lens.spaces import last_predictions
@@ -32,6 +32,25 @@ def from_model(family: Family, trial: Trial) -> Distances:
         name: (divergence(reference.prediction, predicted), reference.parameters)
         for name, reference in references.items()
     }
+
+
+def with_own(references: Distances, trial: Trial, name: str) -> Distances:
+    """The references, and the algorithm itself where none of them bears its name.
+
+    It is fitted as its causal model is, and so no better than the references are.
+
+    Args:
+        references: Divergences of the family's references from the model.
+        trial: The model under test.
+        name: Of the algorithm.
+    """
+    if name in references:
+        return references
+    causal = trial.causal_model
+    own = trial.task.outputs.divergence(
+        last_prediction(causal, trial.tokens), trial.predictions(trial.tokens)
+    )
+    return {**references, name: (own, causal.parameters)}
 
 
 def from_truth(

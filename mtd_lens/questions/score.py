@@ -13,7 +13,7 @@ from mtd_lens.errors import ArgumentError
 from mtd_lens.experiment import NULL_SEED, Experiment, asked
 from mtd_lens.measures.choice import earliest_best
 from mtd_lens.questions.conclusion import conclusion
-from mtd_lens.questions.estimators import from_model, means
+from mtd_lens.questions.estimators import from_model, means, with_own
 from mtd_lens.questions.rivals import nearest_algorithm
 from mtd_lens.results.scorecard import ClaimResult, MatrixEntry, Scorecard
 from mtd_lens.trial import Trial
@@ -115,6 +115,7 @@ def score(
     with bar:  # what was read of a subject goes before the next one's turn
         trial.read_for(tested)  # what the estimators are held against, in the same pass
         references = from_model(experiment.family, trial)
+        beside_own = {} if quick else with_own(references, trial, experiment.algorithm.name)
         of_model = measured(trial)
         del trial
         null = experiment.null()
@@ -135,7 +136,7 @@ def score(
     listed = [results[claim.id] for claim in tested]
     if not quick:
         prediction = experiment.causal_model.variables[-1]
-        nearest = nearest_algorithm(experiment.algorithm, prediction, references, seed)
+        nearest = nearest_algorithm(experiment.algorithm, prediction, beside_own, seed)
         listed.insert(len(listed) - n_further, nearest)
     matrix = tuple(
         _entry(claim, m, seed)
