@@ -71,7 +71,6 @@ from .families.mtd.causal_model import (
 from .families.mtd.constructions import (
     PARTS as PARTS,
     ablate_construction as ablate_construction,
-    construct as construct,
 )
 from .families.mtd.estimators import (
     lag_likelihoods as lag_likelihoods,
@@ -119,6 +118,7 @@ from .questions.score import score as score
 from .registry import (
     DEFAULT_MODEL as DEFAULT_MODEL,
     DEFAULT_TASK as DEFAULT_TASK,
+    construct as construct,
     list_models as list_models,
     list_tasks as list_tasks,
     load_checkpoint as load_checkpoint,

@@ -87,7 +87,7 @@ class AutoregressiveCausalModel(Intervenable):
         object.__setattr__(self, "step_size", check_step_size(self.step_size))
         n_steps = checks.integer(self.n_steps, "n_steps", 1, ArgumentError, MAX_STEPS)
         object.__setattr__(self, "n_steps", n_steps)
-        checks.flag(self.causal, "causal", ArgumentError)
+        object.__setattr__(self, "causal", checks.flag(self.causal, "causal", ArgumentError))
 
     @property
     def variables(self) -> tuple[str, ...]:

@@ -156,6 +156,7 @@ FAMILY = Family(
     }
     | {"random-one-step": random_construction},
     resized=resized,
+    construct=construct_autoregressive,
     null=randomized,
     examples=examples,
     yardsticks=yardsticks,

@@ -112,6 +112,7 @@ FAMILY = Family(
         variant != "constructed-posterior" or n_windows(task) <= MAX_WINDOWS
     ),
     resized=resized,
+    construct=construct,
     examples=examples,
     yardsticks=yardsticks,
     analyse=analyse,

@@ -57,8 +57,8 @@ def patterns(
 ) -> tuple[AnalyticPattern, ...]:
     """The attention that computes each variable exactly: a head a lag, and the match.
 
-    Counts are a uniform average over the evidence that matches; where none does there is nothing
-    to attend to.
+    Counts are attended to as a uniform average of the evidence that matches, in which the prior has
+    its share, at position 0; without a prior that is where nothing matches.
 
     Args:
         causal_model: A generalized induction head, or a rival.
@@ -68,10 +68,13 @@ def patterns(
     if isinstance(causal_model, NGramCausalModel):
         name, variable = "match weights", "match_weights"
         weights = causal_model.run(tokens)[variable]
+        prior = torch.zeros_like(weights[..., 0])
     else:
         name, variable = "matching evidence", "matching_counts"
         matches = estimators.matches(task, tokens)
-        weights = matches / matches.sum(-1, keepdim=True).clamp_min(1)
+        total = matches.sum(-1, keepdim=True) + task.n_tokens * causal_model.concentration
+        weights = matches / torch.where(total > 0, total, 1.0)
+        prior = 1 - weights.sum(-1)
     nothing = weights.new_zeros(len(weights), length, length)
     nothing[:, : task.window] = torch.nan
     queries = torch.arange(task.window, length)
@@ -81,5 +84,6 @@ def patterns(
         copies[:, queries, queries - lag] = 1.0
         found.append(AnalyticPattern(f"copy of lag {lag}", "copied_parents", copies))
     match = nothing.clone()
+    match[:, task.window :, 0] = prior
     match[:, task.window :, task.window :] = weights
     return (*found, AnalyticPattern(name, variable, match))

@@ -75,16 +75,8 @@ class Selecting(Intervenable):
         """
         return positions_from(self.task.window, length)
 
-    def selected(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The copies, the selected features, and the tokens of the evidence, one-hot.
-
-        Args:
-            tokens: ``[sequence, position]``.
-
-        Raises:
-            TokensError: Tokens that do not fit the task.
-            ArgumentError: An intervention whose shape does not fit.
-        """
+    def _selected(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The copies, the selected features, and the tokens of the evidence, one-hot."""
         task = self.task
         one_hots = one_hot(check_tokens(task, tokens), task.n_tokens).to(torch.float64)
         length = one_hots.shape[1]
@@ -187,7 +179,7 @@ class NGramCausalModel(Selecting):
 
     def _stages(self, tokens: Tensor, queries: slice) -> tuple[Tensor, ...]:
         """The variables in order, those after the features at some queries alone."""
-        copied, feature, evidence = self.selected(tokens)
+        copied, feature, evidence = self._selected(tokens)
         key, query = feature.split(self.n_features, -1)
         most = 1 if self.match == "tuple" else len(self.task.parents)
         scores = self.sharpness / most * query[:, queries] @ key.transpose(1, 2)

@@ -122,19 +122,15 @@ class NGramCountsModel(Selecting):
 
     def _stages(self, tokens: Tensor, queries: slice) -> tuple[Tensor, ...]:
         """The variables in order, those after the features at some queries alone."""
-        copied, feature, evidence = self.selected(tokens)
+        copied, feature, evidence = self._selected(tokens)
         key, query = feature.split(self.n_features, -1)
         matches = estimators.up_to(query[:, queries] @ key.transpose(1, 2), queries, 0.0)
         counts = self.held("matching_counts", matches @ evidence, queries)
-        prediction = self.held("prediction", self.predicted(counts), queries)
+        prediction = self.held("prediction", self._predicted(counts), queries)
         return copied, feature, counts, prediction
 
-    def predicted(self, counts: Tensor) -> Tensor:
-        """What follows from the counts.
-
-        Args:
-            counts: ``[…, token]``.
-        """
+    def _predicted(self, counts: Tensor) -> Tensor:
+        """What follows from the counts, ``[…, token]``."""
         if not self.concentration:
             return estimators.likeliest(counts)
         return estimators.posterior_mean(counts, self.concentration)

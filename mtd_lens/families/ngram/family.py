@@ -119,6 +119,7 @@ FAMILY = Family(
         for form in ("absolute", "relative")
     },
     resized=resized,
+    construct=construct_ngram,
     examples=examples,
     yardsticks=yardsticks,
     analyse=analyse,

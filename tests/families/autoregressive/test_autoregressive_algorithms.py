@@ -208,7 +208,7 @@ def test_inspections_show_the_algorithms_own_patterns(task, id):
     ("call", "message"),
     [
         (lambda t: AutoregressiveCausalModel(t, 0.1, n_steps=9), r"n_steps must be .* got 9"),
-        (lambda t: AutoregressiveCausalModel(t, 0.1, causal=1), r"causal must be True or False"),
+        (lambda t: AutoregressiveCausalModel(t, 0.1, causal="no"), r"causal must be True or False"),
         (lambda t: LeastSquaresCausalModel("x"), r"expected an AutoregressiveTask"),
         (
             lambda t: mtd_lens.construct_autoregressive(t, algorithm="5-steps"),
