@@ -73,7 +73,7 @@ def construct(
     Examples:
         >>> import mtd_lens
         >>> task = mtd_lens.MTDTask([[0.9, 0.1], [0.4, 0.6]], order=2, seq_len=8)
-        >>> model = mtd_lens.families.mtd.construct(task, beta=4.0)
+        >>> model = mtd_lens.construct(task, beta=4.0)
         >>> model(task.sample(3, seed=0).tokens).shape
         torch.Size([3, 8, 2])
     """
