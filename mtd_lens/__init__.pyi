@@ -111,6 +111,7 @@ from .families.ngram.task import NGramBatch as NGramBatch, NGramTask as NGramTas
 from .hooked.info import task_of as task_of
 from .questions.align import align as align
 from .questions.compare import compare as compare
+from .questions.construct import construct as construct
 from .questions.inspect import inspect as inspect
 from .questions.localize import localize as localize
 from .questions.read_weights import read_weights as read_weights
@@ -118,7 +119,6 @@ from .questions.score import score as score
 from .registry import (
     DEFAULT_MODEL as DEFAULT_MODEL,
     DEFAULT_TASK as DEFAULT_TASK,
-    construct as construct,
     list_models as list_models,
     list_tasks as list_tasks,
     load_checkpoint as load_checkpoint,

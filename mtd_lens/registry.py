@@ -11,7 +11,6 @@ family's record, or a callable that returns a family, a task or a model; a model
 import copy
 import functools
 import importlib
-import inspect
 import os
 import pkgutil
 import warnings
@@ -283,62 +282,6 @@ def load_checkpoint(
     info = ModelInfo(task, label, redraw=trained.redraw if trained.has_fixed_weights else None)
     model = hooked.assemble(trained.architecture, trained.weights(), info, trained.dtype)
     return moved(model, target)
-
-
-def construct(task: Task | str, *args: Any, **options: Any) -> HookedModel:
-    """A HookedTransformer whose weights are written so that it runs an algorithm of its task.
-
-    Each family builds its own: mixtures one step of mirror descent (D'Angelo & Flammarion 2026,
-    Proposition 3) or exact Bayes, n-grams a generalized induction head or a rival of it, vectors
-    steps of gradient descent. Which options there are, and what is raised, say
-    ``mtd_lens.families.mtd.construct``, ``construct_ngram`` and ``construct_autoregressive``.
-
-    Args:
-        task: Whose algorithm the weights hold, or its name.
-        *args: Of the family's own construction, after the task.
-        **options: Likewise by name, such as ``algorithm="posterior"``.
-
-    Returns:
-        A HookedTransformer on the CPU, in evaluation mode.
-
-    Raises:
-        ArgumentError: Not a task, a family without a construction, or an option that its
-            construction does not have or that cannot be used.
-        UnknownNameError: No task has that name, or its family is not installed.
-
-    Examples:
-        >>> import mtd_lens
-        >>> task = mtd_lens.MTDTask([[0.9, 0.1], [0.4, 0.6]], order=2, seq_len=8)
-        >>> model = mtd_lens.construct(task, beta=4.0)
-        >>> model(task.sample(3, seed=0).tokens).shape
-        torch.Size([3, 8, 2])
-        >>> model = mtd_lens.construct("ngram-q3-s12-t32", algorithm="exact-bayes")
-    """
-    known = load_task(task) if isinstance(task, str) else task
-    family = family_of(known)
-    if family.construct is None:
-        raise ArgumentError(
-            f"the family {family.name!r} has no construction. Choose a task of another, or give "
-            "the family's record one (mtd_lens.contracts.Family.construct)."
-        )
-    _check_options(family, known, args, options)
-    return family.construct(known, *args, **options)
-
-
-def _check_options(
-    family: Family, task: Task, args: tuple[Any, ...], options: Mapping[str, Any]
-) -> None:
-    """Raise an ArgumentError for what a family's construction does not take."""
-    assert family.construct is not None
-    taken = inspect.signature(family.construct)
-    try:
-        taken.bind(task, *args, **options)
-    except TypeError as error:
-        names = ", ".join(list(taken.parameters)[1:])
-        raise ArgumentError(
-            f"the construction of the family {family.name!r} cannot be asked so: {error}. It takes "
-            f"a task and {names}."
-        ) from error
 
 
 def register_model(name: str, loader: Callable[[], HookedModel]) -> None:
