@@ -56,6 +56,9 @@ from .families.autoregressive.estimators import (
     autoregressive_least_squares as autoregressive_least_squares,
     trigonometric_rule as trigonometric_rule,
 )
+from .families.autoregressive.squares_model import (
+    LeastSquaresCausalModel as LeastSquaresCausalModel,
+)
 from .families.autoregressive.task import (
     AutoregressiveBatch as AutoregressiveBatch,
     AutoregressiveTask as AutoregressiveTask,
@@ -70,7 +73,6 @@ from .families.mtd.causal_model import (
 from .families.mtd.constructions import (
     PARTS as PARTS,
     ablate_construction as ablate_construction,
-    construct as construct,
 )
 from .families.mtd.estimators import (
     lag_likelihoods as lag_likelihoods,
@@ -101,6 +103,7 @@ from .families.ngram.constructions import (
     ablate_ngram as ablate_ngram,
     construct_ngram as construct_ngram,
 )
+from .families.ngram.counts_model import NGramCountsModel as NGramCountsModel
 from .families.ngram.estimators import (
     ngram_bayes as ngram_bayes,
     ngram_counts as ngram_counts,
@@ -113,6 +116,7 @@ from .hooked.info import task_of as task_of
 from .questions.align import align as align
 from .questions.compare import compare as compare
 from .questions.compete import compete as compete
+from .questions.construct import construct as construct
 from .questions.fit_algorithm import fit_algorithm as fit_algorithm
 from .questions.inspect import inspect as inspect
 from .questions.localize import localize as localize

@@ -24,11 +24,15 @@ Causal = TypeVar("Causal", bound="Intervenable")
 class Intervenable:
     """A causal model, a frozen dataclass with a field ``interventions``: values by variable."""
 
-    variables: ClassVar[tuple[str, ...]]
     probabilities: ClassVar[tuple[str, ...]] = ()
     """Variables whose rows lie on the simplex."""
 
     interventions: Mapping[str, Tensor]
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Names, in causal order."""
+        raise NotImplementedError
 
     def do(self: Causal, **values: Tensor) -> Causal:
         """This model with variables held at values, on top of earlier interventions.

@@ -35,6 +35,10 @@ Json = Annotated[Path | None, typer.Option("--json", help="Write the result as J
 Html = Annotated[Path | None, typer.Option("--html", help="Write a self-contained page.")]
 Figure = Annotated[Path | None, typer.Option("--figure", help="Draw it, as PNG or SVG.")]
 Device = Annotated[str | None, typer.Option("--device", help="For example cpu or cuda.")]
+Held = Annotated[
+    str | None,
+    typer.Option("--algorithm", help="What the model is held against, such as one-step."),
+]
 Command = TypeVar("Command", bound=Callable[..., None])
 
 
@@ -96,10 +100,7 @@ def score(
             "--quick", help="Leave out scrubbing, injection, and which of like algorithms it is."
         ),
     ] = False,
-    algorithm: Annotated[
-        str | None,
-        typer.Option("--algorithm", help="What the model is held against, such as one-step."),
-    ] = None,
+    algorithm: Held = None,
 ) -> None:
     """Score a model: does each layer compute its part of the algorithm?"""
     model = _model(name, device, json, html)
@@ -164,12 +165,13 @@ def localize(
     json: Json = None,
     figure: Figure = None,
     device: Device = None,
+    algorithm: Held = None,
 ) -> None:
     """Find where in a model each variable of the algorithm lives."""
     model = _model(name, device, json, figure=figure)
     from mtd_lens.questions.localize import localize
 
-    given = _given(n_sequences=sequences, threshold=threshold)
+    given = _given(n_sequences=sequences, threshold=threshold, algorithm=algorithm)
     _finish(localize(model, seed=seed, progress=True, **given), json=json, figure=figure)
 
 
@@ -210,15 +212,17 @@ def dashboard(
         bool, typer.Option("--score/--no-score", help="With the scorecard, or quickly without.")
     ] = True,
     device: Device = None,
+    algorithm: Held = None,
 ) -> None:
     """Write a page that shows a model's attention beside the algorithm's, to open in a browser."""
     model = _model(name, device, out)
     from mtd_lens.questions.score import score
     from mtd_lens.views.dashboard import dashboard
 
-    page = dashboard(model, seed=seed, **_given(n_sequences=sequences))
+    held = _given(algorithm=algorithm)
+    page = dashboard(model, seed=seed, **held, **_given(n_sequences=sequences))
     if scored:
-        page = page.with_scorecard(score(model, seed=seed, progress=True))
+        page = page.with_scorecard(score(model, seed=seed, progress=True, **held))
     page.to_html(out)
     _say_written(out)
 

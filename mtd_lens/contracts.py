@@ -305,6 +305,8 @@ class Family(Record):
         has_variant: ``(task, variant) -> whether``: which tasks have which of them; by default
             every task has all.
         resized: ``(task, length) -> task`` with sequences of another length.
+        construct: ``(task, …) -> model``: the analytic construction of one of its algorithms, with
+            options that say which and how; what ``mtd_lens.construct`` calls.
         null: ``(model, task, seed) -> model``: the same architecture with random weights; by
             default :func:`mtd_lens.hooked.randomized`.
         examples: ``(task, n, seed, with_truth) -> examples``: fresh ones, to train on.
@@ -334,6 +336,7 @@ class Family(Record):
     variants: Mapping[str, Callable[..., HookedModel]] = field(default_factory=dict)
     has_variant: Callable[[Any, str], bool] | None = None
     resized: Callable[[Any, int], Task] | None = None
+    construct: Callable[..., HookedModel] | None = None
     null: Callable[[HookedModel, Any, int], HookedModel] | None = None
     examples: Callable[[Any, int, int, bool], Examples] | None = None
     yardsticks: Callable[[Any, int, int], tuple[Tensor, Mapping[str, Tensor]]] | None = None

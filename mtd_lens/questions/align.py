@@ -13,7 +13,7 @@ from dataclasses import replace
 from torch import Tensor
 
 import probes
-from mtd_lens.contracts import Carrier, Task
+from mtd_lens.contracts import Algorithm, Carrier, Task
 from mtd_lens.errors import ArgumentError, ModelError, SiteError
 from mtd_lens.experiment import Experiment, asked
 from mtd_lens.questions.dormant import far_directions, judged, noise_subspace
@@ -52,10 +52,11 @@ def align(
     seed: int = 0,
     steps: int = STEPS,
     vocabulary: Vocabulary | None = None,
+    algorithm: str | Algorithm | None = None,
 ) -> AlignmentReport:
     """Seek the subspace of one site, or of several together, that carries a variable.
 
-    The sites' positions are those at which the family says the variable may be sought. Pairs are
+    The sites' positions are those at which the algorithm says the variable may be sought. Pairs are
     random, and scores are over blind: see :class:`mtd_lens.AlignmentReport`.
 
     Args:
@@ -80,6 +81,8 @@ def align(
         seed: Of sequences, pairs, fits, controls and resampling.
         steps: Of each of the three fits.
         vocabulary: Which of the model's ids stand for the task's tokens, if they are not the same.
+        algorithm: What the model is held against, such as ``"one-step"`` or ``"posterior"`` on
+            mixtures, or an algorithm of the caller's own; by default the family's first.
 
     Returns:
         The scores of the learned subspace and of what stands beside it, with a verdict.
@@ -87,9 +90,10 @@ def align(
     Raises:
         ArgumentError: An unknown variable or kind, variables that are sought at different
             positions, too few sequences, a variable that does not vary, a query that has no
-            tokens of its own, or a vocabulary that does not fit.
+            tokens of its own, a vocabulary that does not fit, or an algorithm that the family does
+            not have.
         MemoryLimitError: More sequences than there is memory for.
-        ModelError: The model does not fit the task, no task is known, its family does not say
+        ModelError: The model does not fit the task, no task is known, the algorithm does not say
             where variables may be sought, or its weights were made in inference mode.
         SiteError: A layer, head or hook that the model does not have.
         DataError: A width that the site does not have, or a site that leads to no prediction.
@@ -98,7 +102,8 @@ def align(
     steps = checks.integer(steps, "steps", 1, ArgumentError)
     given_query = checks.flag(given_query, "given_query", ArgumentError)
     tolerance = checks.number(tolerance, "tolerance", 0, 1, ArgumentError, low_included=True)
-    experiment = Experiment.of(model, task, seed, vocabulary=vocabulary).drawn(n_sequences)
+    experiment = Experiment.of(model, task, seed, vocabulary=vocabulary, algorithm=algorithm)
+    experiment = experiment.drawn(n_sequences)
     model = experiment.model
     if any(parameter.is_inference() for parameter in subject_of(model).model.parameters()):
         raise ModelError(
@@ -161,6 +166,7 @@ def align(
         verdict=verdict.name,
         reason=verdict.reason,
         floor=verdict.floor,
+        algorithm=experiment.algorithm.name,
     )
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 import probes
-from mtd_lens.contracts import Analysis, AnalyticPattern, Batch, Task
+from mtd_lens.contracts import Algorithm, Analysis, AnalyticPattern, Batch, Task
 from mtd_lens.errors import ArgumentError, ModelError
 from mtd_lens.experiment import Experiment, asked
 from mtd_lens.measures import signed_shares
@@ -48,6 +48,7 @@ def inspect(
     token_names: Sequence[str] | None = None,
     name: str | None = None,
     vocabulary: Vocabulary | None = None,
+    algorithm: str | Algorithm | None = None,
 ) -> Inspection:
     """Hold a model's attention and predictions against the algorithm's on a few sequences.
 
@@ -67,20 +68,24 @@ def inspect(
             its number.
         name: What to call the model.
         vocabulary: Which of the model's ids stand for the task's tokens, if they are not the same.
+        algorithm: What the model is held against, such as ``"one-step"`` or ``"posterior"`` on
+            mixtures, or an algorithm of the caller's own; by default the family's first.
 
     Returns:
         Attention, the nearest heads, and what the algorithm says of every position.
 
     Raises:
-        ArgumentError: ``n_sequences``, ``seed``, ``token_names``, ``name`` or ``vocabulary`` that
-            cannot be used, or too many heads and sequences to look at together.
+        ArgumentError: ``n_sequences``, ``seed``, ``token_names``, ``name``, ``vocabulary`` or
+            ``algorithm`` that cannot be used, or too many heads and sequences to look at together.
         DataError: Tokens that the model cannot read.
         TokensError: Tokens that do not fit the task.
         MemoryLimitError: More sequences than there is memory for.
         ModelError: The model does not fit the task, is not causal, or no task is known.
     """
     n_sequences = checked_number(n_sequences)
-    experiment = Experiment.of(model, task, seed, name=name, vocabulary=vocabulary)
+    experiment = Experiment.of(
+        model, task, seed, name=name, vocabulary=vocabulary, algorithm=algorithm
+    )
     model, seed = experiment.model, experiment.seed
     task, family, subject = experiment.task, experiment.family, subject_of(model)
     if not subject.causal:

@@ -54,6 +54,7 @@ def localize(
     name: str | None = None,
     vocabulary: Vocabulary | None = None,
     progress: bool = False,
+    algorithm: str | Algorithm | None = None,
 ) -> Localization:
     """Find where each variable of the task's algorithm lives in a model of any shape.
 
@@ -82,15 +83,17 @@ def localize(
         name: What the result calls the model.
         vocabulary: Which of the model's ids stand for the task's tokens, if they are not the same.
         progress: Show a progress bar on standard error once two seconds have passed.
+        algorithm: What the model is held against, such as ``"one-step"`` or ``"posterior"`` on
+            mixtures, or an algorithm of the caller's own; by default the family's first.
 
     Returns:
         The smallest set of sites of each variable, and the maps of single sites and probes.
 
     Raises:
-        ArgumentError: Too few sequences, a threshold or level outside (0, 1), or a vocabulary that
-            does not fit.
+        ArgumentError: Too few sequences, a threshold or level outside (0, 1), a vocabulary that
+            does not fit, or an algorithm that the family does not have.
         MemoryLimitError: More sequences than there is memory for.
-        ModelError: The model does not fit the task, no task is known, or its family does not say
+        ModelError: The model does not fit the task, no task is known, or the algorithm does not say
             where variables may be sought.
         SiteError: The model lacks a hook, or ignores edits of one.
     """
@@ -99,7 +102,9 @@ def localize(
     threshold = checks.number(threshold, "threshold", 0, 1, ArgumentError)
     level = checks.number(level, "level", 0, 1, ArgumentError)
     progress = checks.flag(progress, "progress", ArgumentError)
-    experiment = Experiment.of(model, task, seed, name=name, vocabulary=vocabulary)
+    experiment = Experiment.of(
+        model, task, seed, name=name, vocabulary=vocabulary, algorithm=algorithm
+    )
     experiment = experiment.drawn(n_sequences)
     carriers = carriers_of(experiment.algorithm, experiment.task)
     kinds = dict.fromkeys(kind for carrier in carriers for kind in carrier.kinds)
@@ -123,6 +128,7 @@ def localize(
         findings=tuple(finding for findings, _, _ in found for finding in findings),
         sites=_tested(singles, level, experiment.seed),
         probes=tuple(entry for _, _, read in found for entry in read),
+        algorithm=experiment.algorithm.name,
     )
 
 

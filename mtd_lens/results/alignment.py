@@ -109,6 +109,7 @@ class AlignmentReport(Result):
             older files.
         reason: Of the verdict, in words.
         floor: What the score had to exceed.
+        algorithm: Name of what the model is held against; empty in older files.
     """
 
     FIGURE: ClassVar[str] = "plot_alignment"
@@ -133,6 +134,7 @@ class AlignmentReport(Result):
     verdict: str = ""
     reason: str = ""
     floor: float | None = None
+    algorithm: str = ""
 
     def _check_fields(self) -> None:
         listed = [self.scores] if self.partner is None else [self.scores, self.partner.scores]
@@ -169,9 +171,10 @@ class AlignmentReport(Result):
         n_pairs = self.n_pairs or self.n_sequences - self.n_sequences // 2
         below = "" if self.blind is None else f"blind {self.blind:.4f}, "
         given = ", given the query" * self.given_query
+        held = f" of {self.algorithm}" * bool(self.algorithm)
         return (
-            f"{self.model}: {self.variable} in {self.width} of {self.n_components} dimensions of "
-            f"{self._place}{given}; {n_pairs} held-out pairs, {below}unpatched "
+            f"{self.model}: {self.variable}{held} in {self.width} of {self.n_components} "
+            f"dimensions of {self._place}{given}; {n_pairs} held-out pairs, {below}unpatched "
             f"{self.unpatched:.4f} ({self.divergence})"
         )
 

@@ -192,8 +192,10 @@ class Result:
         return [table for table in self._tables() if table.rows]
 
     def _title(self) -> str:
+        algorithm = getattr(self, "algorithm", "")  # not every result is of one
+        held = f"against {algorithm}" if algorithm else ""
         fitted = forms.parameters(self.parameters)
-        return "   ".join(filter(None, [self.model, fitted, f"{self.n_sequences} sequences"]))
+        return "   ".join(filter(None, [self.model, held, fitted, f"{self.n_sequences} sequences"]))
 
     def _tables(self) -> list[forms.Table]:
         """What text and HTML show, unless it is empty."""

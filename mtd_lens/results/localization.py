@@ -50,6 +50,7 @@ class Localization(Result):
         threshold: What the interval of a found set must lie above.
         floor: The share of the way to the counterfactual that a significant single place must go.
         level: Of those tests, over all of them together.
+        algorithm: Name of what the model is held against; empty in older files.
     """
 
     FIGURE: ClassVar[str] = "plot_localization"
@@ -61,6 +62,7 @@ class Localization(Result):
     findings: tuple[Finding, ...]
     sites: tuple[SiteScore, ...]
     probes: tuple[ProbeScore, ...]
+    algorithm: str = ""
 
     @classmethod
     def _fields_of(cls, data: dict[str, Any], *, first: bool) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtd_lens.contracts import Task
+from mtd_lens.contracts import Algorithm, Task
 from mtd_lens.errors import ArgumentError
 from mtd_lens.questions import inspect as inspecting
 from mtd_lens.results import forms
@@ -77,7 +77,8 @@ class Dashboard:
             scorecard: What ``score`` returned.
 
         Raises:
-            ArgumentError: Something else than a scorecard.
+            ArgumentError: Something else than a scorecard, or one on another task or against
+                another algorithm.
         """
         return replace(self, scorecard=_checked_card(scorecard, self.inspection))
 
@@ -105,6 +106,7 @@ def dashboard(
     scorecard: Scorecard | None = None,
     name: str | None = None,
     vocabulary: Vocabulary | None = None,
+    algorithm: str | Algorithm | None = None,
 ) -> Dashboard:
     """A page that shows a model's attention beside the algorithm's, sequence by sequence.
 
@@ -124,10 +126,13 @@ def dashboard(
         scorecard: What ``score`` returned for the model, to be shown too.
         name: What to call the model.
         vocabulary: Which of the model's ids stand for the task's tokens, if they are not the same.
+        algorithm: What the model is held against, such as ``"one-step"`` or ``"posterior"`` on
+            mixtures, or an algorithm of the caller's own; by default the family's first.
 
     Raises:
-        ArgumentError: Something else than a scorecard, or one on another task; ``n_sequences``,
-            ``seed``, ``token_names``, ``name`` or ``vocabulary`` that cannot be used.
+        ArgumentError: Something else than a scorecard, or one on another task or against another
+            algorithm; ``n_sequences``, ``seed``, ``token_names``, ``name``, ``vocabulary`` or
+            ``algorithm`` that cannot be used.
         DataError: Tokens that the model cannot read.
         TokensError: Tokens that do not fit the task.
         ModelError: The model does not fit the task, or no task is known.
@@ -142,6 +147,7 @@ def dashboard(
         token_names=token_names,
         name=name,
         vocabulary=vocabulary,
+        algorithm=algorithm,
     )
     return Dashboard(found, _checked_card(scorecard, found))
 
@@ -160,6 +166,11 @@ def _checked_card(scorecard: Scorecard | None, inspection: Inspection) -> Scorec
             f"the scorecard is of the model {scorecard.model!r} on another task than the "
             "dashboard's. Score the model on the task that is shown."
         )
+    if scorecard is not None and scorecard.algorithm != inspection.algorithm:
+        raise ArgumentError(
+            f"the scorecard holds the model {scorecard.model!r} against {scorecard.algorithm}, the "
+            f"dashboard against {inspection.algorithm}. Score it with the same algorithm."
+        )
     return scorecard
 
 
@@ -172,6 +183,7 @@ def _page(inspection: Inspection, card: Scorecard | None) -> str:
         "dashboard.html",
         inspection=inspection,
         task=f"Task {task}" if isinstance(task, str) else "A task of the user's own",
+        algorithm=f"against {inspection.algorithm}",
         parameters=forms.parameters,
         length=inspection.tokens.shape[1],
         n_sequences=len(inspection.tokens),

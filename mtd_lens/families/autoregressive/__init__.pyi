@@ -13,6 +13,7 @@ from .estimators import (
     trigonometric_rule as trigonometric_rule,
 )
 from .family import FAMILY as FAMILY
+from .squares_model import LeastSquaresCausalModel as LeastSquaresCausalModel
 from .task import (
     AutoregressiveBatch as AutoregressiveBatch,
     AutoregressiveTask as AutoregressiveTask,

@@ -6,6 +6,7 @@ from torch import Tensor
 from mtd_lens.contracts import Analysis, AnalyticPattern
 from mtd_lens.families.autoregressive import estimators
 from mtd_lens.families.autoregressive.causal_model import AutoregressiveCausalModel
+from mtd_lens.families.autoregressive.squares_model import LeastSquaresCausalModel
 from mtd_lens.families.autoregressive.task import AutoregressiveBatch, Vectors, check_tokens
 from mtd_lens.measures import signed_shares
 from mtd_lens.spaces import at_every_position, every_prediction
@@ -14,7 +15,7 @@ from probes.subject import HookedModel
 
 def analyse(
     model: HookedModel,
-    causal_model: AutoregressiveCausalModel,
+    causal_model: AutoregressiveCausalModel | LeastSquaresCausalModel,
     tokens: Tensor,
     fit_tokens: Tensor,
     batch: AutoregressiveBatch | None,
@@ -23,7 +24,7 @@ def analyse(
 
     Args:
         model: A hooked model.
-        causal_model: One step of gradient descent, its step size fitted to the model.
+        causal_model: Gradient descent, its step size fitted to the model, or least squares.
         tokens: ``[sequence, position, component]``.
         fit_tokens: For fitting; nothing more is fitted.
         batch: What the tokens were sampled with, or None.
@@ -32,7 +33,7 @@ def analyse(
     vectors = check_tokens(task, tokens)
     found = {
         "model": every_prediction(model, vectors, task.outputs)[:, 1:],
-        "one step": causal_model.run(vectors)["prediction"],
+        causal_model.source: causal_model.run(vectors)["prediction"],
         "least squares": estimators.predict_next(vectors, estimators.least_squares(vectors)),
     }
     if task.ensemble == "unitary":
@@ -49,12 +50,14 @@ def analyse(
 
 
 def patterns(
-    causal_model: AutoregressiveCausalModel, tokens: Vectors
+    causal_model: AutoregressiveCausalModel | LeastSquaresCausalModel, tokens: Vectors
 ) -> tuple[AnalyticPattern, ...]:
     """Attention to the vector before, and the inner products as signed shares of their magnitude.
 
+    Of least squares nothing but the vector before is attention.
+
     Args:
-        causal_model: One step of gradient descent.
+        causal_model: Gradient descent, or least squares.
         tokens: ``[sequence, position, component]``.
     """
     n, length = tokens.shape[:2]
@@ -63,8 +66,8 @@ def patterns(
     before, products = nothing, nothing.clone()
     queries = torch.arange(1, length)
     before[:, queries, queries - 1] = 1.0
-    products[:, 1:, 1:] = signed_shares(causal_model.run(tokens)["inner_products"])
-    return (
-        AnalyticPattern("vector before", "augmented_token", before),
-        AnalyticPattern("inner products", "inner_products", products),
-    )
+    found = [AnalyticPattern("vector before", "augmented_token", before)]
+    if isinstance(causal_model, AutoregressiveCausalModel):
+        products[:, 1:, 1:] = signed_shares(causal_model.run(tokens)["inner_products"])
+        found.append(AnalyticPattern("inner products", "inner_products", products))
+    return tuple(found)

@@ -11,15 +11,17 @@ from mtd_lens import hooked
 from mtd_lens.architectures.layout import Architecture, Layout
 from mtd_lens.architectures.writing import eye, for_block, zeros
 from mtd_lens.errors import ArgumentError, ModelError
-from mtd_lens.families.autoregressive.causal_model import best_step_size, check_step_size
+from mtd_lens.families.autoregressive.causal_model import (
+    MAX_STEPS,
+    best_step_size,
+    check_step_size,
+)
 from mtd_lens.families.autoregressive.estimators import StepSizes, checked_step_sizes
-from mtd_lens.families.autoregressive.references import best_common_step_size
+from mtd_lens.families.autoregressive.references import DESCENTS, best_common_step_size
 from mtd_lens.families.autoregressive.task import AutoregressiveTask, check_task
 from mtd_lens.hooked import ModelInfo, info_of
 from probes import checks
 from probes.subject import HookedModel
-
-MAX_STEPS = 8
 
 PARTS = {
     "previous": "layer 0 puts the vector two back beside the current one, not the one before",
@@ -56,6 +58,7 @@ def construct_autoregressive(
     n_steps: int | None = None,
     causal: bool = True,
     dtype: torch.dtype = torch.float32,
+    algorithm: str | None = None,
 ) -> HookedModel:
     """A HookedTransformer of linear attention that does gradient descent on the context.
 
@@ -72,6 +75,8 @@ def construct_autoregressive(
         n_steps: How many steps, 1 to 8, of a single size; by default as many as there are sizes.
         causal: Attention to earlier positions and the own one alone.
         dtype: Of the parameters.
+        algorithm: In place of ``n_steps`` and ``causal``: ``"one-step"``, ``"2-steps"`` with
+            attention to the whole sequence, ``"2-steps-prefix"`` with causal one, and so on to 4.
 
     Returns:
         A HookedTransformer on the CPU, in evaluation mode, that reads ``[batch, position,
@@ -79,7 +84,8 @@ def construct_autoregressive(
 
     Raises:
         ArgumentError: No AutoregressiveTask, step sizes or a number of steps out of range, more
-            sizes than steps or fewer, ``causal`` no bool, or a dtype that is not floating.
+            sizes than steps or fewer, ``causal`` no bool, a dtype that is not floating, or an
+            algorithm that is unknown or that is given with ``n_steps`` or ``causal``.
 
     Examples:
         >>> import mtd_lens
@@ -91,6 +97,15 @@ def construct_autoregressive(
     check_task(task)
     if not isinstance(causal, bool):
         raise ArgumentError(f"causal must be True or False; got {causal!r}.")
+    if algorithm is not None:
+        by_id = {algorithm_id(name): steps for name, steps in DESCENTS.items()}
+        checks.choice(algorithm, "algorithm", by_id, ArgumentError)
+        if n_steps is not None or not causal:
+            raise ArgumentError(
+                f"algorithm={algorithm!r} says how many steps there are, and of which attention. "
+                "Leave n_steps and causal out, or algorithm."
+            )
+        n_steps, causal = by_id[algorithm]
     if n_steps is not None:
         n_steps = checks.integer(n_steps, "n_steps", 1, ArgumentError, MAX_STEPS)
     if step_sizes is None:
@@ -106,6 +121,11 @@ def construct_autoregressive(
             "or give one size for all steps."
         )
     return _build(Plan(task, sizes, causal), dtype)
+
+
+def algorithm_id(name: str) -> str:
+    """What an algorithm is asked for by."""
+    return name.replace(",", "").replace(" ", "-")
 
 
 def ablate_autoregressive(model: HookedModel, part: str) -> HookedModel:

@@ -117,12 +117,28 @@ def least_squares(tokens: Vectors, *, last_only: bool = False) -> Estimates:
     Returns:
         ``[sequence, query, component, component]``.
     """
-    before, after = tokens[:, None, :-1], tokens[:, None, 1:]
-    n_evidence = tokens.shape[1] - 1
-    known = torch.ones(n_evidence, n_evidence).to(tokens).tril()[..., None]
+    return fitted_matrices(tokens[:, :-1], tokens[:, 1:], last_only=last_only)
+
+
+def fitted_matrices(
+    before: Float[Tensor, "sequence evidence component"],
+    after: Float[Tensor, "sequence evidence component"],
+    *,
+    last_only: bool = False,
+) -> Estimates:
+    """The matrices of least squares that take each vector before to the one after it.
+
+    Args:
+        before: ``[sequence, evidence, component]``.
+        after: The same; the evidence of query t are the first t pairs.
+        last_only: For the last query alone.
+    """
+    n_evidence = before.shape[1]
+    known = torch.ones(n_evidence, n_evidence).to(before).tril()[..., None]
     if last_only:
         known = known[-1:]
-    before, after = known * before, known * after  # [sequence, query, evidence, component]
+    before, after = known * before[:, None], known * after[:, None]
+    # [sequence, query, evidence, component]
     return (torch.linalg.pinv(before, rtol=RANK_TOLERANCE) @ after).transpose(-1, -2)
 
 

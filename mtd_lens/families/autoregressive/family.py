@@ -15,11 +15,23 @@ from mtd_lens.families.autoregressive.causal_model import (
     AutoregressiveCausalModel,
     best_step_size,
     fit_one_step,
+    fit_steps,
 )
-from mtd_lens.families.autoregressive.claims import carriers, claims, control_task
-from mtd_lens.families.autoregressive.constructions import construct_autoregressive, variant
+from mtd_lens.families.autoregressive.claims import (
+    carriers,
+    claims,
+    control_task,
+    least_squares_carriers,
+    least_squares_claims,
+)
+from mtd_lens.families.autoregressive.constructions import (
+    algorithm_id,
+    construct_autoregressive,
+    variant,
+)
 from mtd_lens.families.autoregressive.presets import PRESETS
-from mtd_lens.families.autoregressive.references import CONTAIN_ONE_STEP, references
+from mtd_lens.families.autoregressive.references import DESCENTS, containing, references
+from mtd_lens.families.autoregressive.squares_model import least_squares_model
 from mtd_lens.families.autoregressive.task import AutoregressiveBatch, AutoregressiveTask, resized
 from probes.subject import HookedModel
 
@@ -33,8 +45,9 @@ CONSTRUCTIONS = ((1, True), (4, True), (4, False))
 
 
 def ceiling(task: AutoregressiveTask, causal_model: AutoregressiveCausalModel) -> HookedModel:
-    """The construction with the causal model's step size."""
-    return construct_autoregressive(task, causal_model.step_size)
+    """The construction with the causal model's steps."""
+    steps, causal = causal_model.n_steps, causal_model.causal
+    return construct_autoregressive(task, causal_model.step_size, n_steps=steps, causal=causal)
 
 
 def truth(task: AutoregressiveTask, batch: AutoregressiveBatch) -> Tensor:
@@ -101,22 +114,38 @@ def constructed(
     return construct_autoregressive(task, n_steps=n_steps, causal=causal, dtype=dtype)
 
 
-ONE_STEP = Algorithm(
-    name="one step",
-    fit=fit_one_step,
-    claims=claims,
-    construct=ceiling,
-    carriers=carriers,
+def descent(name: str) -> Algorithm:
+    """Steps of gradient descent of one size, by the name of their reference."""
+    n_steps, causal = DESCENTS[name]
+    fit = partial(fit_steps, n_steps=n_steps, causal=causal)
+    return Algorithm(
+        name=name,
+        id=algorithm_id(name),
+        fit=fit_one_step if n_steps == 1 else fit,
+        claims=partial(claims, n_steps=n_steps),
+        construct=ceiling,
+        carriers=partial(carriers, n_steps=n_steps),
+        control=control_task,
+        patterns=patterns,
+        containing=containing(name),
+    )
+
+
+LEAST_SQUARES = Algorithm(
+    name="least squares",
+    fit=least_squares_model,
+    claims=least_squares_claims,
+    carriers=least_squares_carriers,
     control=control_task,
     patterns=patterns,
-    containing=CONTAIN_ONE_STEP,
+    statistic="estimate",
 )
 
 FAMILY = Family(
     name=AutoregressiveTask.family,
     task_from_json=AutoregressiveTask.from_json,
     shortest=lambda task: 2,
-    algorithms=(ONE_STEP,),
+    algorithms=(*map(descent, DESCENTS), LEAST_SQUARES),
     truth=truth,
     references=references,
     drawn=("zero", "one step", "2 steps", "4 steps, free"),
@@ -127,6 +156,7 @@ FAMILY = Family(
     }
     | {"random-one-step": random_construction},
     resized=resized,
+    construct=construct_autoregressive,
     null=randomized,
     examples=examples,
     yardsticks=yardsticks,

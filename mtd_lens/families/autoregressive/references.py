@@ -28,8 +28,21 @@ from mtd_lens.families.autoregressive.task import AutoregressiveTask, Vectors, c
 
 MAX_STEPS = 4
 
-CONTAIN_ONE_STEP = tuple(f"{k} steps, free" for k in range(2, MAX_STEPS + 1))
-"""Estimators of which one step is a special case, with all sizes but the first at 0."""
+DESCENTS = {
+    "one step": (1, True),
+    **{f"{k} steps": (k, False) for k in range(2, MAX_STEPS + 1)},
+    **{f"{k} steps, prefix": (k, True) for k in range(2, MAX_STEPS + 1)},
+}
+"""Steps of one size: how many, and whether causal layers take them."""
+
+
+def containing(name: str) -> tuple[str, ...]:
+    """Estimators of which steps of one size are a special case, with further sizes at 0."""
+    n_steps, causal = DESCENTS[name]
+    if causal and n_steps > 1:
+        return ()
+    return tuple(f"{k} steps, free" for k in range(max(n_steps, 2), MAX_STEPS + 1))
+
 
 STEP_SPAN = (1e-2, 1e1)
 """Common step sizes are sought between these multiples of the inverse mean eigenvalue."""

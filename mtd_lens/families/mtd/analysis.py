@@ -10,8 +10,9 @@ import probes
 from mtd_lens.contracts import Analysis, AnalyticPattern
 from mtd_lens.errors import ArgumentError
 from mtd_lens.families.mtd import estimators, iterative
-from mtd_lens.families.mtd.causal_model import MTDCausalModel
+from mtd_lens.families.mtd.causal_model import MTDCausalModel, fit_one_step
 from mtd_lens.families.mtd.posterior import refined_quadrature
+from mtd_lens.families.mtd.posterior_model import PosteriorCausalModel
 from mtd_lens.families.mtd.references import tied_step_size
 from mtd_lens.families.mtd.task import MTDBatch, MTDTask
 from mtd_lens.shapes import Tokens, WeightsPerQuery
@@ -32,7 +33,7 @@ About what separates exact Bayes from uniform weights, at the presets' lengths.
 
 def analyse(
     model: HookedModel,
-    causal_model: MTDCausalModel,
+    causal_model: MTDCausalModel | PosteriorCausalModel,
     tokens: Tensor,
     fit_tokens: Tensor,
     batch: MTDBatch | None,
@@ -41,11 +42,12 @@ def analyse(
 
     Two steps are of one size, fitted to the model's predictions at the last query. At earlier
     queries it grows as the number of pieces of evidence falls, as that of one step does, whose β
-    is the same at every query.
+    is the same at every query. Exact Bayes is integrated as finely as it needs to be, unless it is
+    the algorithm: then it is what that computes, under its own fitted temperature.
 
     Args:
         model: A hooked model.
-        causal_model: One step of mirror descent, β fitted to the model.
+        causal_model: One step of mirror descent, β fitted to the model, or the posterior.
         tokens: ``[sequence, position]``.
         fit_tokens: ``[sequence, position]``: for fitting.
         batch: What the tokens were sampled with, or None.
@@ -53,18 +55,24 @@ def analyse(
     task = causal_model.task
     predicted = every_prediction(model, tokens, task.outputs)[:, task.order :]
     likelihoods = estimators.lag_likelihoods(task, tokens)
-    found = causal_model.run(tokens)
+    own = causal_model.run(tokens)["mixture_weights"]
+    target = last_predictions(model, fit_tokens, task.outputs)
+    if isinstance(causal_model, PosteriorCausalModel):
+        posterior: Tensor | None = own
+        one_step = fit_one_step(task, fit_tokens, target).run(tokens)["mixture_weights"]
+    else:
+        posterior = refined_quadrature(likelihoods, task.concentration, every_query=True)
+        one_step = own
     latents = {
         "model": implied_weights(task, tokens, predicted),
-        "one step": found["mixture_weights"],
-        "2 steps": _two_steps(model, task, fit_tokens, likelihoods),
+        "one step": one_step,
+        "2 steps": _two_steps(task, fit_tokens, target, likelihoods),
     }
-    posterior = refined_quadrature(likelihoods, task.concentration, every_query=True)
     if posterior is not None:
         latents["exact Bayes"] = posterior
     if batch is not None:
         weights = batch.weights.to(likelihoods)[:, None]
-        latents["truth"] = weights.expand_as(found["mixture_weights"])
+        latents["truth"] = weights.expand_as(own)
     predictions = {"model": predicted} | {
         source: estimators.predict(task, tokens, estimate)
         for source, estimate in latents.items()
@@ -181,9 +189,8 @@ def implied_weights(
 
 
 def _two_steps(
-    model: HookedModel, task: MTDTask, fit_tokens: Tensor, likelihoods: Tensor
+    task: MTDTask, fit_tokens: Tensor, target: Tensor, likelihoods: Tensor
 ) -> WeightsPerQuery:
-    target = last_predictions(model, fit_tokens, task.outputs)
     step_size = tied_step_size(task, fit_tokens, target, n_steps=2)
     n_evidence = torch.arange(1, likelihoods.shape[1] + 1).to(likelihoods)
     sizes = (step_size * (fit_tokens.shape[1] - task.order) / n_evidence)[:, None]

@@ -148,6 +148,7 @@ FAMILY = Family(
     },
     has_variant=has_variant,
     resized=resized,
+    construct=construct,
     examples=examples,
     yardsticks=yardsticks,
     analyse=analyse,

@@ -8,6 +8,7 @@ from .constructions import (
     ablate_ngram as ablate_ngram,
     construct_ngram as construct_ngram,
 )
+from .counts_model import NGramCountsModel as NGramCountsModel
 from .estimators import (
     ngram_bayes as ngram_bayes,
     ngram_counts as ngram_counts,

@@ -16,7 +16,7 @@ def construct_absolute(plan: Plan) -> tuple[Architecture, Weights]:
     weights = stages.embed_tokens(plan, layout)
     weights |= embed_positions(plan, layout)
     weights |= copy(plan, layout)
-    weights |= stages.select(plan, layout)
+    weights |= stages.vote(plan, layout, stages.select(plan, layout))
     weights |= stages.classify(plan, layout, "absolute", preamble)
     weights |= stages.unembed(plan, layout)
     return stages.architecture(plan, layout, "absolute"), weights

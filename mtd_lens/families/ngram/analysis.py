@@ -6,6 +6,7 @@ from torch import Tensor
 from mtd_lens.contracts import Analysis, AnalyticPattern
 from mtd_lens.families.ngram import estimators
 from mtd_lens.families.ngram.causal_model import NGramCausalModel
+from mtd_lens.families.ngram.counts_model import NGramCountsModel
 from mtd_lens.families.ngram.task import NGramBatch
 from mtd_lens.shapes import Tokens
 from mtd_lens.spaces import at_every_position, every_prediction
@@ -14,7 +15,7 @@ from probes.subject import HookedModel
 
 def analyse(
     model: HookedModel,
-    causal_model: NGramCausalModel,
+    causal_model: NGramCausalModel | NGramCountsModel,
     tokens: Tensor,
     fit_tokens: Tensor,
     batch: NGramBatch | None,
@@ -26,18 +27,20 @@ def analyse(
 
     Args:
         model: A hooked model.
-        causal_model: A generalized induction head, its sharpness fitted to the model.
+        causal_model: A generalized induction head or a rival, fitted to the model.
         tokens: ``[sequence, position]``.
         fit_tokens: For fitting; nothing more is fitted.
         batch: What the tokens were sampled with, or None.
     """
     task = causal_model.task
+    own = causal_model.run(tokens)["prediction"]
     found = {
         "model": every_prediction(model, tokens, task.outputs)[:, task.window :],
-        "kernel": causal_model.run(tokens)["prediction"],
+        causal_model.source: own,
         "maximum likelihood": estimators.ngram_maximum_likelihood(task, tokens),
         "exact Bayes": estimators.ngram_bayes(task, tokens),
     }
+    found[causal_model.source] = own  # its parameters follow the model
     if batch is not None:
         found["truth"] = estimators.ngram_truth(task, tokens, batch.tables)
     predictions = at_every_position(found, task.window)
@@ -49,15 +52,29 @@ def analyse(
     )
 
 
-def patterns(causal_model: NGramCausalModel, tokens: Tokens) -> tuple[AnalyticPattern, ...]:
+def patterns(
+    causal_model: NGramCausalModel | NGramCountsModel, tokens: Tokens
+) -> tuple[AnalyticPattern, ...]:
     """The attention that computes each variable exactly: a head a lag, and the match.
 
+    Counts are attended to as a uniform average of the evidence that matches, in which the prior has
+    its share, at position 0; without a prior that is where nothing matches.
+
     Args:
-        causal_model: A generalized induction head.
+        causal_model: A generalized induction head, or a rival.
         tokens: ``[sequence, position]``.
     """
     task, length = causal_model.task, tokens.shape[1]
-    weights = causal_model.run(tokens)["match_weights"]
+    if isinstance(causal_model, NGramCausalModel):
+        name, variable = "match weights", "match_weights"
+        weights = causal_model.run(tokens)[variable]
+        prior = torch.zeros_like(weights[..., 0])
+    else:
+        name, variable = "matching evidence", "matching_counts"
+        matches = estimators.matches(task, tokens)
+        total = matches.sum(-1, keepdim=True) + task.n_tokens * causal_model.concentration
+        weights = matches / torch.where(total > 0, total, 1.0)
+        prior = 1 - weights.sum(-1)
     nothing = weights.new_zeros(len(weights), length, length)
     nothing[:, : task.window] = torch.nan
     queries = torch.arange(task.window, length)
@@ -67,5 +84,6 @@ def patterns(causal_model: NGramCausalModel, tokens: Tokens) -> tuple[AnalyticPa
         copies[:, queries, queries - lag] = 1.0
         found.append(AnalyticPattern(f"copy of lag {lag}", "copied_parents", copies))
     match = nothing.clone()
+    match[:, task.window :, 0] = prior
     match[:, task.window :, task.window :] = weights
-    return (*found, AnalyticPattern("match weights", "match_weights", match))
+    return (*found, AnalyticPattern(name, variable, match))

@@ -12,6 +12,7 @@ from mtd_lens.claims import Claim, Measurement, QueryTokens
 from mtd_lens.contracts import BUT_LAST, EVERY, LAST, Carrier
 from mtd_lens.families.ngram import estimators
 from mtd_lens.families.ngram.causal_model import NGramCausalModel
+from mtd_lens.families.ngram.counts_model import NGramCountsModel
 from mtd_lens.families.ngram.task import NGramTask
 from mtd_lens.measures import (
     Attention,
@@ -31,8 +32,38 @@ WRITTEN = (last_write, "hook_resid_post")
 """Where the selected feature is probed."""
 
 
+TUPLES, PARENTS = "which tuples of parents there are", "the tokens of the parents"
+"""What the selected feature is, in words."""
+
+
 def claims(task: NGramTask) -> list[Claim]:
-    """The claims, in causal order."""
+    """The claims of the kernel, in causal order."""
+    head = "a generalized induction head"
+    return [*copied(task), *selected(task, TUPLES), *matched(task), predicted(head)]
+
+
+def additive_claims(task: NGramTask) -> list[Claim]:
+    """The claims of the additive kernel, in causal order.
+
+    That its feature can be read is no claim: it can be wherever the copies can.
+    """
+    feature = [c for c in selected(task, PARENTS) if not c.id.endswith("probe")]
+    return [*copied(task), *feature, *matched(task), predicted("an additive kernel")]
+
+
+def bayes_claims(task: NGramTask) -> list[Claim]:
+    """The claims of exact Bayes, in causal order."""
+    return [*copied(task), *selected(task, TUPLES), *counted(task), predicted("exact Bayes")]
+
+
+def likelihood_claims(task: NGramTask) -> list[Claim]:
+    """The claims of maximum likelihood, in causal order."""
+    tail = predicted("maximum likelihood")
+    return [*copied(task), *selected(task, TUPLES), *counted(task), tail]
+
+
+def copied(task: NGramTask) -> list[Claim]:
+    """Claims of the copier."""
     window = task.window + 1
     return [
         Claim(
@@ -57,15 +88,26 @@ def claims(task: NGramTask) -> list[Claim]:
             "For each lag of the window, a head attends to the token that far back.",
             Copying(),
         ),
+    ]
+
+
+def selected(task: NGramTask, feature: str) -> list[Claim]:
+    """Claims of the selector.
+
+    Args:
+        task: The task.
+        feature: What it selects, in words.
+    """
+    return [
         Claim(
             "selected_feature.interchange",
-            "Swapping what a layer's MLP writes at all evidence positions acts as swapping which "
-            "tuples of parents there are.",
+            f"Swapping what a layer's MLP writes at all evidence positions acts as swapping "
+            f"{feature}.",
             Interchange("selected_feature", last_write),
         ),
         Claim(
             "selected_feature.injection",
-            "Which tuples of parents there are, written linearly into a layer, acts as swapping "
+            f"{feature[0].upper()}{feature[1:]}, written linearly into a layer, acts as swapping "
             "them.",
             Injection("selected_feature", last_write, EVERY),
             slow=True,
@@ -73,8 +115,15 @@ def claims(task: NGramTask) -> list[Claim]:
         Claim(
             "selected_feature.probe",
             "Which tuple the parents form can be read linearly from a layer at every position.",
-            Selection("selected_feature", control_task, window, EVERY, WRITTEN),
+            Selection("selected_feature", control_task, task.window + 1, EVERY, WRITTEN),
         ),
+    ]
+
+
+def matched(task: NGramTask) -> list[Claim]:
+    """Claims of a kernel's match."""
+    first = task.window + 1
+    return [
         Claim(
             "match_weights.interchange",
             "Swapping a layer's attention pattern at the last query acts as swapping the match.",
@@ -88,14 +137,49 @@ def claims(task: NGramTask) -> list[Claim]:
         Claim(
             "match_weights.attention",
             "At the last query a head attends to evidence positions by the match of their parents.",
-            Attention("match_weights", lambda length: range(length - window, -1, -1), LAST),
-        ),
-        Claim(
-            "prediction.estimator",
-            "Predictions at the last query are like those of a generalized induction head.",
-            Prediction(without_evidence),
+            Attention("match_weights", lambda length: range(length - first, -1, -1), LAST),
         ),
     ]
+
+
+def counted(task: NGramTask) -> list[Claim]:
+    """Claims of the counts of what followed the same parents.
+
+    A layer that averages writes their shares with that of the prior, which are not linear in them:
+    the claims have no doses, and none says that the counts can be read linearly.
+    """
+    return [
+        Claim(
+            "matching_counts.interchange",
+            "Swapping a layer's attention output at the last query acts as swapping the counts of "
+            "what followed the same parents.",
+            Interchange("matching_counts", "hook_attn_out", LAST),
+        ),
+        Claim(
+            "matching_counts.interchange_given_query",
+            "The same, with sources that share the query's own tokens.",
+            Interchange("matching_counts", "hook_attn_out", LAST, given_query=True),
+        ),
+        Claim(
+            "matching_counts.scrubbing_given_query",
+            "At the last query a layer passes on the counts and nothing else, given its tokens.",
+            Scrubbing("matching_counts", "hook_attn_out", LAST),
+            slow=True,
+        ),
+    ]
+
+
+def predicted(algorithm: str) -> Claim:
+    """The claim of the predictions.
+
+    Args:
+        algorithm: Whose they are like, in words.
+    """
+    return Claim(
+        "prediction.estimator",
+        f"Predictions at the last query are like those of {algorithm}.",
+        Prediction(without_evidence),
+    )
 
 
 def query_tokens(task: NGramTask) -> QueryTokens:
@@ -113,6 +197,12 @@ def carriers(task: NGramTask) -> tuple[Carrier, ...]:
         Carrier("selected_feature", ("mlp_out", "z"), EVERY),
         Carrier("match_weights", ("pattern",), LAST),
     )
+
+
+def count_carriers(task: NGramTask) -> tuple[Carrier, ...]:
+    """Copies and features as a kernel's; counts are written at the last query."""
+    counts = Carrier("matching_counts", ("z", "mlp_out"), LAST)
+    return (*carriers(task)[:2], counts)
 
 
 def without_evidence(task: NGramTask, tokens: Tokens) -> Predictions:
@@ -217,17 +307,18 @@ def unselected(task: NGramTask) -> Sequence[int]:
 
 
 def control_task(
-    causal_model: NGramCausalModel, tokens: Tokens, variable: str, seed: int
+    causal_model: NGramCausalModel | NGramCountsModel, tokens: Tokens, variable: str, seed: int
 ) -> Float[Tensor, "sequence query output"]:
     """The control task of a variable: an arbitrary function of the tokens, of the same shape.
 
-    For copies and features, an arbitrary point of the simplex for each token window; for the match
-    weights, the match of such features.
+    For copies and features, an arbitrary point of the simplex for each token window; for what
+    follows from features, what follows from such ones.
     """
     task = causal_model.task
     positions = tuple(range(task.window, tokens.shape[1]))
     windows = probes.token_windows(tokens, positions, task.window + 1)
-    size = task.window * task.n_tokens if variable == "copied_parents" else 2 * task.n_rows
+    copies = task.window * task.n_tokens
+    size = copies if variable == "copied_parents" else 2 * causal_model.n_features
     decoys = probes.random_simplex_map(windows, size, seed)
     held = variable if variable == "copied_parents" else "selected_feature"
     return causal_model.do(**{held: decoys}).run(tokens)[variable]

@@ -1,5 +1,6 @@
 """The analytic two-layer models, whole and with one part broken."""
 
+import math
 from dataclasses import replace
 from typing import Any, cast
 
@@ -7,9 +8,11 @@ import torch
 
 from mtd_lens import hooked
 from mtd_lens.architectures.layout import Form, ReadOut
+from mtd_lens.architectures.writing import MARGIN
 from mtd_lens.errors import ArgumentError, ModelError
 from mtd_lens.families.ngram.absolute import construct_absolute
-from mtd_lens.families.ngram.causal_model import best_sharpness
+from mtd_lens.families.ngram.causal_model import NGramCausalModel, best_sharpness
+from mtd_lens.families.ngram.counts_model import NGramCountsModel
 from mtd_lens.families.ngram.estimators import check_sharpness
 from mtd_lens.families.ngram.plan import MAX_PARAMETERS, Plan, copy_of, n_parameters
 from mtd_lens.families.ngram.relative import construct_relative
@@ -20,6 +23,12 @@ from probes.subject import HookedModel
 
 FORMS = {"relative": construct_relative, "absolute": construct_absolute}
 READ_OUTS = ("log_probs", "probs")
+KERNELS = {"kernel": "tuple", "additive-kernel": "tokens"}
+COUNTS = {"exact-bayes": None, "maximum-likelihood": 0.0}
+"""By algorithm, the match of kernels and the concentration of those that count."""
+
+LEAST_PRIOR = math.exp(-MARGIN / 2)
+"""What stands for no prior, where a uniform prediction must be left if there is no match."""
 
 NULL_SEED = 0
 
@@ -38,12 +47,16 @@ def construct_ngram(
     form: str = "absolute",
     read_out: str = "log_probs",
     dtype: torch.dtype = torch.float32,
+    *,
+    algorithm: str = "kernel",
 ) -> HookedModel:
-    """A HookedTransformer that is a generalized induction head, exactly, at every query position.
+    """A HookedTransformer that runs an algorithm exactly: by default a generalized induction head.
 
     Layer 0's heads copy the tokens at lags 1 to ``window``, its ReLU MLP selects the tuple of
     parents, and layer 1 attends with ``softmax(a · match)`` and averages the tokens there (Chen,
-    Sheen, Wang & Yang 2024, arXiv 2409.10559: copier, selector, classifier).
+    Sheen, Wang & Yang 2024, arXiv 2409.10559: copier, selector, classifier). For exact Bayes the
+    match is so sharp that it counts, and position 0, whose value is uniform, has the share of the
+    prior.
 
     Args:
         task: Whose parents, window and context length the weights hold.
@@ -54,6 +67,9 @@ def construct_ngram(
             prediction and TransformerLens's loss is right; ``"probs"``: a linear read-out, the
             probabilities themselves.
         dtype: Of the parameters.
+        algorithm: ``"kernel"``, or ``"additive-kernel"``, whose match is the share of parents that
+            match; ``"exact-bayes"`` or ``"maximum-likelihood"``, which have neither a sharpness nor
+            another form.
 
     Returns:
         A HookedTransformer on the CPU, in evaluation mode. It predicts at positions
@@ -61,7 +77,7 @@ def construct_ngram(
 
     Raises:
         ArgumentError: No n-gram task, or one whose construction is too large for memory; an unknown
-            form or read-out, a sharpness out of range, a dtype that is not floating.
+            form, read-out or algorithm, a sharpness out of range, a dtype that is not floating.
 
     Examples:
         >>> import mtd_lens
@@ -73,15 +89,60 @@ def construct_ngram(
     checks.choice(form, "form", FORMS, ArgumentError)
     checks.choice(read_out, "read_out", READ_OUTS, ArgumentError)
     check_task(task)
-    size = n_parameters(Plan(task, 0.0), cast(Form, form))
+    checks.choice(algorithm, "algorithm", {**KERNELS, **COUNTS}, ArgumentError)
+    chosen = cast(Form, form), cast(ReadOut, read_out), dtype
+    if algorithm in COUNTS:
+        if sharpness is not None or form != "absolute":
+            raise ArgumentError(
+                f"{algorithm} has no sharpness, and stock modules alone (form='absolute'). Leave "
+                "sharpness and form out, or use algorithm='kernel'."
+            )
+        return construct_causal(NGramCountsModel(task, COUNTS[algorithm]), *chosen)
+    match = KERNELS[algorithm]
+    _check_size(Plan(task, 0.0, match=match), chosen[0])
+    a = best_sharpness(task, match) if sharpness is None else check_sharpness(sharpness)
+    return construct_causal(NGramCausalModel(task, a, match=match), *chosen)
+
+
+def construct_causal(
+    causal_model: NGramCausalModel | NGramCountsModel,
+    form: Form = "absolute",
+    read_out: ReadOut = "log_probs",
+    dtype: torch.dtype = torch.float32,
+) -> HookedModel:
+    """The construction that computes a causal model, its parameters included.
+
+    Args:
+        causal_model: What is to be computed.
+        form: Of the construction, as ``construct_ngram`` has it.
+        read_out: Likewise.
+        dtype: Of the parameters.
+
+    Raises:
+        ArgumentError: A construction that is too large for memory.
+    """
+    task = causal_model.task
+    if isinstance(causal_model, NGramCountsModel):
+        prior = max(causal_model.concentration, LEAST_PRIOR)
+        plan = Plan(task, MARGIN, read_out, prior=prior)
+    else:
+        plan = Plan(task, causal_model.sharpness, read_out, match=causal_model.match)
+    _check_size(plan, form)
+    name = None
+    if causal_model.source != "kernel":
+        kind = causal_model.source.lower().replace(" ", "-")
+        name = f"{task.name or task.family}/constructed-{kind}-{form}"
+    return _build(plan, form, dtype, name)
+
+
+def _check_size(plan: Plan, form: Form) -> None:
+    size = n_parameters(plan, form)
     if size > MAX_PARAMETERS:
         raise ArgumentError(
-            f"the {form} construction on {task!r} would have {size} parameters; that is too large "
-            f"for memory, at most {MAX_PARAMETERS}. Use a task with fewer tokens or parents, a "
-            "smaller window or a shorter seq_len."
+            f"the {form} construction on {plan.task!r} would have {size} parameters; that is too "
+            f"large for memory, at most {MAX_PARAMETERS}. Use a task with fewer tokens or parents, "
+            "a smaller window or a shorter seq_len."
         )
-    a = best_sharpness(task) if sharpness is None else check_sharpness(sharpness)
-    return _build(Plan(task, a, cast(ReadOut, read_out)), form, dtype)
 
 
 def ablate_ngram(model: HookedModel, part: str) -> HookedModel:

@@ -229,23 +229,43 @@ def matches(
     return (rows[:, 1:, None] == rows[:, None, :-1]).to(torch.float64).tril()
 
 
+def last_matches(
+    task: NGramTask, tokens: Tensor, parents: Parents | None = None
+) -> Float[Tensor, "sequence evidence"]:
+    """``matches`` at the last query alone."""
+    rows = _rows(task, tokens, parents)
+    return (rows[:, -1:] == rows[:, :-1]).to(torch.float64)
+
+
+def summed(
+    task: NGramTask, tokens: Tensor, weights: Float[Tensor, "sequence evidence"]
+) -> Float[Tensor, "sequence token"]:
+    """How much weight the evidence positions of each token have together."""
+    nothing = weights.new_zeros(len(tokens), task.n_tokens)
+    return nothing.scatter_add(1, tokens[:, task.window :].long(), weights)
+
+
 def last_counts(
     task: NGramTask, tokens: Tensor, parents: Parents | None = None
 ) -> Float[Tensor, "sequence token"]:
     """``ngram_counts`` at the last query alone."""
-    rows = _rows(task, tokens, parents)
-    same = (rows[:, -1:] == rows[:, :-1]).to(torch.float64)
-    nothing = same.new_zeros(len(tokens), task.n_tokens)
-    return nothing.scatter_add(1, tokens[:, task.window :].long(), same)
+    return summed(task, tokens, last_matches(task, tokens, parents))
+
+
+def up_to(
+    scores: Float[Tensor, "sequence query evidence"], queries: slice, later: float
+) -> Float[Tensor, "sequence query evidence"]:
+    """Scores of the evidence positions up to each query; those of later ones are ``later``."""
+    n = scores.shape[-1]
+    after = torch.ones(n, n, dtype=torch.bool, device=scores.device).triu(1)[queries]
+    return scores.masked_fill(after, later)
 
 
 def attend(
     scores: Float[Tensor, "sequence query evidence"], queries: slice = slice(None)
 ) -> Float[Tensor, "sequence query evidence"]:
     """Softmax over the evidence positions up to each query, of which these are some."""
-    n = scores.shape[-1]
-    later = torch.ones(n, n, dtype=torch.bool, device=scores.device).triu(1)[queries]
-    return scores.masked_fill(later, -torch.inf).softmax(-1)
+    return up_to(scores, queries, -torch.inf).softmax(-1)
 
 
 def children(task: NGramTask, tokens: Tensor) -> Float[Tensor, "sequence evidence token"]:

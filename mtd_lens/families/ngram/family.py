@@ -1,5 +1,6 @@
 """The n-gram family as the rest of the package sees it."""
 
+from dataclasses import replace
 from functools import partial
 
 from torch import Tensor
@@ -8,8 +9,22 @@ from mtd_lens.contracts import Algorithm, Examples, Family
 from mtd_lens.families.ngram import estimators
 from mtd_lens.families.ngram.analysis import analyse, patterns
 from mtd_lens.families.ngram.causal_model import NGramCausalModel, best_sharpness, fit_kernel
-from mtd_lens.families.ngram.claims import carriers, claims, control_task, query_tokens
-from mtd_lens.families.ngram.constructions import construct_ngram, random_ngram
+from mtd_lens.families.ngram.claims import (
+    additive_claims,
+    bayes_claims,
+    carriers,
+    claims,
+    control_task,
+    count_carriers,
+    likelihood_claims,
+    query_tokens,
+)
+from mtd_lens.families.ngram.constructions import construct_causal, construct_ngram, random_ngram
+from mtd_lens.families.ngram.counts_model import (
+    NGramCountsModel,
+    fit_bayes,
+    maximum_likelihood,
+)
 from mtd_lens.families.ngram.presets import PRESETS
 from mtd_lens.families.ngram.references import references
 from mtd_lens.families.ngram.task import NGramBatch, NGramTask, resized
@@ -18,7 +33,12 @@ from probes.subject import HookedModel
 
 def ceiling(task: NGramTask, causal_model: NGramCausalModel) -> HookedModel:
     """The construction with the causal model's sharpness."""
-    return construct_ngram(task, causal_model.sharpness, form="relative")
+    return construct_causal(causal_model, "relative")
+
+
+def counting_ceiling(task: NGramTask, causal_model: NGramCountsModel) -> HookedModel:
+    """The construction with the causal model's concentration."""
+    return construct_causal(causal_model)
 
 
 def truth(task: NGramTask, batch: NGramBatch) -> Tensor:
@@ -57,11 +77,38 @@ KERNEL = Algorithm(
     query=query_tokens,
 )
 
+ADDITIVE = replace(
+    KERNEL,
+    name="additive kernel",
+    id="additive-kernel",
+    fit=partial(fit_kernel, match="tokens"),
+    claims=additive_claims,
+)
+
+BAYES = replace(
+    KERNEL,
+    name="exact Bayes",
+    id="exact-bayes",
+    fit=fit_bayes,
+    claims=bayes_claims,
+    construct=counting_ceiling,
+    carriers=count_carriers,
+    statistic="matching_counts",
+)
+
+LIKELIHOOD = replace(
+    BAYES,
+    name="maximum likelihood",
+    id="maximum-likelihood",
+    fit=maximum_likelihood,
+    claims=likelihood_claims,
+)
+
 FAMILY = Family(
     name=NGramTask.family,
     task_from_json=NGramTask.from_json,
     shortest=lambda task: task.window + 1,
-    algorithms=(KERNEL,),
+    algorithms=(KERNEL, ADDITIVE, BAYES, LIKELIHOOD),
     truth=truth,
     references=references,
     drawn=("uniform", "kernel", "maximum likelihood", "exact Bayes"),
@@ -72,6 +119,7 @@ FAMILY = Family(
         for form in ("absolute", "relative")
     },
     resized=resized,
+    construct=construct_ngram,
     examples=examples,
     yardsticks=yardsticks,
     analyse=analyse,

@@ -1,8 +1,9 @@
-"""What both analytic constructions share: the plan, the selector, the classifier.
+"""What the analytic constructions share: the plan, the selector, the classifier.
 
 Every gap between scores leaves at least the margin of :mod:`mtd_lens.architectures.writing`.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +33,9 @@ class Plan:
         looks_ahead: False has the selector's query look at the parents of the current token, not of
             the next.
         votes: Which subspace layer 1's values copy: the token, or that of the nearest copy.
+        match: Of the tuple of parents, or the share of their single ``"tokens"`` that match.
+        prior: What is added to the count of every token: layer 1 attends to position 0 as if
+            ``n_tokens · prior`` matches were there, whose value is uniform. 0 for no prior.
     """
 
     task: NGramTask
@@ -40,6 +44,14 @@ class Plan:
     copies: bool = True
     looks_ahead: bool = True
     votes: str = "token"
+    match: str = "tuple"
+    prior: float = 0.0
+
+    @property
+    def n_features(self) -> int:
+        """Entries of the key feature, and of the query's."""
+        task = self.task
+        return task.n_rows if self.match == "tuple" else len(task.parents) * task.n_tokens
 
     @property
     def copy_gap(self) -> float:
@@ -56,7 +68,9 @@ def lay_out(plan: Plan, place: dict[str, int]) -> Layout:
     """The residual stream: token, place, a copy for each lag, key and query feature, prediction."""
     task = plan.task
     copies = {copy_of(lag): task.n_tokens for lag in range(1, task.window + 1)}
-    computed = {"key": task.n_rows, "query": task.n_rows, "output": task.n_tokens}
+    computed = {"key": plan.n_features, "query": plan.n_features, "output": task.n_tokens}
+    if plan.prior:
+        computed["vote"] = task.n_tokens
     return Layout({copy_of(0): task.n_tokens} | place | copies | computed)
 
 
@@ -77,25 +91,30 @@ def architecture(plan: Plan, layout: Layout, form: Form) -> Architecture:
         d_head=d_head(plan, form),
         n_ctx=task.seq_len,
         n_tokens=task.n_tokens,
-        d_mlp=2 * task.n_rows,
+        d_mlp=d_mlp(plan),
         activation="relu",
     )
+
+
+def d_mlp(plan: Plan) -> int:
+    """Neurons: one for each entry of both features; for a prior one a token, and position 0's."""
+    return 2 * plan.n_features + (plan.task.n_tokens + 1 if plan.prior else 0)
 
 
 def d_head(plan: Plan, form: Form) -> int:
     """Width of heads: a match and a flag, a token, or a position."""
     task = plan.task
-    return max(task.n_rows + 1, task.n_tokens, task.seq_len if form == "absolute" else 1)
+    return max(plan.n_features + 1, task.n_tokens, task.seq_len if form == "absolute" else 1)
 
 
 def n_parameters(plan: Plan, form: Form) -> int:
     """How many a construction has, with all that its heads and MLPs leave at 0."""
     task, absolute = plan.task, form == "absolute"
-    q, n_heads, width, d_mlp = task.n_tokens, task.window, d_head(plan, form), 2 * task.n_rows
+    q, n_heads, width = task.n_tokens, task.window, d_head(plan, form)
     d_model = lay_out(plan, {"place": task.seq_len if absolute else 1}).size
     attention = n_heads * (4 * d_model * width + 3 * width) + d_model
     tables = 0 if absolute else 2 * n_heads * task.seq_len * width
-    mlp = 2 * d_model * d_mlp + d_mlp + d_model
+    mlp = 2 * d_model * d_mlp(plan) + d_mlp(plan) + d_model
     embeddings = (2 * q + task.seq_len) * d_model + q
     return N_LAYERS * (attention + tables + mlp) + embeddings
 
@@ -119,23 +138,51 @@ def move_copies(plan: Plan, layout: Layout, form: Form) -> tuple[Tensor, Tensor]
 
 
 def select(plan: Plan, layout: Layout) -> Weights:
-    """Block 0's MLP: a key and a query neuron for each tuple of parents, 1 where it is there.
+    """Block 0's MLP: a key and a query neuron for each entry of the features, 1 where it is there.
 
-    A neuron sums the entries that the tuple has in the copies, less all but one of their number.
-    The query's parents are those of the next token: each copy one lag nearer.
+    For a tuple of parents a neuron sums the entries that it has in the copies, less all but one of
+    their number. The query's parents are those of the next token: each copy one lag nearer.
     """
-    task, q, n_rows = plan.task, plan.task.n_tokens, plan.task.n_rows
+    task, q, n = plan.task, plan.task.n_tokens, plan.n_features
     nearer = 1 if plan.looks_ahead else 0
-    W_in, W_out = zeros(layout.size, 2 * n_rows), zeros(2 * n_rows, layout.size)
-    rows = torch.arange(n_rows)
+    W_in, W_out = zeros(layout.size, d_mlp(plan)), zeros(d_mlp(plan), layout.size)
+    b_in = zeros(d_mlp(plan))
+    entries = torch.arange(n)
     for index, lag in enumerate(task.parents):
-        digit = rows // q ** (len(task.parents) - 1 - index) % q
-        W_in[layout[copy_of(lag)].start + digit, rows] = 1.0
-        W_in[layout[copy_of(lag - nearer)].start + digit, n_rows + rows] = 1.0
-    W_out[:n_rows, layout["key"]] = eye(n_rows)
-    W_out[n_rows:, layout["query"]] = eye(n_rows)
-    b_in = torch.full((2 * n_rows,), 1.0 - len(task.parents), dtype=torch.float64)
+        of_lag, digit = entries, entries // q ** (len(task.parents) - 1 - index) % q
+        if plan.match == "tokens":
+            of_lag, digit = index * q + torch.arange(q), torch.arange(q)
+        W_in[layout[copy_of(lag)].start + digit, of_lag] = 1.0
+        W_in[layout[copy_of(lag - nearer)].start + digit, n + of_lag] = 1.0
+    if plan.match == "tuple":
+        b_in[: 2 * n] = 1.0 - len(task.parents)
+    W_out[:n, layout["key"]] = eye(n)
+    W_out[n : 2 * n, layout["query"]] = eye(n)
     return for_block(0, "mlp", W_in=W_in, b_in=b_in, W_out=W_out)
+
+
+def vote(plan: Plan, layout: Layout, weights: Weights) -> Weights:
+    """The selector with what a prior needs at position 0, and nothing new anywhere else.
+
+    There every token is voted for alike in place of the own one, and the key is none.
+
+    Args:
+        plan: What to build.
+        layout: Of the residual stream, with one-hot positions.
+        weights: Of the selector.
+    """
+    if not plan.prior:
+        return weights
+    q, n, first = plan.task.n_tokens, plan.n_features, layout["position"].start
+    tokens = torch.arange(q) + 2 * n
+    W_in, b_in, W_out = (weights[f"blocks.0.mlp.{name}"] for name in ("W_in", "b_in", "W_out"))
+    W_in[first, :n] = -1.0
+    W_in[layout["token"], tokens] = eye(q)
+    W_in[first, 2 * n :] = 1.0
+    b_in[tokens] = -1.0
+    W_out[tokens, layout["vote"]] = -eye(q)
+    W_out[-1, layout["vote"]] = 1 / q
+    return weights
 
 
 def classify(plan: Plan, layout: Layout, form: Form, preamble: slice) -> Weights:
@@ -148,14 +195,18 @@ def classify(plan: Plan, layout: Layout, form: Form, preamble: slice) -> Weights
         preamble: The components that are 1 at the first ``window`` positions and 0 at others.
     """
     task = plan.task
-    q, n_rows, width = task.n_tokens, task.n_rows, d_head(plan, form)
+    q, n, width = task.n_tokens, plan.n_features, d_head(plan, form)
     W_Q, W_K, W_V = (zeros(1, layout.size, width) for _ in range(3))
     W_O, b_Q = zeros(1, width, layout.size), zeros(1, width)
-    W_Q[0, layout["query"], :n_rows] = plan.sharpness * eye(n_rows)
-    W_K[0, layout["key"], :n_rows] = eye(n_rows)
-    b_Q[0, n_rows] = 1.0
-    W_K[0, preamble, n_rows] = -plan.match_gap
+    most = 1 if plan.match == "tuple" else len(task.parents)
+    W_Q[0, layout["query"], :n] = plan.sharpness / most * eye(n)
+    W_K[0, layout["key"], :n] = eye(n)
+    b_Q[0, n] = 1.0
+    W_K[0, preamble, n] = -plan.match_gap
     W_V[0, layout[plan.votes], :q] = eye(q)
+    if plan.prior:
+        W_V[0, layout["vote"], :q] = eye(q)
+        W_K[0, preamble.start, n] = plan.sharpness + math.log(q * plan.prior)
     W_O[0, :q, layout["output"]] = eye(q)
     return for_block(1, "attn", W_Q=W_Q, b_Q=b_Q, W_K=W_K, W_V=W_V, W_O=W_O)
 
