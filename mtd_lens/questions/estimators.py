@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 import probes
-from mtd_lens.contracts import Family, Reference
+from mtd_lens.contracts import Family, Reference, last_prediction
 from mtd_lens.errors import ArgumentError
 from mtd_lens.results.scorecard import EstimatorResult
 from mtd_lens.spaces import last_predictions
@@ -19,14 +19,19 @@ Distances = Mapping[str, tuple[Tensor, Mapping[str, float]]]
 
 
 def from_model(family: Family, trial: Trial) -> Distances:
-    """``D(estimator ‖ model)`` of every reference estimator, fitted to the model.
+    """``D(estimator ‖ model)`` of every reference estimator and the algorithm, fitted to the model.
 
     Args:
         family: Of the task.
-        trial: The model under test.
+        trial: The model under test. Where no reference bears its algorithm's name, the causal
+            model itself is one.
     """
     fit_target, predicted = (trial.predictions(tokens) for tokens in trial.splits)
     references = _references(family, trial.task, trial.fit_tokens, fit_target, trial.tokens, False)
+    if trial.algorithm is not None and trial.algorithm.name not in references:
+        causal = trial.causal_model
+        own = Reference(last_prediction(causal, trial.tokens), causal.parameters)
+        references = {**references, trial.algorithm.name: own}
     divergence = trial.task.outputs.divergence
     return {
         name: (divergence(reference.prediction, predicted), reference.parameters)

@@ -10,6 +10,8 @@ from mtd_lens.architectures.layout import ReadOut
 from mtd_lens.errors import ArgumentError, ModelError
 from mtd_lens.families.mtd.absolute import construct_absolute
 from mtd_lens.families.mtd.causal_model import best_beta, check_beta
+from mtd_lens.families.mtd.fused_model import FusedCausalModel, best_fused_beta
+from mtd_lens.families.mtd.fused_weights import construct_fused
 from mtd_lens.families.mtd.plan import Plan
 from mtd_lens.families.mtd.posterior_model import PosteriorCausalModel
 from mtd_lens.families.mtd.posterior_weights import READ_OUTS, construct_posterior
@@ -20,7 +22,7 @@ from probes import checks
 from probes.subject import HookedModel
 
 FORMS = {"relative": construct_relative, "absolute": construct_absolute}
-ALGORITHMS = ("one-step", "posterior")
+ALGORITHMS = ("one-step", "posterior", "fused")
 
 NULL_SEED = 0
 
@@ -48,19 +50,21 @@ def construct(
 
     For one step, at every query position, layer 0 computes responsibilities, layer 1 their mean
     over the evidence, layer 2's attention pattern is ``softmax(β · mean)``, and the unembedding is
-    the transition. For the posterior see ``construct_posterior``.
+    the transition. For the others see ``construct_posterior`` and ``construct_fused``.
 
     Args:
         task: Whose transition, order and context length the weights hold.
-        beta: β = η m n of the step, at least 0; None fits it to the task (see ``best_beta``).
+        beta: β = η m n of the step, at least 0; None fits it to the task (see ``best_beta``, and
+            ``best_fused_beta`` for what is to first order).
         form: ``"absolute"`` uses stock modules, one-hot positions and ``order`` heads;
             ``"relative"`` uses relative key and value tables and one head (Proposition 3).
         read_out: ``"log_probs"``: the output is log-probabilities, so that its softmax is the
             prediction and TransformerLens's loss is right; ``"probs"``: the paper's linear
             read-out, the probabilities themselves.
         dtype: Of the parameters.
-        algorithm: ``"one-step"``, or ``"posterior"``: exact Bayes, in stock modules with MLPs; it
-            has neither β nor another form.
+        algorithm: ``"one-step"``; ``"posterior"``: exact Bayes, in stock modules with MLPs, which
+            has neither β nor another form; or ``"fused"``: one step to first order in two layers of
+            stock attention, which has no other form.
 
     Returns:
         A HookedTransformer on the CPU, in evaluation mode. It predicts at positions
@@ -88,6 +92,14 @@ def construct(
                 "form out, or use algorithm='one-step'."
             )
         return construct_posterior(PosteriorCausalModel(task), read_out, dtype)
+    if algorithm == "fused":
+        if form != "absolute":
+            raise ArgumentError(
+                "one step to first order has stock modules alone (form='absolute'). Leave form "
+                "out, or use algorithm='one-step'."
+            )
+        beta = best_fused_beta(task) if beta is None else check_beta(beta)
+        return construct_fused(FusedCausalModel(task, beta), read_out, dtype)
     beta = best_beta(task) if beta is None else check_beta(beta)
     return _build(Plan(task, beta, cast(ReadOut, read_out)), form, dtype)
 

@@ -11,6 +11,14 @@ from mtd_lens.families.mtd.analysis import analyse, patterns
 from mtd_lens.families.mtd.causal_model import MTDCausalModel, best_beta, fit_one_step
 from mtd_lens.families.mtd.claims import carriers, claims, codes, control_task, query_tokens
 from mtd_lens.families.mtd.constructions import construct, random_construction
+from mtd_lens.families.mtd.fused_claims import (
+    fused_carriers,
+    fused_claims,
+    fused_codes,
+    fused_control,
+)
+from mtd_lens.families.mtd.fused_model import FusedCausalModel, best_fused_beta, fit_fused
+from mtd_lens.families.mtd.fused_weights import construct_fused
 from mtd_lens.families.mtd.posterior import posterior_mean
 from mtd_lens.families.mtd.posterior_claims import (
     posterior_carriers,
@@ -87,6 +95,24 @@ POSTERIOR = Algorithm(
     statistic="total_log_likelihoods",
 )
 
+FUSED = Algorithm(
+    name="one step to first order",
+    id="fused",
+    fit=fit_fused,
+    claims=fused_claims,
+    construct=lambda task, causal_model: construct_fused(causal_model),
+    carriers=fused_carriers,
+    control=fused_control,
+    query=query_tokens,
+    codes=fused_codes,
+    statistic="correction",
+)
+
+
+def constructed_fused(task: MTDTask, dtype: torch.dtype) -> HookedModel:
+    """One step to first order, with its stages fused, as the weights of a stock transformer."""
+    return construct_fused(FusedCausalModel(task, best_fused_beta(task)), dtype=dtype)
+
 
 def constructed_posterior(task: MTDTask, dtype: torch.dtype) -> HookedModel:
     """Exact Bayes, or as near to it as so few nodes are, as the weights of a stock transformer."""
@@ -97,7 +123,7 @@ FAMILY = Family(
     name=MTDTask.family,
     task_from_json=MTDTask.from_json,
     shortest=lambda task: task.order + 1,
-    algorithms=(ONE_STEP, POSTERIOR),
+    algorithms=(ONE_STEP, POSTERIOR, FUSED),
     truth=truth,
     references=references,
     drawn=("uniform", "one step", "2 steps", "maximum likelihood", "exact Bayes"),
@@ -107,7 +133,7 @@ FAMILY = Family(
         for kind, build in (("constructed", construct), ("random", random_construction))
         for form in ("absolute", "relative")
     }
-    | {"constructed-posterior": constructed_posterior},
+    | {"constructed-posterior": constructed_posterior, "constructed-fused": constructed_fused},
     has_variant=lambda task, variant: (
         variant != "constructed-posterior" or n_windows(task) <= MAX_WINDOWS
     ),
