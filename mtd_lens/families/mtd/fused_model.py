@@ -36,8 +36,9 @@ from mtd_lens.families.mtd.causal_model import (
 from mtd_lens.families.mtd.task import MTDTask, check_task
 from mtd_lens.shapes import Predictions, WeightsPerQuery
 
-FLOOR = 1e-4
-"""To which predicted probabilities are raised that first order makes smaller, or negative."""
+FLOOR = 0.05
+"""Predicted probabilities that first order makes smaller, or negative, are raised to this share of
+an even one, ``1/q``."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class FusedCausalModel(Intervenable):
     ``(1/m) Σ_g π[y_{t+1-g}, ·] + (β/m) c_t`` with the correction
     ``c_t = Σ_g (S_t(g) - 1/m) π[y_{t+1-g}, ·]``, which one attention layer can write without S.
 
-    First order can fall below 0. Probabilities below ``FLOOR`` are raised to it, and then all are
-    divided by their sum; above it nothing changes.
+    First order can fall below 0. Probabilities below ``FLOOR / q`` are raised to it, and all are
+    divided by their sum; where none is below, nothing changes.
 
     Attributes:
         task: The task.
@@ -151,8 +152,8 @@ def delivered(
 def first_order(
     uniform: Float[Tensor, "*query token"], correction: Float[Tensor, "*query token"], factor: float
 ) -> Float[Tensor, "*query token"]:
-    """``uniform + factor · correction``, raised to ``FLOOR`` and divided by its sum."""
-    raised = (uniform + factor * correction).clamp_min(FLOOR)
+    """``uniform + factor · correction``, raised to ``FLOOR / q`` and divided by its sum."""
+    raised = (uniform + factor * correction).clamp_min(FLOOR / uniform.shape[-1])
     return raised / raised.sum(-1, keepdim=True)
 
 

@@ -98,7 +98,7 @@ def construct_fused(
         n_tokens=task.n_tokens,
         read_out=cast(ReadOut, read_out),
     )
-    architecture = replace(architecture, probability_floor=FLOOR)
+    architecture = replace(architecture, probability_floor=FLOOR / task.n_tokens)
     info = ModelInfo(
         task=task,
         name=f"{task.name or task.family}/constructed-fused",
