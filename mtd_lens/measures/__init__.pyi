@@ -2,6 +2,7 @@ from .attention import Attention as Attention, Pattern as Pattern, signed_shares
 from .content import Content as Content, Prediction as Prediction
 from .injection import Injection as Injection
 from .interchange import Interchange as Interchange
+from .mean_pattern import MeanPattern as MeanPattern
 from .pairs import (
     N_SELECTION_PAIRS as N_SELECTION_PAIRS,
     Pairs as Pairs,

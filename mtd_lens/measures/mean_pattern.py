@@ -58,16 +58,12 @@ class MeanPattern(WritesAtLayers):
             NotApplicable: The query has no tokens of its own, or too few sequences can share them.
         """
         alike = Alike.of(trial)
-        effect, fit_effect = alike.effect(), alike.effect(on_fit=True)
+        effect = alike.effect()
         size = effect.square().sum(-1)
         if negligible(size, alike.algorithm()):
             return []
         sites = self.sites(trial)
-        selection = {
-            layer: float(((alike.natural(True) - held) * fit_effect).sum(-1).mean())
-            / float(fit_effect.square().sum(-1).mean())
-            for layer, held in alike.with_mean(sites, on_fit=True).items()
-        }
+        selection = alike.lost(sites)
         best = earliest_best(selection)
         measured = sites if trial.complete else {best: sites[best]}
         held = alike.with_mean(measured)
@@ -173,6 +169,17 @@ class Alike:
         effect = self.effect()
         found = ((predictions - self.mean(self.natural(on_fit=True))) * effect).sum(-1)
         return float(found.mean() / effect.square().sum(-1).mean())
+
+    def lost(self, sites: Mapping[int, probes.Site]) -> dict[int, float]:
+        """By key, the share of the effect that is lost with the group's mean at a site.
+
+        Of the sequences that means are taken over, by which choices are made.
+        """
+        natural, effect = self.natural(on_fit=True), self.effect(on_fit=True)
+        return {
+            key: float(((natural - held) * effect).sum(-1).mean() / effect.square().sum(-1).mean())
+            for key, held in self.with_mean(sites, on_fit=True).items()
+        }
 
     def with_mean(
         self, sites: Mapping[int, probes.Site], on_fit: bool = False

@@ -12,10 +12,12 @@ from mtd_lens.contracts import BUT_LAST, LAST, Carrier
 from mtd_lens.families.mtd import estimators
 from mtd_lens.families.mtd.claims import mean_log_likelihood, without_evidence
 from mtd_lens.families.mtd.fused_model import FusedCausalModel, delivered
+from mtd_lens.families.mtd.score_claims import ANY, COMPETING, ONE_CODE, ScoreForm
 from mtd_lens.families.mtd.task import MTDTask
 from mtd_lens.measures import (
     Injection,
     Interchange,
+    MeanPattern,
     Prediction,
     Probe,
     ProbeGivenQuery,
@@ -60,6 +62,34 @@ def fused_claims(task: MTDTask) -> list[Claim]:
             "correction.injection",
             "The correction written linearly into a layer at the last query acts as swapping it.",
             Injection("correction", "hook_attn_out", LAST, given_query=True),
+            slow=True,
+        ),
+        Claim(
+            "correction.pattern",
+            "What the query's own tokens do not say of the correction comes in through a layer's "
+            "attention pattern at the last query.",
+            MeanPattern(),
+            slow=True,
+        ),
+        Claim(
+            "correction.scores",
+            "That layer's scores depend on pairs of tokens before each key and there, by the "
+            "query's parents.",
+            ScoreForm(ANY),
+            slow=True,
+        ),
+        Claim(
+            "correction.competing_scores",
+            "They do so by a code of the pair at each lag times one of the query's parent there, "
+            "less its mean over lags.",
+            ScoreForm(COMPETING),
+            slow=True,
+        ),
+        Claim(
+            "correction.one_code",
+            "What pairs do by their own parent has rank one, with one code of parents for all "
+            "lags.",
+            ScoreForm(ONE_CODE),
             slow=True,
         ),
         Claim(
