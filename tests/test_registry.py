@@ -23,7 +23,10 @@ def test_every_listed_model_loads_and_knows_itself():
     shipped = registry.shipped_checkpoints()
     posterior = [name for name in names if name.endswith("/constructed-posterior")]
     assert len(posterior) == 3
-    assert len(names) == 4 * len(mtd_lens.list_tasks()) + len(posterior) + len(shipped)
+    fused = [name for name in names if name.endswith("/constructed-fused")]
+    assert len(fused) == 4
+    others = len(posterior) + len(fused) + len(shipped)
+    assert len(names) == 4 * len(mtd_lens.list_tasks()) + others
     assert mtd_lens.DEFAULT_MODEL in names
     for name in names:
         if name.startswith("mtd-q10"):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 import probes
 from mtd_lens.claims import Errors, Measurement, NotApplicable
+from mtd_lens.errors import ArgumentError
 from mtd_lens.families.mtd.score_form import (
     ANY,
     CHUNK,
@@ -25,6 +26,8 @@ from mtd_lens.families.mtd.score_form import (
 from mtd_lens.measures.mean_pattern import PATTERN, Alike
 from mtd_lens.measures.words import where
 from mtd_lens.trial import Trial, checked_trial
+from probes import checks
+from probes.subject import subject_of
 
 COMPETING, ONE_CODE = "lags competing", "one code of parents"
 COMPETING_ALONE = f"{COMPETING} alone"
@@ -71,9 +74,15 @@ class ScoreForm:
 
     Attributes:
         form: One of ``FORMS``.
+
+    Raises:
+        ArgumentError: An unknown form.
     """
 
     form: str
+
+    def __post_init__(self) -> None:
+        checks.choice(self.form, "form", FORMS, ArgumentError)
 
     def edits(self, trial: Trial) -> str:
         """The hook within a block that is edited."""
@@ -258,9 +267,10 @@ class LastScores:
                     )
                 )
             return found
-        total = self.errors(layer, "")
-        for name in (*self.products.forms, COMPETING_ALONE):
-            shares = 1 - self.errors(layer, name).mean(0) / total.mean(0)
+        names = (COMPETING_ALONE,) if form == COMPETING else tuple(self.products.forms)
+        total = self.errors(layer, "").mean(0)
+        for name in names:
+            shares = 1 - self.errors(layer, name).mean(0) / total
             found[f"R²: {name}"] = _range(shares[carrying])
         return found
 
@@ -279,7 +289,7 @@ def _weights(trial: Trial) -> Mapping[int, Float[Tensor, " head"]]:
     def compute() -> dict[int, Tensor]:
         alike = Alike.of(trial)
         last = (trial.positions[-1],)
-        n_heads = probes.subject.subject_of(trial.model).n_heads
+        n_heads = subject_of(trial.model).n_heads
         layers = range(trial.n_layers)
         whole = alike.lost({n: probes.Site(f"blocks.{n}.{PATTERN}", last) for n in layers})
         found = {}

@@ -29,7 +29,7 @@ MAX_PRODUCTS = 2048
 RIDGE = 1e-6
 """Share of a feature's mean square, for those that depend on each other."""
 
-N_ROUNDS = 8
+N_ROUNDS = 5
 """Of alternating least squares."""
 
 CHUNK = 128
@@ -128,11 +128,14 @@ class Products:
             OF_GAMMA: torch.eye(self._n_gamma + self.n_products, self._n_gamma).double()
         }
 
-    def design(self, *forms: str | Design) -> Design:
+    def design(self, *forms: str | Tensor) -> Tensor:
         """Positions, and then forms side by side.
 
         Args:
-            *forms: Names, or what shares coefficients of features but positions.
+            *forms: Names, or designs of features but positions.
+
+        Returns:
+            ``[feature, coefficient]``.
         """
         parts = [self.forms[form] if isinstance(form, str) else form for form in forms]
         return torch.block_diag(eye(len(self.keys)), torch.cat(parts, 1))
