@@ -23,6 +23,7 @@ from mtd_lens.families.mtd.score_form import (
     follows_transition,
     rank_one_shares,
 )
+from mtd_lens.measures.choice import earliest_best
 from mtd_lens.measures.mean_pattern import PATTERN, Alike
 from mtd_lens.measures.words import where
 from mtd_lens.trial import Trial, checked_trial
@@ -42,7 +43,7 @@ N_FURTHER = 1024
 """Sequences that are drawn for the fits, beside the fit split."""
 
 PASSES = 0.1
-"""Share of the effect that a layer's pattern must bring in for its scores to be asked for."""
+"""Share of the effect that a layer's pattern must bring in to be the one that is asked about."""
 
 LEAST = 0.02
 """Share of a head's scores that there must be to explain."""
@@ -54,8 +55,8 @@ PerHead = Float[Tensor, "sequence head"]
 class ScoreForm:
     """``1 - E[error of a form] / E[error of a simpler one]`` of scores at the last query.
 
-    Fitted on other sequences, to the scores of keys before the query's own tokens, at layers whose
-    pattern brings in a share of the algorithm's effect (see ``MeanPattern``). Heads count by the
+    Fitted on other sequences, to the scores of keys before the query's own tokens, at the layer
+    whose pattern brings in most of the algorithm's effect (see ``MeanPattern``). Heads count by the
     share that is lost with their own pattern at its mean.
 
     Every form stands beside products of ``y_k`` alone and any parent, which attention between
@@ -90,7 +91,7 @@ class ScoreForm:
         return PATTERN
 
     def __call__(self, trial: Trial) -> list[Measurement]:
-        """One measurement for each layer whose pattern brings in the effect; or else for all.
+        """One measurement, of the layer whose pattern brings in the effect; or else for all layers.
 
         Args:
             trial: The model under test.
@@ -282,8 +283,8 @@ def _range(values: Tensor) -> str:
 def _weights(trial: Trial) -> Mapping[int, Float[Tensor, " head"]]:
     """By layer, the share of the effect that each head's pattern brings in, none below 0.
 
-    Of layers whose pattern brings in some; where there is none, as in a model of random weights,
-    heads of every layer count alike.
+    Of the layer whose pattern brings in most; where that is next to nothing, as in a model of
+    random weights, heads of every layer count alike.
     """
 
     def compute() -> dict[int, Tensor]:
@@ -292,14 +293,11 @@ def _weights(trial: Trial) -> Mapping[int, Float[Tensor, " head"]]:
         n_heads = subject_of(trial.model).n_heads
         layers = range(trial.n_layers)
         whole = alike.lost({n: probes.Site(f"blocks.{n}.{PATTERN}", last) for n in layers})
-        found = {}
-        for layer in layers:
-            if whole[layer] < PASSES:
-                continue
-            sites = {h: probes.Site(f"blocks.{layer}.{PATTERN}", last, h) for h in range(n_heads)}
-            shares = torch.tensor(list(alike.lost(sites).values())).double().clamp_min(0)
-            if shares.any():
-                found[layer] = shares
-        return found or {layer: torch.ones(n_heads).double() for layer in layers}
+        most = earliest_best(whole)
+        sites = {h: probes.Site(f"blocks.{most}.{PATTERN}", last, h) for h in range(n_heads)}
+        shares = torch.tensor(list(alike.lost(sites).values())).double().clamp_min(0)
+        if whole[most] >= PASSES and shares.any():
+            return {most: shares}
+        return {layer: torch.ones(n_heads).double() for layer in layers}
 
     return trial.once("weights of heads", compute=compute)

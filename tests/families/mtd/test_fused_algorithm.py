@@ -238,7 +238,7 @@ NOT_ONE_STEP = {
     "mixture_weights.interchange",
     "mixture_weights.attention",
 }
-"""What is refuted of one step's claims for the fused model: no layer holds the mean by itself, since
+"""What is refuted of one step's claims for the fused model: no layer has the mean by itself, since
 what layer 1 writes is made for the query's own parents; and no pattern is the mixture weights."""
 
 NOT_READ = {"mean_responsibility.probe"}
