@@ -16,9 +16,11 @@ import torch
 import mtd_lens
 import probes
 from mtd_lens.claims import Measurement, NotApplicable
+from mtd_lens.families.mtd.score_claims import COMPETING, COMPETING_ALONE, ONE_CODE
+from mtd_lens.families.mtd.score_form import ANY, OF_GAMMA, OF_LAST, OWN, PAIRS
 from mtd_lens.measures.choice import earliest_best
 from probes import files
-from tutorials.site import RESULTS
+from tutorials.site import RESULTS, TEMPLATES
 
 SEED, N_SEQUENCES = 0, 768
 
@@ -122,9 +124,8 @@ def page(data: Figures) -> str:
     def layers(name: str) -> Callable[[Figures], str]:
         def cell(model: Figures) -> str:
             found = claim(model, name)
-            return (
-                "–" if found is None else ", ".join(f"{x:.2f}" for x in found["by layer"].values())
-            )
+            each = [] if found is None else found["by layer"].values()
+            return ", ".join(f"{x:.2f}" for x in each) or "–"
 
         return cell
 
@@ -192,21 +193,17 @@ def page(data: Figures) -> str:
         "remains": detail("correction.pattern", "remains"),
         "remains with mean values": detail("correction.pattern", "remains with mean values"),
     }
-    made_of = {
-        name: detail(scores, f"R²: {name}")
-        for name in (
-            "pairs × any parent", "pairs × own parent", "pairs", "γ × parents",
-            "last token × parents",
-        )
-    } | {"lags competing": detail("correction.competing_scores", "R²: lags competing alone")}  # fmt: skip
+    forms = (ANY, OWN, PAIRS, OF_GAMMA, OF_LAST)
+    made_of = {name: detail(scores, f"R²: {name}") for name in forms}
+    made_of[COMPETING] = detail("correction.competing_scores", f"R²: {COMPETING_ALONE}")
     beyond = {
-        "pairs × any parent": score(scores),
-        "lags competing": score("correction.competing_scores"),
+        ANY: score(scores),
+        COMPETING: score("correction.competing_scores"),
         "wrong parents": control(scores, "parents of another query"),
     }
     code = "correction.one_code"
     codes = {
-        "one code": score(code),
+        ONE_CODE: score(code),
         "rank-one share": detail(code, "rank one between pair and parent"),
         "correlation between lags": detail(code, "correlation of codes between lags"),
         "distances as of rows of π": detail(code, "codes of parents as far apart as their rows"),
@@ -220,67 +217,26 @@ def page(data: Figures) -> str:
         "scores": score(scores),
         "one code": score(code),
     }
-    return f"""# How a standard transformer does mirror descent: what we know
-
-This page is written by `python -m tutorials.site.standard`; no measured number is typed. {N_SEQUENCES} sequences a model,
-seed {SEED}; 95% intervals over sequences. Models are trained from scratch and stock, on `{SHORT}` unless their name
-says another task; below them stand controls: fewer layers, the disentangled architecture and one whose training got
-stuck, the two constructions, and random weights. The tests are those of the claims of the algorithm
-[`fused`](../guides/concepts.md), which says what S, c and π are. All hold sequences to those that share the query's own
-tokens.
-
-## The correction is written at the last query by one layer's attention, and nothing else passes there
-
-Swapping that layer's attention output acts as swapping c (score, over the best answer without a look at the source).
-In the constructions that is layer 1; a wrong source must fail, and so must the layers before. *Nothing else passes*:
-swapping in a source of nearly the same c changes nothing. *Of one step's mean*: the same swap, beside what one step
-predicts with the source's mean, in place of first order.
-
-{table(swapped, every)}
-
-## Written into it from the algorithm alone, it acts
-
-`base + (c_source - c_base) W`, with W fitted on other sequences, and no activation of the source. Controls stand beside;
-so do rivals of c, written through maps of their own.
-
-{table(written, every)}
-
-Which code is nearest depends on what the outcome is held against. Beside the predictions of one step, and not of first
-order, the same injections score:
-
-{table(by_one_step, every)}
-
-## The evidence comes in through the attention pattern, and acts through what is attended to
-
-The share of the algorithm's effect that is lost with the pattern at its mean and the values of each sequence's own, and
-what remains. Mean values with each sequence's own pattern tell a fused model from constructions, whose values do not
-depend on the evidence.
-
-{table(pattern, every)}
-
-## The scores compare windows of keys with the query's own parents
-
-R² on other sequences, over the heads that bring the effect in; of controls through whose patterns nothing comes in, of
-the heads of a layer. *Last token × parents* is what attention between tokens has in any model.
-
-{table(made_of, every)}
-
-Beyond last token × parents, and with the parents of another query:
-
-{table(beyond, every)}
-
-## One code of parents serves all lags
-
-Of what products of pairs and their own parent add to pairs alone, the share of `f_g(pair) u[parent_g]` with one u; the
-rank-one share lag by lag, centred over parents; the least correlation between two lags' own codes; and whether codes
-of parents are as far apart as rows of π, with the share of relabellings of the tokens that do as well.
-
-{table(codes, every)}
-
-## Over training
-
-{table(training, [*OVER_TRAINING, f"{SHORT}/trained-attn-only-3l-s0"])}
-"""
+    tables = {
+        "swapped": swapped,
+        "written": written,
+        "by_one_step": by_one_step,
+        "pattern": pattern,
+        "made_of": made_of,
+        "beyond": beyond,
+        "codes": codes,
+    }
+    over_training = [*OVER_TRAINING, f"{SHORT}/trained-attn-only-3l-s0"]
+    template = jinja2.Template(
+        (TEMPLATES / "standard.md.jinja").read_text(encoding="utf-8"), keep_trailing_newline=True
+    )
+    return template.render(
+        {name: table(columns, every) for name, columns in tables.items()},
+        training=table(training, over_training),
+        n_sequences=N_SEQUENCES,
+        seed=SEED,
+        short=SHORT,
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
