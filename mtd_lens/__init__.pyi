@@ -80,6 +80,11 @@ from .families.mtd.estimators import (
     predict as predict,
     responsibilities as responsibilities,
 )
+from .families.mtd.fused_model import (
+    FusedCausalModel as FusedCausalModel,
+    best_fused_beta as best_fused_beta,
+)
+from .families.mtd.fused_weights import construct_fused as construct_fused
 from .families.mtd.iterative import (
     expectation_maximization as expectation_maximization,
     maximum_likelihood as maximum_likelihood,

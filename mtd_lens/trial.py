@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -16,6 +16,8 @@ from probes import checks
 from probes.capture import NaturalRuns, Readable
 from probes.sites import Site
 from probes.subject import HookedModel, subject_of
+
+Answer = TypeVar("Answer")
 
 
 class Memo:
@@ -151,6 +153,17 @@ class Trial:
             return self.task.outputs.prediction(self.model, outputs)
 
         return self._own("predictions", tokens, compute=compute).clone()
+
+    def once(self, what: str, *objects: Any, compute: Callable[[], Answer]) -> Answer:
+        """What ``compute`` found the first time that it was asked for of this model and objects.
+
+        Args:
+            what: It is.
+            *objects: It depends on.
+            compute: Finds it.
+        """
+        found: Answer = self._own(what, *objects, compute=compute)
+        return found
 
     @cached_property
     def _own(self) -> Memo:

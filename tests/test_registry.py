@@ -21,7 +21,7 @@ def _clean_registry(monkeypatch):
 def test_every_listed_model_loads_and_knows_itself():
     names = mtd_lens.list_models()
     shipped = registry.shipped_checkpoints()
-    further = {"posterior": 3, "product-of-likelihoods": 3, "gated": 3, "two-pass": 4}
+    further = {"posterior": 3, "product-of-likelihoods": 3, "gated": 3, "two-pass": 4, "fused": 4}
     for variant, count in further.items():
         assert sum(name.endswith(f"/constructed-{variant}") for name in names) == count
     assert len(names) == 4 * len(mtd_lens.list_tasks()) + sum(further.values()) + len(shipped)

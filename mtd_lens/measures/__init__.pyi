@@ -3,6 +3,7 @@ from .chain import Chain as Chain, Path as Path
 from .content import Content as Content, Prediction as Prediction
 from .injection import Injection as Injection
 from .interchange import Interchange as Interchange
+from .mean_pattern import MeanPattern as MeanPattern
 from .pairs import (
     N_SELECTION_PAIRS as N_SELECTION_PAIRS,
     Pairs as Pairs,

@@ -146,7 +146,7 @@ class ProbeGivenQuery:
             *parts,
             trial.tokens,
             trial.seed,
-            compute=lambda: _grouped(torch.cat(parts), trial.tokens, query, trial.seed),
+            compute=lambda: grouped(torch.cat(parts), trial.tokens, query, trial.seed),
         )
         return found
 
@@ -200,14 +200,24 @@ class ProbeGivenQuery:
         return probed_sites(trial, self.hooks, self.queries)
 
 
-def _grouped(fit: Tensor, tokens: Tensor, query: QueryTokens, seed: int) -> list[Group]:
-    """Contexts dealt out in turn to endings that are drawn from them."""
+def grouped(
+    fit: Tensor, tokens: Tensor, query: QueryTokens, seed: int, n_groups: int = N_GROUPS
+) -> list[Group]:
+    """Contexts dealt out in turn to endings that are drawn from them.
+
+    Args:
+        fit: ``[sequence, position]``: contexts for fits, and where endings are drawn from.
+        tokens: ``[sequence, position]``: contexts for scores.
+        query: The query's own tokens, which a group shares.
+        seed: Of the draw.
+        n_groups: How many endings at most.
+    """
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randperm(len(fit), generator=generator).to(fit.device)
     bases: list[Tensor] = []
-    for base in fit[drawn[: 16 * N_GROUPS]]:
+    for base in fit[drawn[: 16 * n_groups]]:
         known = any(torch.equal(base[-query.count :], other[-query.count :]) for other in bases)
-        if len(bases) < N_GROUPS and not known:
+        if len(bases) < n_groups and not known:
             bases.append(base)
 
     def put(contexts: Tensor, base: Tensor) -> Tensor:

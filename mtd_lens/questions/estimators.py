@@ -19,7 +19,7 @@ Distances = Mapping[str, tuple[Tensor, Mapping[str, float]]]
 
 
 def from_model(family: Family, trial: Trial) -> Distances:
-    """``D(estimator ‖ model)`` of every reference estimator, fitted to the model.
+    """``D(estimator ‖ model)`` of every reference estimator and the algorithm, fitted to the model.
 
     An algorithm of whose name the family has no reference is held as its causal model predicts.
 

@@ -78,6 +78,8 @@ ARGUMENTS: dict[str, Callable[[], Any]] = {
     "mtd_lens.TwoPassCausalModel.do:values": lambda: {"mixture_weights": torch.tensor([0.5, 0.5])},
     "mtd_lens.construct_two_pass:causal_model": lambda: mtd_lens.TwoPassCausalModel(task(), 2, 2),
     "mtd_lens.construct_posterior:causal_model": lambda: mtd_lens.PosteriorCausalModel(task()),
+    "mtd_lens.FusedCausalModel.do:values": lambda: {"correction": torch.tensor([0.1, -0.1])},
+    "mtd_lens.construct_fused:causal_model": lambda: mtd_lens.FusedCausalModel(task(), 2.0),
     "mtd_lens.NGramCausalModel.do:values": lambda: {"prediction": rows(4, 6, 3)},
     "mtd_lens.NGramCausalModel.held:name": lambda: "prediction",
     "mtd_lens.NGramCountsModel.do:values": lambda: {"prediction": rows(4, 6, 3)},

@@ -264,6 +264,7 @@ INSTANCES: dict[str, Callable[[], Any]] = {
     "Prediction": lambda: measures.Prediction(lambda task, tokens: rows(len(tokens), 3)),
     "Probe": lambda: measures.Probe("mixture_weights", experiment().algorithm.control, 2),
     "PosteriorCausalModel": lambda: mtd_lens.PosteriorCausalModel(task()),
+    "FusedCausalModel": lambda: mtd_lens.FusedCausalModel(task(), 2.0),
     "ProbeGivenQuery": lambda: measures.ProbeGivenQuery(
         "mixture_weights", experiment().algorithm.control
     ),

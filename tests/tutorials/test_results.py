@@ -1,12 +1,13 @@
 """The results pages say what was measured, and measuring again gives the same."""
 
+import json
 from dataclasses import replace
 
 import pytest
 
 from mtd_lens.checkpoints import read_manifest
 from mtd_lens.registry import shipped_checkpoints
-from tutorials.site import measurements, results as site
+from tutorials.site import measurements, results as site, standard
 
 FAMILIES = ("mtd", "ngram", "autoregressive")
 MAX_BYTES = 16_000
@@ -28,6 +29,14 @@ def test_page_and_cards_are_those_of_the_data(results):
     assert len(written) > 5
     for path, text in written.items():
         assert path.read_text(encoding="utf-8") == text, f"run make results: {path}"
+
+
+def test_the_page_on_standard_transformers_is_that_of_the_data():
+    data = json.loads(standard.DATA.read_text(encoding="utf-8"))
+    assert set(standard.TRAINED) <= set(data) <= {
+        *standard.TRAINED, *standard.BESIDE, *standard.OVER_TRAINING
+    }  # fmt: skip
+    assert standard.PAGE.read_text(encoding="utf-8") == standard.page(data)
 
 
 def test_every_figure_of_the_page_is_there(results):

@@ -17,6 +17,11 @@ from .estimators import (
     responsibilities as responsibilities,
 )
 from .family import FAMILY as FAMILY
+from .fused_model import (
+    FusedCausalModel as FusedCausalModel,
+    best_fused_beta as best_fused_beta,
+)
+from .fused_weights import construct_fused as construct_fused
 from .iterative import (
     expectation_maximization as expectation_maximization,
     maximum_likelihood as maximum_likelihood,

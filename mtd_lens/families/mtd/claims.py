@@ -22,7 +22,7 @@ from mtd_lens.measures import (
     ProbeGivenQuery,
     Scrubbing,
 )
-from mtd_lens.shapes import Predictions, Tokens
+from mtd_lens.shapes import Predictions, Tokens, WeightsPerQuery
 
 
 def claims(task: MTDTask) -> list[Claim]:
@@ -148,12 +148,6 @@ def codes(task: MTDTask) -> list[Code]:
 
         return values
 
-    def mean_log_likelihood(causal_model: MTDCausalModel, tokens: Tokens) -> Tensor:
-        floor = task.transition[task.transition > 0].min()
-        logs = estimators.lag_likelihoods(task, tokens).clamp_min(float(floor)).log()
-        counts = torch.arange(1, logs.shape[1] + 1).to(logs)[:, None]
-        return logs.cumsum(1) / counts
-
     return [
         Code(
             "correction",
@@ -167,9 +161,20 @@ def codes(task: MTDTask) -> list[Code]:
             rival=True,
         ),
         Code(
-            "mean log likelihood", "mean_responsibility", delivered(mean_log_likelihood), rival=True
+            "mean log likelihood",
+            "mean_responsibility",
+            delivered(lambda _, tokens: mean_log_likelihood(task, tokens)),
+            rival=True,
         ),
     ]
+
+
+def mean_log_likelihood(task: MTDTask, tokens: Tokens) -> WeightsPerQuery:
+    """The running mean of ``log p_k(g)``; where p is 0, the least possible one stands for it."""
+    floor = task.transition[task.transition > 0].min()
+    logs = estimators.lag_likelihoods(task, tokens).clamp_min(float(floor)).log()
+    counts = torch.arange(1, logs.shape[1] + 1).to(logs)[:, None]
+    return logs.cumsum(1) / counts
 
 
 def carriers(task: MTDTask) -> tuple[Carrier, ...]:

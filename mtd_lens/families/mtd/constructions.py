@@ -11,6 +11,8 @@ from mtd_lens.architectures.layout import ReadOut
 from mtd_lens.errors import ArgumentError, ModelError
 from mtd_lens.families.mtd.absolute import construct_absolute
 from mtd_lens.families.mtd.causal_model import best_beta, check_beta
+from mtd_lens.families.mtd.fused_model import best_fused
+from mtd_lens.families.mtd.fused_weights import construct_fused
 from mtd_lens.families.mtd.gated import construct_gated
 from mtd_lens.families.mtd.plan import READ_OUTS, Plan
 from mtd_lens.families.mtd.posterior_model import PosteriorCausalModel, product_of_likelihoods
@@ -35,6 +37,7 @@ OTHERS: Mapping[str, tuple[Callable[[MTDTask], Any], Construct]] = {
     "posterior": (PosteriorCausalModel, construct_posterior),
     "product-of-likelihoods": (product_of_likelihoods, construct_posterior),
     "two-pass": (best_two_passes, construct_two_pass),
+    "fused": (best_fused, construct_fused),
 }
 """By id, algorithms other than one step: a task's causal model, and what makes weights of it."""
 
@@ -66,7 +69,8 @@ def construct(
 
     For one step, at every query position, layer 0 computes responsibilities, layer 1 their mean
     over the evidence, layer 2's attention pattern is ``softmax(β · mean)``, and the unembedding is
-    the transition. For other algorithms see ``construct_posterior`` and ``construct_two_pass``.
+    the transition. For other algorithms see ``construct_posterior``, ``construct_two_pass`` and
+    ``construct_fused``.
 
     Args:
         task: Whose transition, order and context length the weights hold.
@@ -80,9 +84,10 @@ def construct(
             read-out, the probabilities themselves.
         dtype: Of the parameters.
         algorithm: ``"one-step"``; ``"posterior"``: exact Bayes, and ``"product-of-likelihoods"``:
-            the posterior of a single lag, both in stock modules with MLPs; or ``"two-pass"``:
+            the posterior of a single lag, both in stock modules with MLPs; ``"two-pass"``:
             responsibilities computed anew under the weights so far, in five layers, with the sizes
-            that are best on the task, one after the other. Others than one step have neither β nor
+            that are best on the task, one after the other; or ``"fused"``: one step to first order
+            in two layers, with the β that is best so. Others than one step have neither β nor
             another form.
 
     Returns:

@@ -17,6 +17,14 @@ from mtd_lens.families.mtd.constructions import (
     construct,
     random_construction,
 )
+from mtd_lens.families.mtd.fused_claims import (
+    fused_carriers,
+    fused_claims,
+    fused_codes,
+    fused_control,
+)
+from mtd_lens.families.mtd.fused_model import fit_fused
+from mtd_lens.families.mtd.fused_weights import construct_fused
 from mtd_lens.families.mtd.gated import MAX_GATES, n_gates
 from mtd_lens.families.mtd.posterior import posterior_mean
 from mtd_lens.families.mtd.posterior_claims import (
@@ -109,6 +117,19 @@ PRODUCT_OF_LIKELIHOODS = replace(
     fit=partial(fit_posterior, rule="vertices"),
     claims=partial(posterior_claims, rule="vertices"),
 )
+FUSED = Algorithm(
+    name="one step to first order",
+    id="fused",
+    fit=fit_fused,
+    claims=fused_claims,
+    construct=lambda task, causal_model: construct_fused(causal_model),
+    carriers=fused_carriers,
+    control=fused_control,
+    query=query_tokens,
+    codes=fused_codes,
+    statistic="correction",
+)
+
 
 TWO_PASS = Algorithm(
     name="two passes",
@@ -135,7 +156,7 @@ FAMILY = Family(
     name=MTDTask.family,
     task_from_json=MTDTask.from_json,
     shortest=lambda task: task.order + 1,
-    algorithms=(ONE_STEP, POSTERIOR, PRODUCT_OF_LIKELIHOODS, TWO_PASS),
+    algorithms=(ONE_STEP, POSTERIOR, PRODUCT_OF_LIKELIHOODS, TWO_PASS, FUSED),
     truth=truth,
     references=references,
     drawn=("uniform", "one step", "2 steps", "maximum likelihood", "exact Bayes"),

@@ -1,0 +1,258 @@
+"""How standard transformers do mirror descent: measure it, and write the page that says so.
+
+    python -m tutorials.site.standard            # measures every model, a minute or two each
+    python -m tutorials.site.standard --page     # only the page, from figures measured before
+
+No measured number of the page is typed.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+import mtd_lens
+import probes
+from mtd_lens.claims import Measurement, NotApplicable
+from mtd_lens.families.mtd.score_claims import COMPETING, COMPETING_ALONE, ONE_CODE
+from mtd_lens.families.mtd.score_form import ANY, OF_GAMMA, OF_LAST, OWN, PAIRS
+from mtd_lens.measures.choice import earliest_best
+from probes import files
+from tutorials.site import RESULTS, pages
+
+SEED, N_SEQUENCES = 0, 768
+
+DATA, PAGE = RESULTS / "standard-transformers.json", RESULTS / "standard-transformers.md"
+
+SHORT, LONG = "mtd-q5-m3-t32", "mtd-q5-m3-t64"
+TRAINED = [
+    *[f"{SHORT}/trained-{kind}" for kind in ("gpt-3l-s0", "gpt-3l-s1")],
+    *[f"{SHORT}/trained-attn-only-3l-s{seed}" for seed in range(3)],
+    f"{LONG}/trained-attn-only-3l-s0",
+]
+BESIDE = [
+    *[f"{SHORT}/trained-attn-only-{n}l-s0" for n in (2, 1)],
+    *[f"{SHORT}/trained-disentangled-3l-{seed}" for seed in ("s0", "stuck-s1")],
+    *[f"{SHORT}/{kind}" for kind in ("constructed-fused", "constructed-absolute")],
+    f"{SHORT}/random-absolute",
+]
+STEPS = (1000, 2000, 4000, 6000, 8000, 12000)
+OVER_TRAINING = [f"{SHORT}/trained-attn-only-3l-s0@{step}" for step in STEPS]
+
+FUSED, ONE_STEP = "fused", "one-step"
+CLAIMS = {
+    FUSED: (
+        "correction.interchange_given_query",
+        "correction.scrubbing_given_query",
+        "correction.injection",
+        "correction.pattern",
+        "correction.scores",
+        "correction.competing_scores",
+        "correction.one_code",
+        "prediction.estimator",
+    ),
+    ONE_STEP: (
+        "mean_responsibility.interchange_given_query",
+        "mean_responsibility.injection",
+        "mean_responsibility.scrubbing_given_query",
+        "prediction.estimator",
+    ),
+}
+
+Figures = dict[str, Any]
+
+
+def measure(name: str) -> Figures:
+    """What the claims' tests find in a model, without null and ceiling."""
+    found: Figures = {}
+    for algorithm, ids in CLAIMS.items():
+        experiment = mtd_lens.Experiment.of(
+            mtd_lens.load_model(name), None, SEED, algorithm=algorithm
+        ).drawn(N_SEQUENCES)
+        trial = experiment.trial()
+        found[algorithm] = {"parameters": dict(experiment.causal_model.parameters)}
+        for claim in experiment.algorithm.claims(experiment.task):
+            if claim.id in ids:
+                try:
+                    found[algorithm][claim.id] = figures(claim.measure(trial))
+                except NotApplicable as reason:
+                    found[algorithm][claim.id] = {"not applicable": str(reason)}
+    return found
+
+
+def figures(measured: Sequence[Measurement]) -> Figures:
+    """The best layer's score with its interval, controls and details, and every layer's score."""
+    best = measured[earliest_best({i: m.selection for i, m in enumerate(measured)})]
+    return {
+        "layer": best.layer,
+        "score, low, high": interval(best.numerator, best.denominator),
+        "by layer": {
+            str(m.layer): 1 - float(m.numerator.mean() / m.denominator.mean()) for m in measured
+        },
+        "dose": None if best.dose is None else list(vars(best.dose).values()),
+        "controls": {
+            name: interval(*found)
+            for name, found in best.controls.items()
+            if isinstance(found, tuple)
+        },
+        "details": dict(best.details),
+    }
+
+
+def interval(numerator: torch.Tensor, denominator: torch.Tensor) -> list[float]:
+    """The score and the ends of its interval."""
+    found = probes.one_minus_ratio(numerator, denominator, seed=SEED, expanded=True)
+    return [round(x, 4) for x in (found.score, found.low, found.high)]
+
+
+def page(data: Figures) -> str:
+    """The page."""
+    where = "correction.interchange_given_query"
+
+    def claim(model: Figures, name: str, algorithm: str = FUSED) -> Figures | None:
+        found = model[algorithm].get(name)
+        return None if found is None or "score, low, high" not in found else found
+
+    def with_interval(found: Figures | None) -> str:
+        if found is None:
+            return "–"
+        score, low, high = found["score, low, high"]
+        return f"{score:.2f} [{low:.2f}, {high:.2f}]"
+
+    def layers(name: str) -> Callable[[Figures], str]:
+        def cell(model: Figures) -> str:
+            found = claim(model, name)
+            each = [] if found is None else found["by layer"].values()
+            return ", ".join(f"{x:.2f}" for x in each) or "–"
+
+        return cell
+
+    def score(name: str, algorithm: str = FUSED) -> Callable[[Figures], str]:
+        return lambda model: with_interval(claim(model, name, algorithm))
+
+    def control(name: str, which: str) -> Callable[[Figures], str]:
+        def cell(model: Figures) -> str:
+            found = claim(model, name)
+            known = None if found is None else found["controls"].get(which)
+            return "–" if known is None else f"{known[0]:.2f}"
+
+        return cell
+
+    def detail(name: str, which: str, algorithm: str = FUSED) -> Callable[[Figures], str]:
+        def cell(model: Figures) -> str:
+            found = claim(model, name, algorithm)
+            known = None if found is None else found["details"].get(which)
+            return "–" if known is None else known if isinstance(known, str) else f"{known:.2f}"
+
+        return cell
+
+    def dose(model: Figures) -> str:
+        found = claim(model, where)
+        return "–" if found is None or found["dose"] is None else f"{found['dose'][0]:.2f}"
+
+    def table(columns: dict[str, Callable[[Figures], str]], names: Sequence[str]) -> str:
+        head = f"| model | {' | '.join(columns)} |\n|---{'|---' * len(columns)}|\n"
+        rows = [
+            f"| `{name.removeprefix(SHORT + '/')}` | "
+            + " | ".join(cell(data[name]) for cell in columns.values())
+            + " |"
+            for name in names
+            if name in data
+        ]
+        return head + "\n".join(rows)
+
+    every = [*TRAINED, *BESIDE]
+    injected, scores = "correction.injection", "correction.scores"
+    swapped = {
+        "score": score(where),
+        "every layer": layers(where),
+        "dose": dose,
+        "wrong source": control(where, "a wrong source"),
+        "nothing else passes": score("correction.scrubbing_given_query"),
+        "of one step's mean": score("mean_responsibility.interchange_given_query", ONE_STEP),
+    }
+    written = {
+        "c": score(injected),
+        "layer before": detail(injected, "layer before"),
+        "permuted map": control(injected, "a permuted map"),
+        "wrong source": control(injected, "a wrong source"),
+        "softmax(βS)": detail(injected, "injected: updated weights"),
+        "mean log p": detail(injected, "injected: mean log likelihood"),
+    }
+    mean_injected = "mean_responsibility.injection"
+    by_one_step = {
+        "c": detail(mean_injected, "injected: correction", ONE_STEP),
+        "softmax(βS)": detail(mean_injected, "injected: updated weights", ONE_STEP),
+        "mean log p": detail(mean_injected, "injected: mean log likelihood", ONE_STEP),
+    }
+    pattern = {
+        "lost": score("correction.pattern"),
+        "every layer": layers("correction.pattern"),
+        "remains": detail("correction.pattern", "remains"),
+        "remains with mean values": detail("correction.pattern", "remains with mean values"),
+    }
+    forms = (ANY, OWN, PAIRS, OF_GAMMA, OF_LAST)
+    made_of = {name: detail(scores, f"R²: {name}") for name in forms}
+    made_of[COMPETING] = detail("correction.competing_scores", f"R²: {COMPETING_ALONE}")
+    beyond = {
+        ANY: score(scores),
+        COMPETING: score("correction.competing_scores"),
+        "wrong parents": control(scores, "parents of another query"),
+    }
+    code = "correction.one_code"
+    codes = {
+        ONE_CODE: score(code),
+        "rank-one share": detail(code, "rank one between pair and parent"),
+        "correlation between lags": detail(code, "correlation of codes between lags"),
+        "distances as of rows of π": detail(code, "codes of parents as far apart as their rows"),
+        "relabellings as near": detail(code, "relabellings as near"),
+    }
+    training = {
+        "predicts like it": score("prediction.estimator"),
+        "swap of c": score(where),
+        "injected c": score(injected),
+        "pattern": score("correction.pattern"),
+        "scores": score(scores),
+        "one code": score(code),
+    }
+    tables = {
+        "swapped": swapped,
+        "written": written,
+        "by_one_step": by_one_step,
+        "pattern": pattern,
+        "made_of": made_of,
+        "beyond": beyond,
+        "codes": codes,
+    }
+    over_training = [*OVER_TRAINING, f"{SHORT}/trained-attn-only-3l-s0"]
+    template = pages.templates().get_template("standard.md.jinja")
+    return template.render(
+        {name: table(columns, every) for name, columns in tables.items()},
+        training=table(training, over_training),
+        n_sequences=N_SEQUENCES,
+        seed=SEED,
+        short=SHORT,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, unless told not to, and write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--page", action="store_true", help="write the page only")
+    parser.add_argument("--missing", action="store_true", help="measure only what was not yet")
+    given = parser.parse_args(arguments)
+    data = json.loads(DATA.read_text(encoding="utf-8")) if DATA.exists() else {}
+    for name in [] if given.page else [*TRAINED, *BESIDE, *OVER_TRAINING]:
+        if not (given.missing and name in data):
+            data[name] = measure(name)
+            files.write_text(DATA, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+    files.write_text(PAGE, page(data))
+    print(f"wrote {PAGE}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
