@@ -18,7 +18,7 @@ from mtd_lens.measures.choice import chosen, controls_of, score_of
 from mtd_lens.measures.pairs import negligible
 from mtd_lens.results.competition import Competition, Contender, Duel
 from mtd_lens.trial import Trial
-from mtd_lens.verdicts import THRESHOLD, decide
+from mtd_lens.verdicts import THRESHOLD, Verdict, decide
 from mtd_lens.vocabulary import Vocabulary
 from probes import checks
 from probes.statistics import Interval
@@ -96,10 +96,10 @@ def compete(
     for algorithm in tqdm(rivals, desc="algorithms", disable=shown, delay=2, leave=False):
         own = replace(experiment, algorithm=algorithm)
         trial = held[0].trial.held_against(own.causal_model, algorithm) if held else own.trial()
-        held.append(_held(trial, algorithm))
+        held.append(_held(trial, algorithm, threshold))
     held.sort(key=lambda contender: float(contender.divergences.mean()))
     duels = tuple(_duel(*two, len(held) - 1, experiment.seed) for two in combinations(held, 2))
-    judged = tuple(_judged(each, duels, threshold, experiment.seed) for each in held)
+    judged = tuple(_judged(each, held, duels, threshold) for each in held)
     return Competition(
         **head | {"n_sequences": n_sequences},
         contenders=judged,
@@ -119,6 +119,8 @@ class _Held:
         divergences: ``[sequence]``: of the model's predictions from it.
         found: By test, what was measured at its layer.
         notes: By test, why it was not made.
+        scores: By test, the score.
+        verdicts: By test, the verdict on it alone.
     """
 
     algorithm: Algorithm
@@ -127,6 +129,12 @@ class _Held:
     divergences: Float[Tensor, " sequence"]
     found: Mapping[str, Measurement]
     notes: Mapping[str, str]
+    scores: Mapping[str, Interval]
+    verdicts: Mapping[str, Verdict]
+
+    def holds(self, test: str) -> bool:
+        """Whether a test was made, and is passed."""
+        return test in self.verdicts and self.verdicts[test].name == verdicts.SUPPORTED
 
     @property
     def counterfactual(self) -> Float[Tensor, "pair outcome"]:
@@ -153,7 +161,7 @@ def _listed(family: Family, wanted: Iterable[str | Algorithm] | None) -> list[Al
     return listed
 
 
-def _held(trial: Trial, algorithm: Algorithm) -> _Held:
+def _held(trial: Trial, algorithm: Algorithm, threshold: float) -> _Held:
     """What the tests find of one algorithm."""
     task, statistic = trial.task, algorithm.statistic
     claims = {}
@@ -179,7 +187,12 @@ def _held(trial: Trial, algorithm: Algorithm) -> _Held:
             found[name] = best
     prediction = trial.run(trial.tokens)[trial.causal_model.variables[-1]][:, -1]
     divergences = task.outputs.divergence(prediction, trial.predictions(trial.tokens))
-    return _Held(algorithm, trial, prediction, divergences, found, notes)
+    scores = {test: score_of(measurement, trial.seed) for test, measurement in found.items()}
+    judged = {
+        test: decide(score, controls_of(found[test], trial.seed), None, threshold)
+        for test, score in scores.items()
+    }
+    return _Held(algorithm, trial, prediction, divergences, found, notes, scores, judged)
 
 
 def _duel(one: _Held, other: _Held, n_rivals: int, seed: int) -> Duel:
@@ -221,73 +234,76 @@ def _most(apart: Float[Tensor, " row"]) -> Int[Tensor, " chosen"]:
     return apart.topk(min(n, len(apart))).indices
 
 
-def _judged(one: _Held, duels: Iterable[Duel], threshold: float, seed: int) -> Contender:
-    """An algorithm's verdict: of its own tests, and beside each rival."""
+def _judged(
+    one: _Held, held: Iterable[_Held], duels: Iterable[Duel], threshold: float
+) -> Contender:
+    """An algorithm's row. Swaps speak for a rival only where they act as it says."""
     name = one.algorithm.name
-    scores = {test: score_of(measurement, seed) for test, measurement in one.found.items()}
-    own = {
-        test: decide(score, controls_of(one.found[test], seed), None, threshold)
-        for test, score in scores.items()
-    }
+    acting = [e.algorithm.name for e in held if e.holds("interchange")]
     beside = [
         duel if duel.one == name else duel.turned()
         for duel in duels
         if name in (duel.one, duel.other)
     ]
     nearer = {
-        duel.other: f"{what} {found}"
+        f"{duel.other} is nearer by {what}, {found}": found.score
         for duel in beside
-        for what, found in (("swaps:", duel.interchange), ("predictions:", duel.predictions))
+        for what, found in (("predictions", duel.predictions), ("swaps", duel.interchange))
         if found is not None and found.high < 0
-    }
-    within = 1 - threshold
-    between = {
-        duel.other: str(duel.share)
-        for duel in beside
-        if duel.share is not None and (duel.share.low > within or duel.share.high < -within)
+        if what == "predictions" or duel.other in acting
     }
     alike = tuple(
         duel.other
         for duel in beside
         if duel.predictions is None or duel.predictions.low <= 0 <= duel.predictions.high
     )
-    failed = {t: v for t, v in own.items() if v.name != verdicts.SUPPORTED}
-    if (lost := failed.get("predictions")) is not None:
-        verdict, reason = lost.name, f"predictions {scores['predictions']}: {lost.reason}"
-    elif nearer:
-        verdict = verdicts.REFUTED
-        reason = "; ".join(f"{rival} is nearer ({figure})" for rival, figure in nearer.items())
-    elif between:
-        verdict = verdicts.PARTIAL
-        reason = " and ".join(
-            f"predictions lie {share} of the way from it to {rival}"
-            for rival, share in between.items()
-        )
-    elif alike:
-        verdict = verdicts.NOT_DIAGNOSTIC
-        reason = f"it cannot be told from {', '.join(alike)} by these sequences"
-    elif failed:
-        verdict = verdicts.PARTIAL
-        reason = "; ".join(f"{test} {scores[test]}: {v.reason}" for test, v in failed.items())
+    if nearer:
+        verdict, reason = verdicts.REFUTED, min(nearer, key=lambda words: nearer[words])
     else:
-        verdict = verdicts.SUPPORTED
-        reason = f"nearer than each of {len(beside)} rivals, none of which explains what is left"
+        verdict, reason = _of_the_nearest(one, beside, alike, 1 - threshold)
     layers = {test: found.layer for test, found in one.found.items()}
     return Contender(
         id=one.algorithm.id,
         name=name,
         parameters=one.trial.causal_model.parameters,
-        divergence=probes.mean_interval(one.divergences, seed),
-        predictions=scores.get("predictions"),
-        interchange=scores.get("interchange"),
+        divergence=probes.mean_interval(one.divergences, one.trial.seed),
+        predictions=one.scores.get("predictions"),
+        interchange=one.scores.get("interchange"),
         layer=layers.get("interchange"),
-        scrubbing=scores.get("scrubbing"),
+        scrubbing=one.scores.get("scrubbing"),
         scrubbing_layer=layers.get("scrubbing"),
         notes=one.notes,
         alike=alike,
         verdict=verdict,
         reason=reason,
     )
+
+
+def _of_the_nearest(
+    one: _Held, beside: Sequence[Duel], alike: Sequence[str], within: float
+) -> tuple[str, str]:
+    """The verdict on an algorithm to which no rival is preferred, with its reason."""
+    failed = {test: _said(one, test) for test in one.verdicts if not one.holds(test)}
+    if "predictions" in failed:
+        return one.verdicts["predictions"].name, failed["predictions"]
+    between = [
+        f"predictions lie {duel.share} of the way from it to {duel.other}"
+        for duel in beside
+        if duel.share is not None and (duel.share.low > within or duel.share.high < -within)
+    ]
+    if between:
+        return verdicts.PARTIAL, " and ".join(between)
+    if alike:
+        reason = f"it cannot be told from {', '.join(alike)} by these sequences"
+        return verdicts.NOT_DIAGNOSTIC, reason
+    if failed:
+        return verdicts.PARTIAL, "; ".join(failed.values())
+    reason = f"nearer than each of {len(beside)} rivals, none of which explains what is left"
+    return verdicts.SUPPORTED, reason
+
+
+def _said(one: _Held, test: str) -> str:
+    return f"{test} {one.scores[test]}: {one.verdicts[test].reason}"
 
 
 def _conclusion(model: str, judged: Sequence[Contender]) -> str:
