@@ -17,11 +17,12 @@ from tutorials.site.algorithms import ALGORITHMS
 from tutorials.site.autoregressive import AUTOREGRESSIVE
 from tutorials.site.mtd import MTD
 from tutorials.site.ngram import NGRAM
+from tutorials.site.paper import PAPER
 
 RESULTS = {results.family: results for results in (MTD, NGRAM, AUTOREGRESSIVE)}
 """Of a family's trained models, a page each."""
 
-PAGES = RESULTS | {ALGORITHMS.family: ALGORITHMS}
+PAGES: dict[str, Any] = RESULTS | {page.family: page for page in (ALGORITHMS, PAPER)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if unknown:
         parser.error(f"no results of {', '.join(unknown)}; pages are {', '.join(PAGES)}")
     for name in given.pages or PAGES:
-        results: Any = PAGES[name]
+        results = PAGES[name]
         if not given.page:
             results.measure(missing=given.missing, processes=given.processes)
         models = results.read()

@@ -1,0 +1,199 @@
+"""The page that answers what the paper left open, from measurements of its own.
+
+Whether five layers are two steps or Bayes, whether step sizes are tied and can be read off, whether
+a second step gives the second order of the posterior mean, and what the middle layer attends to.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import mtd_lens
+import probes
+from mtd_lens.families.mtd import iterative
+from mtd_lens.families.mtd.expansions import N_EVIDENCE, expand
+from mtd_lens.families.mtd.posterior import exact_nodes, simplex_rule
+from mtd_lens.measures.held_out import SEED, interval, ratio
+from mtd_lens.registry import family_of
+from mtd_lens.results.competition import Competition
+from mtd_lens.results.forms import interval as limits, parameters
+from mtd_lens.shapes import Likelihoods, Weights
+from tutorials.site import RESULTS, algorithms, measurements, pages
+
+LAGS = (3, 4)
+
+FIVE = "mtd-q5-m3-t32/trained-disentangled-5l-s0"
+DISENTANGLED = (
+    *(f"mtd-q5-m3-t32/trained-disentangled-3l-s{seed}" for seed in range(3)),
+    FIVE,
+    "mtd-q5-m3-t64/trained-disentangled-3l-s2",
+)
+"""The trained models of the paper's architecture that learned the task."""
+
+STEPS = ("one step", "2 steps", "2 steps, free", "2 steps, prefix", "3 steps, free", "exact Bayes")
+"""Estimators that are fitted to the model of five layers."""
+
+SEEDS = (7, 8, 9)
+"""Of the sequences that step sizes are fitted on; what they differ by says how well they can be."""
+
+N_FITTED, N_PATTERNS = 2048, 1024
+MIDDLE = 1
+"""The layer that averages in the construction."""
+
+N_OFFSETS = 8
+
+DATA = RESULTS / "paper.json"
+
+
+class Paper:
+    """What is measured for the page, and the page."""
+
+    family = "paper"
+    page: Path = RESULTS / "paper.md"
+
+    def measure(self, *, missing: bool, processes: int) -> None:
+        """Measure all of it, and keep what was found."""
+        if missing and DATA.exists():
+            return
+        torch.set_num_threads(processes)
+        found = {
+            "expansions": [row for m in LAGS for row in expansions(m)],
+            "steps": [steps(mtd_lens.load_model(FIVE), seed) for seed in SEEDS],
+            "selectors": {name: selector(name) for name in DISENTANGLED},
+            "middle": {name: middle_layer(mtd_lens.load_model(name)) for name in DISENTANGLED},
+        }
+        measurements.write(DATA, found)
+
+    def read(self) -> Any:
+        """What was measured."""
+        return measurements.read(DATA)
+
+    def draw(self, found: Any) -> None:
+        """The page has no figure of its own; that of algorithms is on theirs."""
+
+    def pages(self, found: Any) -> dict[Path, str]:
+        """The text of the page, by its path."""
+        competition = next(f for f in algorithms.ALGORITHMS.read() if f.model == FIVE)
+        text = (
+            pages.templates()
+            .get_template("paper.md.jinja")
+            .render(
+                found=found,
+                five=FIVE,
+                competition=competition,
+                nearer=nearer(competition),
+                names=STEPS,
+                seeds=SEEDS,
+                n_fitted=N_FITTED,
+                n_patterns=N_PATTERNS,
+                limits=limits,
+                parameters=parameters,
+                short=lambda name: name.replace("trained-disentangled-", ""),
+            )
+        )
+        return {self.page: text}
+
+
+PAPER = Paper()
+
+
+def expansions(m: int) -> list[dict[str, Any]]:
+    """Coefficients of every estimator's expansion, of m lags; sizes agree with Bayes' first order.
+
+    Steps of mirror descent add up to 1/(m+1), and the exponent of the likelihoods is that.
+    """
+    whole = 1 / (m + 1)
+    nodes, log_masses = simplex_rule(m, 1.0, exact_nodes(N_EVIDENCE))
+
+    def posterior(p: Likelihoods) -> Weights:
+        return ((p @ nodes.T).log().sum(1) + log_masses).softmax(-1) @ nodes
+
+    def stepped(*shares: float, prefix: bool = False) -> Any:
+        take = iterative.prefix_steps if prefix else iterative.mirror_steps
+        sizes = [torch.tensor(share * whole, dtype=torch.float64) for share in shares]
+        return lambda p: take(p, sizes)[:, -1]
+
+    estimators = {
+        "posterior mean": posterior,
+        "one step": stepped(1.0),
+        "two steps, equal": stepped(0.5, 0.5),
+        "two steps, 4 : 1": stepped(0.8, 0.2),
+        "two steps, 1 : 4, prefix": stepped(0.2, 0.8, prefix=True),
+        "five steps, equal": stepped(*[0.2] * 5),
+        "product of likelihoods": lambda p: (whole * p.log().sum(1)).softmax(-1),
+    }
+    return [{"lags": m, "name": name} | vars(expand(e, m)) for name, e in estimators.items()]
+
+
+def steps(model: Any, seed: int) -> dict[str, Any]:
+    """Every estimator of ``STEPS`` fitted to a model on sequences of one seed."""
+    task = mtd_lens.task_of(model)
+    tokens = task.sample(2 * N_FITTED, seed).tokens
+    predicted = mtd_lens.model_predictions(model, tokens)
+    fit, held = slice(0, N_FITTED), slice(N_FITTED, None)
+    references = family_of(task).references(task, tokens[fit], predicted[fit], tokens[held], False)
+    found = {}
+    for name in STEPS:
+        away = probes.kl_divergence(references[name].prediction, predicted[held])
+        found[name] = interval(away) | {"parameters": dict(references[name].parameters)}
+    return found
+
+
+def selector(name: str) -> dict[str, Any]:
+    """The β that a model's weights hold along the path through the average."""
+    reading = mtd_lens.read_weights(mtd_lens.load_model(name))
+    best = max(reading["selector.via_average"], key=lambda finding: finding.score or 0.0)
+    return {
+        "layers": list(best.layers),
+        "beta": best.value,
+        "explained": best.score,
+        "null": list(best.null_score or ()),
+    }
+
+
+def middle_layer(model: Any) -> dict[str, Any]:
+    """The middle layer's attention: its mean by offset, and what it costs to make it uniform."""
+    task, hook = mtd_lens.task_of(model), f"blocks.{MIDDLE}.attn.hook_pattern"
+    batch = task.sample(N_PATTERNS, SEED)
+    tokens, first, length = batch.tokens, task.order, task.seq_len
+    site = probes.Site(hook)
+    pattern = probes.read_activations(model, tokens, {"pattern": site})["pattern"].double()
+    mean = pattern.mean((0, 1))
+    query, key = torch.arange(length)[:, None], torch.arange(length)
+    uniform = ((key >= first) & (key <= query)).double()
+    uniform = uniform / uniform.sum(1, keepdim=True).clamp_min(1)
+    late = torch.arange(length // 2 + N_OFFSETS, length)
+    by_offset = [
+        float((mean[late, late - o] / uniform[late, late - o]).mean()) for o in range(N_OFFSETS)
+    ]
+
+    def replaced(with_what: Tensor) -> Tensor:
+        def edit(values: Tensor, hook: Any) -> Tensor:
+            edited = values.clone()
+            edited[:, :, first:] = with_what[first:].to(values)
+            return edited
+
+        with model.hooks([(hook, edit)]):
+            return mtd_lens.model_predictions(model, tokens)
+
+    natural = mtd_lens.model_predictions(model, tokens)
+    truth = mtd_lens.predict(task, tokens, batch.weights)
+    from_truth = probes.kl_divergence(truth, natural)
+    return {
+        "by_offset": by_offset,
+        "away_at_last": float(probes.total_variation(mean[-1], uniform[-1])),
+        "cost": {
+            what: ratio(probes.kl_divergence(truth, replaced(values)), from_truth)
+            for what, values in (("uniform", uniform), ("mean", mean))
+        },
+    }
+
+
+def nearer(found: Competition) -> dict[str, str]:
+    """By name of a rival, how much nearer the nearest algorithm is to the model."""
+    return {
+        duel.other: "alike" if duel.predictions is None else str(duel.predictions)
+        for duel in found.against_nearest()
+    }
