@@ -25,6 +25,7 @@ FAST = {
         "BROKEN": ("values",),
         "DEPTHS": (1, 2),
     },
+    "7_which_algorithm_is_it": {"N_SEQUENCES": 512, "N_FITTED": 4096},
 }
 """Settings that the tests run each notebook with, in place of those of its parameters cell."""
 
