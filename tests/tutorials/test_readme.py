@@ -15,16 +15,18 @@ def test_the_python_of_the_readme_runs(tmp_path):
     """As it stands, but for the length of the training run and its folder."""
     names = {"step": 0}
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     for block in blocks:
         shortened = block.replace("steps=8000", "steps=2").replace("runs/gpt", f"{tmp_path}/run")
         shortened = shortened.replace("heads.png", f"{tmp_path}/heads.png")
+        shortened = shortened.replace("fit_algorithm(gpt)", "fit_algorithm(gpt, n_sequences=2048)")
         exec(shortened, names)
     assert (names["run"].step, names["run"].model.cfg.d_mlp) == (2, 256)
     pattern = names["cache"]["blocks.2.attn.hook_pattern"][0, 0, -1, -3:].flip(0)
     weights = names["algorithm"].run(names["tokens"])["mixture_weights"][0, -1]
     assert torch.allclose(pattern.double(), weights, atol=1e-5)
     assert names["card"]["mixture_weights.interchange"].verdict == "supported"
+    assert "runs none" in names["found"].conclusion
     names["loss"].backward()
 
 
