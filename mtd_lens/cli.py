@@ -4,12 +4,10 @@ Exit status: 0 for a finished run whatever the verdicts, 2 for bad input, 130 an
 that SIGINT or SIGTERM stopped.
 
 Files are written before anything is printed, and nobody who reads what is printed can make a run
-fail: see :class:`_Output`.
+fail: see :class:`~mtd_lens.printing.Output`.
 """
 
 import inspect
-import io
-import os
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from mtd_lens.printing import Output, say
 from mtd_lens.training.config import SETTINGS, TrainingConfig, descriptions, option_of
 from mtd_lens.training.signals import Interrupted, Stopped
 
@@ -284,7 +283,7 @@ def train(
             task, given, out, resume, stop_after=stop_after, progress=True, tensorboard=tensorboard
         )
     except (Stopped, KeyboardInterrupt) as stopped:
-        _say(str(stopped) or "training was stopped before its first step.")
+        say(str(stopped) or "training was stopped before its first step.")
         raise typer.Exit(getattr(stopped, "exit_status", Interrupted.exit_status)) from None
     for row in run.metrics[-1:]:
         print("   ".join(f"{name} {value:.5g}" for name, value in row.items()))
@@ -302,52 +301,12 @@ def export(
     _say_written(export_checkpoint(path, out))
 
 
-class _Output:
-    """Standard output or error that does not fail for its reader's sake.
-
-    Characters that its encoding lacks are replaced. Once a pipe's reader has gone, what is still
-    written goes nowhere.
-
-    Args:
-        stream: The stream itself.
-        ignored: Errors that are no one's concern; after others, too, nothing more is written.
-    """
-
-    def __init__(self, stream: Any, ignored: type[OSError]) -> None:
-        self._stream = stream or io.StringIO()  # None: it is closed
-        self._ignored = ignored
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def write(self, text: str) -> int:
-        encoding = self._stream.encoding or "utf-8"
-        self._try(self._stream.write, text.encode(encoding, "replace").decode(encoding))
-        return len(text)
-
-    def flush(self) -> None:
-        self._try(self._stream.flush)
-
-    def _try(self, function: Callable[..., object], *arguments: str) -> None:
-        try:
-            function(*arguments)
-        except OSError as error:
-            with open(os.devnull, "wb") as nowhere:
-                os.dup2(nowhere.fileno(), self._stream.fileno())
-            if not isinstance(error, self._ignored):
-                from mtd_lens.errors import OutputPathError
-
-                raise OutputPathError(
-                    f"cannot print: {error.strerror or error}. Send the output elsewhere."
-                ) from error
-
-
 def main() -> None:
     """Run the command line; without arguments, show its help."""
     from mtd_lens.errors import ProbesError
 
     given = sys.argv[1:]
-    out, err = _Output(sys.stdout, BrokenPipeError), _Output(sys.stderr, OSError)
+    out, err = Output(sys.stdout, BrokenPipeError), Output(sys.stderr, OSError)
     with redirect_stdout(out), redirect_stderr(err):
         try:
             status = app(given or ["--help"], standalone_mode=False) or (0 if given else 2)
@@ -355,11 +314,11 @@ def main() -> None:
         except (KeyboardInterrupt, typer.Abort):
             status = 130
         except (ProbesError, MemoryError) as error:
-            status = _say(f"{type(error).__name__}: {error}")
+            status = say(f"{type(error).__name__}: {error}")
         except Exception as error:
             if not hasattr(error, "format_message"):  # what the parser of arguments refuses has one
                 raise
-            status = _say(f"{type(error).__name__}: {error.format_message()}")
+            status = say(f"{type(error).__name__}: {error.format_message()}")
     sys.exit(status)
 
 
@@ -402,14 +361,7 @@ def _finish(
 def _say_written(*paths: Path | None) -> None:
     for path in paths:
         if path is not None:
-            _say(f"wrote {path}")
-
-
-def _say(line: str) -> int:
-    """One line on standard error, whatever is in it; returns the exit status of bad input."""
-    shown = " ".join(part.strip() for part in line.splitlines())
-    print("".join(c if c.isprintable() else repr(c)[1:-1] for c in shown), file=sys.stderr)
-    return 2
+            say(f"wrote {path}")
 
 
 def _integers(text: str) -> list[int]:

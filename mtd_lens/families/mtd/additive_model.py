@@ -85,6 +85,7 @@ class AdditiveCausalModel(Intervenable):
     position_weights: Tensor
     interventions: Mapping[str, Tensor] = field(default_factory=dict)
 
+    name = "additive evidence"
     variables = ("evidence", "total_evidence", "mixture_weights", "prediction")
     probabilities = ("mixture_weights", "prediction")
 

@@ -1,6 +1,7 @@
 """The algorithm beside a model on single sequences, at every position."""
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,13 +13,15 @@ from mtd_lens.errors import ArgumentError
 from mtd_lens.families.mtd import estimators, iterative
 from mtd_lens.families.mtd.causal_model import MTDCausalModel, fit_one_step
 from mtd_lens.families.mtd.posterior import refined_quadrature
-from mtd_lens.families.mtd.posterior_model import PosteriorCausalModel
+from mtd_lens.families.mtd.posterior_model import RULES
 from mtd_lens.families.mtd.references import tied_step_size
 from mtd_lens.families.mtd.task import MTDBatch, MTDTask
 from mtd_lens.shapes import Tokens, WeightsPerQuery
 from mtd_lens.spaces import at_every_position, every_prediction, last_predictions
 from probes import checks
 from probes.subject import HookedModel
+
+BAYES = RULES["quadrature"]
 
 IDENTIFIED = 1e-3
 """Weights are read from a prediction where the parents' transition rows are independent: their
@@ -33,7 +36,7 @@ About what separates exact Bayes from uniform weights, at the presets' lengths.
 
 def analyse(
     model: HookedModel,
-    causal_model: MTDCausalModel | PosteriorCausalModel,
+    causal_model: Any,
     tokens: Tensor,
     fit_tokens: Tensor,
     batch: MTDBatch | None,
@@ -47,37 +50,34 @@ def analyse(
 
     Args:
         model: A hooked model.
-        causal_model: One step of mirror descent, β fitted to the model, or the posterior.
+        causal_model: An algorithm of the family, fitted to the model.
         tokens: ``[sequence, position]``.
         fit_tokens: ``[sequence, position]``: for fitting.
         batch: What the tokens were sampled with, or None.
     """
-    task = causal_model.task
+    task, name, found = causal_model.task, causal_model.name, causal_model.run(tokens)
     predicted = every_prediction(model, tokens, task.outputs)[:, task.order :]
     likelihoods = estimators.lag_likelihoods(task, tokens)
-    own = causal_model.run(tokens)["mixture_weights"]
     target = last_predictions(model, fit_tokens, task.outputs)
-    if isinstance(causal_model, PosteriorCausalModel):
-        posterior: Tensor | None = own
-        one_step = fit_one_step(task, fit_tokens, target).run(tokens)["mixture_weights"]
-    else:
-        posterior = refined_quadrature(likelihoods, task.concentration, every_query=True)
-        one_step = own
     latents = {
         "model": implied_weights(task, tokens, predicted),
-        "one step": one_step,
+        "one step": _one_step(causal_model, tokens, fit_tokens, target),
         "2 steps": _two_steps(task, fit_tokens, target, likelihoods),
     }
-    if posterior is not None:
-        latents["exact Bayes"] = posterior
+    if name != BAYES:
+        posterior = refined_quadrature(likelihoods, task.concentration, every_query=True)
+        latents |= {} if posterior is None else {BAYES: posterior}
+    if "mixture_weights" in found:
+        latents[name] = found["mixture_weights"]
     if batch is not None:
         weights = batch.weights.to(likelihoods)[:, None]
-        latents["truth"] = weights.expand_as(own)
+        latents["truth"] = weights.expand_as(latents["model"])
     predictions = {"model": predicted} | {
         source: estimators.predict(task, tokens, estimate)
         for source, estimate in latents.items()
         if source != "model"
     }
+    predictions.setdefault(name, found["prediction"])
     return Analysis(
         latent="mixture weights",
         components=tuple(f"lag {lag}" for lag in range(1, task.order + 1)),
@@ -186,6 +186,15 @@ def implied_weights(
         near[near.clone()] = divergence <= max_divergence
         implied[told] = found.masked_fill(~near[:, None], torch.nan)
     return implied
+
+
+def _one_step(
+    causal_model: Any, tokens: Tensor, fit_tokens: Tensor, target: Tensor
+) -> WeightsPerQuery:
+    """The weights of one step: the algorithm itself, or else fitted to the model."""
+    if not isinstance(causal_model, MTDCausalModel):
+        causal_model = fit_one_step(causal_model.task, fit_tokens, target)
+    return causal_model.run(tokens)["mixture_weights"]
 
 
 def _two_steps(

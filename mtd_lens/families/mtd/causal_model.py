@@ -68,6 +68,7 @@ class MTDCausalModel(Intervenable):
     interventions: Mapping[str, Tensor] = field(default_factory=dict)
     beta_at_bound: bool = False
 
+    name = "one step"
     variables = ("responsibilities", "mean_responsibility", "mixture_weights", "prediction")
     probabilities = ("mixture_weights", "prediction")
 

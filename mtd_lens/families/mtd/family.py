@@ -23,7 +23,7 @@ from mtd_lens.families.mtd.fused_claims import (
     fused_codes,
     fused_control,
 )
-from mtd_lens.families.mtd.fused_model import fit_fused
+from mtd_lens.families.mtd.fused_model import FusedCausalModel, fit_fused
 from mtd_lens.families.mtd.fused_weights import construct_fused
 from mtd_lens.families.mtd.gated import MAX_GATES, n_gates
 from mtd_lens.families.mtd.posterior import posterior_mean
@@ -33,7 +33,7 @@ from mtd_lens.families.mtd.posterior_claims import (
     posterior_control,
     posterior_patterns,
 )
-from mtd_lens.families.mtd.posterior_model import fit_posterior
+from mtd_lens.families.mtd.posterior_model import RULES, fit_posterior
 from mtd_lens.families.mtd.posterior_weights import MAX_WINDOWS, construct_posterior, n_windows
 from mtd_lens.families.mtd.references import CONTAIN_ONE_STEP, references
 from mtd_lens.families.mtd.task import MTDBatch, MTDTask, resized
@@ -43,7 +43,7 @@ from mtd_lens.families.mtd.two_pass_claims import (
     two_pass_control,
     two_pass_patterns,
 )
-from mtd_lens.families.mtd.two_pass_model import fit_two_passes
+from mtd_lens.families.mtd.two_pass_model import TwoPassCausalModel, fit_two_passes
 from mtd_lens.families.mtd.two_pass_weights import construct_two_pass
 from mtd_lens.families.mtd.weight_space import weight_findings
 from probes.subject import HookedModel
@@ -84,7 +84,7 @@ def yardsticks(task: MTDTask, n: int, seed: int) -> tuple[Tensor, dict[str, Tens
 
 
 ONE_STEP = Algorithm(
-    name="one step",
+    name=MTDCausalModel.name,
     fit=fit_one_step,
     claims=claims,
     construct=ceiling,
@@ -98,7 +98,7 @@ ONE_STEP = Algorithm(
 )
 
 POSTERIOR = Algorithm(
-    name="exact Bayes",
+    name=RULES["quadrature"],
     id="posterior",
     fit=fit_posterior,
     claims=posterior_claims,
@@ -112,13 +112,13 @@ POSTERIOR = Algorithm(
 
 PRODUCT_OF_LIKELIHOODS = replace(
     POSTERIOR,
-    name="product of likelihoods",
+    name=RULES["vertices"],
     id="product-of-likelihoods",
     fit=partial(fit_posterior, rule="vertices"),
     claims=partial(posterior_claims, rule="vertices"),
 )
 FUSED = Algorithm(
-    name="one step to first order",
+    name=FusedCausalModel.name,
     id="fused",
     fit=fit_fused,
     claims=fused_claims,
@@ -132,7 +132,7 @@ FUSED = Algorithm(
 
 
 TWO_PASS = Algorithm(
-    name="two passes",
+    name=TwoPassCausalModel.name,
     id="two-pass",
     fit=fit_two_passes,
     claims=two_pass_claims,

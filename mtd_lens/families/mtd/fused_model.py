@@ -76,6 +76,7 @@ class FusedCausalModel(Intervenable):
     interventions: Mapping[str, Tensor] = field(default_factory=dict)
     beta_at_bound: bool = False
 
+    name = "one step to first order"
     variables = ("responsibilities", "correction", "prediction")
     probabilities = ("prediction",)
 

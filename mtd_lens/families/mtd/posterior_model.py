@@ -33,7 +33,8 @@ from mtd_lens.families.mtd.posterior import exact_nodes, simplex_rule
 from mtd_lens.families.mtd.task import MTDTask, check_task
 from probes import checks
 
-RULES = ("quadrature", "vertices")
+RULES = {"quadrature": "exact Bayes", "vertices": "product of likelihoods"}
+"""Of nodes, with the algorithm that each makes."""
 
 MAX_INVERSE_TEMPERATURE = 1e3
 
@@ -119,6 +120,11 @@ class PosteriorCausalModel(Intervenable):
                 f"positions has room for {length}. Use n_nodes={_each(order, length)} or less, or "
                 "leave it out."
             )
+
+    @property
+    def name(self) -> str:
+        """The algorithm's."""
+        return RULES[self.rule]
 
     @property
     def parameters(self) -> dict[str, float]:

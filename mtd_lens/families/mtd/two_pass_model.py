@@ -85,6 +85,7 @@ class TwoPassCausalModel(Intervenable):
     first_beta_at_bound: bool = False
     second_beta_at_bound: bool = False
 
+    name = "two passes"
     variables = (
         "responsibilities",
         "mean_responsibility",
