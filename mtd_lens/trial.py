@@ -150,7 +150,12 @@ class Trial:
             what: It is.
             *objects: It depends on.
             compute: Finds it.
+
+        Raises:
+            ArgumentError: No name of what it is, or no function.
         """
+        checks.text(what, "what", ArgumentError)
+        checks.function(compute, "compute", ArgumentError)
         found: Answer = self._own(what, *objects, compute=compute)
         return found
 
