@@ -84,7 +84,7 @@ ARGUMENTS: dict[str, Callable[[], Any]] = {
     "mtd_lens.Trial.activations:tokens": lambda: trial().tokens,
     "mtd_lens.Trial.natural:tokens": lambda: trial().tokens,
     "mtd_lens.Trial.once:what": lambda: "a number",
-    "mtd_lens.Trial.once:objects": lambda: (trial().tokens,),
+    "mtd_lens.Trial.once:key": lambda: [1],
     "mtd_lens.Trial.once:compute": lambda: lambda: 1,
     "mtd_lens.Trial.predictions:tokens": lambda: trial().tokens,
     "mtd_lens.Trial.read:sites": lambda: [site()],
