@@ -154,14 +154,20 @@ class Trial:
 
         return self._own("predictions", tokens, compute=compute).clone()
 
-    def once(self, what: str, *objects: Any, compute: Callable[[], Answer]) -> Answer:
-        """What ``compute`` found the first time that it was asked for of this model and objects.
+    def once(self, what: str, key: Iterable[Any], compute: Callable[[], Answer]) -> Answer:
+        """What ``compute`` found the first time that it was asked for of this model and key.
 
         Args:
             what: It is.
-            *objects: It depends on.
+            key: What it depends on beside the model.
             compute: Finds it.
+
+        Raises:
+            ArgumentError: No name of what it is, no key, or no function.
         """
+        checks.text(what, "what", ArgumentError)
+        objects = checks.listed(key, "key", "what the answer depends on", ArgumentError)
+        checks.function(compute, "compute", ArgumentError)
         found: Answer = self._own(what, *objects, compute=compute)
         return found
 

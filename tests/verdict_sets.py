@@ -17,9 +17,14 @@ def held(card):
     return found
 
 
+FITTED = {"correction.scores", "correction.competing_scores", "correction.one_code"}
+"""Claims that a form fits, which the construction has nearly: γ of two lags is nearly a sum."""
+
+
 def attainable(claim):
     """The score of a model that computes the algorithm exactly, for matches as near as there were.
 
-    Scrubbing has a noise floor: what the algorithm itself changes by for such matches.
+    Scrubbing has a noise floor: what the algorithm itself changes by for such matches. Forms are
+    fitted on few sequences.
     """
-    return 1 - claim.details.get("noise_floor", 0.0)
+    return 1 - claim.details.get("noise_floor", 0.0) - (0.005 if claim.id in FITTED else 0.0)

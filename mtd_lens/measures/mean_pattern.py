@@ -12,7 +12,7 @@ from mtd_lens.claims import Measurement, NotApplicable
 from mtd_lens.contracts import LAST, last_prediction
 from mtd_lens.measures.choice import earliest_best
 from mtd_lens.measures.pairs import Rows, negligible
-from mtd_lens.measures.probe_given_query import grouped
+from mtd_lens.measures.probe_given_query import MIN_GROUP, grouped
 from mtd_lens.measures.words import where
 from mtd_lens.measures.writing import (
     WritesAtLayers,
@@ -24,7 +24,7 @@ from mtd_lens.trial import Trial, checked_trial
 from probes.patching.swaps import Write
 
 N_ENDINGS = 8
-"""Query tokens under which contexts are put."""
+"""Query tokens under which contexts are put, at most."""
 
 PATTERN = "attn.hook_pattern"
 
@@ -120,7 +120,8 @@ class Alike:
             raise NotApplicable("the query has no tokens of its own that sequences could share")
 
         def draw() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-            groups = grouped(*trial.splits, query, trial.seed, N_ENDINGS)
+            n_groups = max(1, min(N_ENDINGS, len(trial.fit_tokens) // MIN_GROUP))
+            groups = grouped(*trial.splits, query, trial.seed, n_groups)
             if not groups:
                 raise NotApplicable("too few sequences can share the query's tokens")
             fit, test = ([getattr(g, name) for g in groups] for name in ("fit", "test"))

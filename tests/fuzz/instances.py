@@ -253,6 +253,7 @@ INSTANCES: dict[str, Callable[[], Any]] = {
     "MTDCausalModel": lambda: mtd_lens.MTDCausalModel(task(), 2.0),
     "MTDTask": task,
     "Measurement": lambda: mtd_lens.Measurement(0, "L0 z", 0.5, floats(4), floats(4)),
+    "MeanPattern": measures.MeanPattern,
     "ModelInfo": lambda: hooked.info_of(model()),
     "NGramBatch": lambda: batch(ngram),
     "NGramCausalModel": lambda: mtd_lens.NGramCausalModel(ngram(), 2.0),

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jinja2
 import torch
 
 import mtd_lens

@@ -22,6 +22,7 @@ from mtd_lens.families.mtd.fused_claims import (
     fused_claims,
     fused_codes,
     fused_control,
+    fused_patterns,
 )
 from mtd_lens.families.mtd.fused_model import FusedCausalModel, fit_fused
 from mtd_lens.families.mtd.fused_weights import construct_fused
@@ -125,6 +126,7 @@ FUSED = Algorithm(
     construct=lambda task, causal_model: construct_fused(causal_model),
     carriers=fused_carriers,
     control=fused_control,
+    patterns=fused_patterns,
     query=query_tokens,
     codes=fused_codes,
     statistic="correction",

@@ -8,7 +8,7 @@ from torch import Tensor
 
 import probes
 from mtd_lens.claims import Claim, Code
-from mtd_lens.contracts import BUT_LAST, LAST, Carrier
+from mtd_lens.contracts import BUT_LAST, LAST, AnalyticPattern, Carrier
 from mtd_lens.families.mtd import estimators
 from mtd_lens.families.mtd.claims import mean_log_likelihood, without_evidence
 from mtd_lens.families.mtd.fused_model import FusedCausalModel, delivered
@@ -155,3 +155,32 @@ def fused_control(
     windows = probes.token_windows(tokens, positions, order + 1)
     decoys = probes.random_simplex_map(windows, order, seed)
     return causal_model.do(responsibilities=decoys).run(tokens)[variable]
+
+
+def fused_patterns(
+    causal_model: FusedCausalModel, tokens: Tokens
+) -> tuple[AnalyticPattern, AnalyticPattern]:
+    """The attention that computes each variable, a head a variable.
+
+    Responsibilities lie on the keys 1 to m before an evidence position. What computes the
+    correction is half at position 0 and half even over the evidence, but for terms of order ε.
+
+    Args:
+        causal_model: One step to first order.
+        tokens: ``[sequence, position]``.
+    """
+    order, length = causal_model.task.order, tokens.shape[1]
+    gamma = causal_model.run(tokens)["responsibilities"]
+    own = gamma.new_zeros(len(gamma), length, length)
+    own[:, :order] = torch.nan
+    halves = own.clone()
+    queries = torch.arange(order, length)
+    for lag in range(1, order + 1):
+        own[:, queries, queries - lag] = gamma[..., lag - 1]
+    for query in range(order, length):
+        halves[:, query, 0] = 0.5
+        halves[:, query, order : query + 1] = 0.5 / (query + 1 - order)
+    return (
+        AnalyticPattern("responsibilities", "responsibilities", own),
+        AnalyticPattern("even, half at rest", "correction", halves),
+    )

@@ -203,9 +203,10 @@ class LastScores:
     def moments(self, layer: int) -> Coefficients:
         """Of the features with scores."""
         return self.trial.once(
-            "moments", layer,
-            compute=lambda: self.squares.with_scores(self.of(self.fit_tokens, layer)),
-        )  # fmt: skip
+            "moments",
+            [layer],
+            lambda: self.squares.with_scores(self.of(self.fit_tokens, layer)),
+        )
 
     def fitted(self, layer: int, form: str) -> Coefficients:
         """What a form gives each feature."""
@@ -221,7 +222,7 @@ class LastScores:
             design = self.products.design(*form.split(BESIDE))
             return design @ self.squares.fit(design, moments)
 
-        return self.trial.once("fitted", layer, form, compute=fit)
+        return self.trial.once("fitted", [layer, form], fit)
 
     def errors(self, layer: int, form: str, on_fit: bool = False, wrong: bool = False) -> PerHead:
         """Squares of what a form leaves of scores, summed over keys.
@@ -244,8 +245,7 @@ class LastScores:
             explained = torch.cat([self.products.of(*part) @ fitted for part in parts])
             return (scores - explained).square().sum(1)
 
-        key = (layer, form, str(on_fit), str(wrong))
-        return self.trial.once("errors of scores", *key, compute=compute)
+        return self.trial.once("errors of scores", [layer, form, str(on_fit), str(wrong)], compute)
 
     def details(
         self, layer: int, weights: Float[Tensor, " head"], form: str
@@ -300,4 +300,4 @@ def _weights(trial: Trial) -> Mapping[int, Float[Tensor, " head"]]:
             return {most: shares}
         return {layer: torch.ones(n_heads).double() for layer in layers}
 
-    return trial.once("weights of heads", compute=compute)
+    return trial.once("weights of heads", [], compute)

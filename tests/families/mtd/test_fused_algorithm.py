@@ -14,6 +14,7 @@ from mtd_lens import FusedCausalModel, MTDCausalModel
 from mtd_lens.architectures.writing import leak_bound
 from mtd_lens.errors import ArgumentError
 from mtd_lens.families.mtd.family import FAMILY
+from mtd_lens.families.mtd.fused_claims import fused_patterns
 from mtd_lens.families.mtd.fused_model import FLOOR, fit_fused
 from mtd_lens.families.mtd.fused_weights import EPSILON, construct_fused
 from mtd_lens.hooked import probabilities
@@ -183,6 +184,18 @@ def test_every_stage_stands_where_the_algorithm_puts_it(causal, small):
     pattern = cache["blocks.1.attn.hook_pattern"][:, : 2 * q, m:]
     assert (pattern[..., 0] - 0.5).abs().max() < EPSILON
     assert pattern[..., 1:m].max() <= leak_bound(length)
+
+
+def test_patterns_are_those_of_the_weights(causal, small):
+    tokens = small.sample(6, seed=1).tokens
+    _, _, cache = computed(causal, tokens)
+    m = small.order
+    own, halves = fused_patterns(causal, tokens)
+    queries = torch.arange(m, small.seq_len)
+    heads = cache["blocks.0.attn.hook_pattern"][:, queries % m, queries]
+    assert (heads - own.values[:, m:]).abs().max() < 1e-12
+    heads = cache["blocks.1.attn.hook_pattern"][:, : 2 * small.n_tokens, m:]
+    assert (heads - halves.values[:, None, m:]).abs().max() < EPSILON
 
 
 def test_without_evidence_nothing_is_corrected(causal, small):
