@@ -1,13 +1,12 @@
 """The results pages say what was measured, and measuring again gives the same."""
 
-import json
 from dataclasses import replace
 
 import pytest
 
 from mtd_lens.checkpoints import read_manifest
 from mtd_lens.registry import shipped_checkpoints
-from tutorials.site import measurements, results as site, standard
+from tutorials.site import algorithms, measurements, results as site, standard
 
 FAMILIES = ("mtd", "ngram", "autoregressive")
 MAX_BYTES = 16_000
@@ -31,12 +30,24 @@ def test_page_and_cards_are_those_of_the_data(results):
         assert path.read_text(encoding="utf-8") == text, f"run make results: {path}"
 
 
-def test_the_page_on_standard_transformers_is_that_of_the_data():
-    data = json.loads(standard.DATA.read_text(encoding="utf-8"))
-    assert set(standard.TRAINED) <= set(data) <= {
-        *standard.TRAINED, *standard.BESIDE, *standard.OVER_TRAINING
-    }  # fmt: skip
-    assert standard.PAGE.read_text(encoding="utf-8") == standard.page(data)
+@pytest.mark.parametrize("name", set(site.PAGES) - set(FAMILIES))
+def test_further_pages_are_those_of_the_data(name):
+    further = site.PAGES[name]
+    for path, text in further.pages(further.read()).items():
+        assert path.read_text(encoding="utf-8") == text, f"run make results: {path}"
+
+
+def test_every_model_of_a_further_page_is_measured():
+    measured = {*standard.TRAINED, *standard.BESIDE, *standard.OVER_TRAINING}
+    assert set(standard.STANDARD.read()) == measured
+    known = [(found.model, found.seed) for found in algorithms.ALGORITHMS.read()]
+    assert known == algorithms.ALGORITHMS.runs()
+
+
+def test_constructions_run_what_they_are_known_to_run():
+    found = algorithms.constructions(algorithms.ALGORITHMS.read())
+    assert len(found) == len(algorithms.TASKS)
+    assert [text for members in found.values() for text in algorithms.departures(members)] == []
 
 
 def test_every_figure_of_the_page_is_there(results):
@@ -50,7 +61,7 @@ def test_every_figure_of_the_page_is_there(results):
 def test_pages_are_written_without_measuring(results, monkeypatch, capsys):
     """``--page`` writes what is there again, and changes nothing."""
     before = results.page.read_bytes()
-    monkeypatch.setattr(site, "RESULTS", {results.family: replace(results, draw=lambda _: None)})
+    monkeypatch.setattr(site, "PAGES", {results.family: replace(results, draw=lambda _: None)})
     monkeypatch.setattr(type(results), "measure", None)
     site.main(["--page", results.family])
     assert capsys.readouterr().out == f"wrote {results.page}\n"
@@ -61,7 +72,7 @@ def test_unknown_families_have_no_results(capsys):
     with pytest.raises(SystemExit) as stopped:
         site.main(["--page", "mtd", "nothing"])
     assert stopped.value.code == 2
-    assert "no results of nothing; families are mtd, ngram" in capsys.readouterr().err
+    assert "no results of nothing; pages are mtd, ngram" in capsys.readouterr().err
 
 
 def test_measurements_are_small_and_change_no_checkpoint():

@@ -3,7 +3,6 @@
 Run from the repository's root:
 
     python -m tutorials.site.results      # measures trained models, and writes pages and cards
-    python -m tutorials.site.standard     # measures standard transformers, and writes their page
     python -m tutorials.site.notebooks    # runs the notebooks, in place
     python -m tutorials.site.pictures     # makes the README's pictures
 """

@@ -18,11 +18,12 @@ from tutorials.site.autoregressive import AUTOREGRESSIVE
 from tutorials.site.mtd import MTD
 from tutorials.site.ngram import NGRAM
 from tutorials.site.paper import PAPER
+from tutorials.site.standard import STANDARD
 
 RESULTS = {results.family: results for results in (MTD, NGRAM, AUTOREGRESSIVE)}
 """Of a family's trained models, a page each."""
 
-PAGES: dict[str, Any] = RESULTS | {page.family: page for page in (ALGORITHMS, PAPER)}
+PAGES: dict[str, Any] = RESULTS | {page.family: page for page in (ALGORITHMS, STANDARD, PAPER)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

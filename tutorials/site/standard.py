@@ -1,17 +1,9 @@
-"""How standard transformers do mirror descent: measure it, and write the page that says so.
+"""The page that says how standard transformers do mirror descent, and what is measured for it."""
 
-    python -m tutorials.site.standard            # measures every model, a minute or two each
-    python -m tutorials.site.standard --page     # only the page, from figures measured before
-
-No measured number of the page is typed.
-"""
-
-import argparse
-import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-import jinja2
 import torch
 
 import mtd_lens
@@ -20,8 +12,7 @@ from mtd_lens.claims import Measurement, NotApplicable
 from mtd_lens.families.mtd.score_claims import COMPETING, COMPETING_ALONE, ONE_CODE
 from mtd_lens.families.mtd.score_form import ANY, OF_GAMMA, OF_LAST, OWN, PAIRS
 from mtd_lens.measures.choice import earliest_best
-from probes import files
-from tutorials.site import RESULTS, pages
+from tutorials.site import RESULTS, measurements, pages
 
 SEED, N_SEQUENCES = 0, 768
 
@@ -238,22 +229,32 @@ def page(data: Figures) -> str:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, unless told not to, and write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--page", action="store_true", help="write the page only")
-    parser.add_argument("--missing", action="store_true", help="measure only what was not yet")
-    given = parser.parse_args(arguments)
-    data = json.loads(DATA.read_text(encoding="utf-8")) if DATA.exists() else {}
-    for name in [] if given.page else [*TRAINED, *BESIDE, *OVER_TRAINING]:
-        if not (given.missing and name in data):
-            data[name] = measure(name)
-            files.write_text(DATA, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
-    files.write_text(PAGE, page(data))
-    print(f"wrote {PAGE}", flush=True)
+class Standard:
+    """What is measured of standard transformers and controls, and the page."""
+
+    family = "standard-transformers"
+    page = PAGE
+
+    def measure(self, *, missing: bool, processes: int) -> None:
+        """Measure every model, or those that were not yet: a minute or two each."""
+        torch.set_num_threads(processes)
+        data = self.read() if DATA.exists() else {}
+        for name in [*TRAINED, *BESIDE, *OVER_TRAINING]:
+            if not (missing and name in data):
+                data[name] = measure(name)
+                measurements.write(DATA, data)
+                print(f"measured {name}", flush=True)
+
+    def read(self) -> Any:
+        """What was measured, by model."""
+        return measurements.read(DATA)
+
+    def draw(self, data: Figures) -> None:
+        """The page has tables alone."""
+
+    def pages(self, data: Figures) -> dict[Path, str]:
+        """The text of the page, by its path."""
+        return {self.page: page(data)}
 
 
-if __name__ == "__main__":
-    main()
+STANDARD = Standard()
