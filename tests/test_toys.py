@@ -76,8 +76,9 @@ def test_without_a_construction_a_claim_has_no_ceiling_and_says_so():
         "prediction.algorithm": "refuted",
     }
     assert "–" in str(card).split("belief.probe")[1].split("\n")[0]
-    assert str(card).startswith("belief-t16/random   128 sequences\n")  # nothing is fitted
-    assert "Task belief-t16 · 128 sequences, half" in card.to_html()
+    # nothing is fitted
+    assert str(card).startswith("belief-t16/random   against filter   128 sequences\n")
+    assert "Task belief-t16 · against filter · 128 sequences, half" in card.to_html()
 
 
 @pytest.mark.parametrize(

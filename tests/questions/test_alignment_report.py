@@ -202,7 +202,8 @@ def test_a_report_says_what_it_is(report, tmp_path):
         f"width 2: {report.score}, supported)"
     )
     text = str(report)
-    assert "mean_responsibility in 2 of 16 dimensions of layer 1 resid_post; 128 held-out" in text
+    place = "in 2 of 16 dimensions of layer 1 resid_post; 128 held-out"
+    assert f"mean_responsibility of one step {place}" in text
     for row in (
         "learned subspace", "random rotation", "fit to arbitrary labels", "whole site",
         "its complement", "a wrong source", "fit to noise", "natural deviation",

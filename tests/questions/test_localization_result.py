@@ -65,7 +65,7 @@ def test_json_round_trip(found, tmp_path):
 
 def test_text_and_html(found):
     text = str(found)
-    assert text.startswith("m3/constructed-absolute   beta")
+    assert text.startswith("m3/constructed-absolute   against one step   beta")
     assert "L0H0 z, L0H1 z, L0H2 z" in text
     assert "1.00*+" in text
     assert "mean_responsibility, given the query" in text
