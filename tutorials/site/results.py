@@ -15,6 +15,7 @@ from typing import Any
 from probes import files
 from tutorials.site.algorithms import ALGORITHMS
 from tutorials.site.autoregressive import AUTOREGRESSIVE
+from tutorials.site.fitted import FITTED_PAGE
 from tutorials.site.mtd import MTD
 from tutorials.site.ngram import NGRAM
 from tutorials.site.paper import PAPER
@@ -23,7 +24,9 @@ from tutorials.site.standard import STANDARD
 RESULTS = {results.family: results for results in (MTD, NGRAM, AUTOREGRESSIVE)}
 """Of a family's trained models, a page each."""
 
-PAGES: dict[str, Any] = RESULTS | {page.family: page for page in (ALGORITHMS, STANDARD, PAPER)}
+PAGES: dict[str, Any] = RESULTS | {
+    page.family: page for page in (ALGORITHMS, FITTED_PAGE, STANDARD, PAPER)
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
