@@ -84,6 +84,7 @@ class Paper:
                 five=FIVE,
                 competition=competition,
                 nearer=nearer(competition),
+                tied=tied(found["steps"]),
                 names=STEPS,
                 seeds=SEEDS,
                 n_fitted=N_FITTED,
@@ -139,6 +140,20 @@ def steps(model: Any, seed: int) -> dict[str, Any]:
         away = probes.kl_divergence(references[name].prediction, predicted[held])
         found[name] = interval(away) | {"parameters": dict(references[name].parameters)}
     return found
+
+
+def tied(fits: list[dict[str, Any]]) -> str:
+    """Whether two free step sizes that follow the model are one, in a sentence."""
+    sizes = [[f["2 steps, free"]["parameters"][f"step_size_{i}"] for f in fits] for i in (1, 2)]
+    first, second = ([min(each), max(each)] for each in sizes)
+    apart = first[1] < second[0] or second[1] < first[0]
+    said = "so they are not tied" if apart else "which overlap, so that they may be tied"
+    nearer = min(fits[0], key=lambda name: fits[0][name]["score"])
+    return (
+        f"Over seeds the first of two free steps is from {first[0]:.3f} to {first[1]:.3f}, the "
+        f"second from {second[0]:.3f} to {second[1]:.3f}, {said}. "
+        f"Of all these, {nearer} is nearest."
+    )
 
 
 def selector(name: str) -> dict[str, Any]:

@@ -12,10 +12,13 @@ from mtd_lens.claims import Measurement, NotApplicable
 from mtd_lens.families.mtd.score_claims import COMPETING, COMPETING_ALONE, ONE_CODE
 from mtd_lens.families.mtd.score_form import ANY, OF_GAMMA, OF_LAST, OWN, PAIRS
 from mtd_lens.measures.choice import earliest_best
+from mtd_lens.views.plots import style
+from probes import files
 from tutorials.site import RESULTS, measurements, pages
 
 SEED, N_SEQUENCES = 0, 768
 
+FIGURE = RESULTS / "standard-transformers.png"
 DATA, PAGE = RESULTS / "standard-transformers.json", RESULTS / "standard-transformers.md"
 
 SHORT, LONG = "mtd-q5-m3-t32", "mtd-q5-m3-t64"
@@ -31,6 +34,7 @@ BESIDE = [
     f"{SHORT}/random-absolute",
 ]
 STEPS = (1000, 2000, 4000, 6000, 8000, 12000)
+LAST_STEP = 16_000
 OVER_TRAINING = [f"{SHORT}/trained-attn-only-3l-s0@{step}" for step in STEPS]
 
 FUSED, ONE_STEP = "fused", "one-step"
@@ -223,10 +227,90 @@ def page(data: Figures) -> str:
     return template.render(
         {name: table(columns, every) for name, columns in tables.items()},
         training=table(training, over_training),
+        in_short=in_short(data),
+        figure=FIGURE.name,
         n_sequences=N_SEQUENCES,
         seed=SEED,
         short=SHORT,
     )
+
+
+SHOWN = {
+    "swap of c": "correction.interchange_given_query",
+    "injected c": "correction.injection",
+    "through the pattern": "correction.pattern",
+    "scores, lags competing": "correction.competing_scores",
+}
+"""Claims that the figure shows, under its words for them."""
+
+LOWEST = -1.0
+"""Scores below it are drawn at it."""
+
+
+def of_claim(model: Figures, claim: str) -> list[float] | None:
+    """A claim's score with its interval, if its test could be made."""
+    found: list[float] | None = model[FUSED].get(claim, {}).get("score, low, high")
+    return found
+
+
+def in_short(data: Figures) -> list[str]:
+    """What is established, over all trained stock models of three layers, each with its figures."""
+
+    def span(claim: str) -> str:
+        scores = [found[0] for name in TRAINED if (found := of_claim(data[name], claim))]
+        return f"{min(scores):.2f} to {max(scores):.2f}"
+
+    before = max(
+        score
+        for name in TRAINED
+        for layer, score in data[name][FUSED][SHOWN["swap of c"]]["by layer"].items()
+        if int(layer) < 2
+    )
+    return [
+        "The last layer's attention writes the correction at the last query: swapped in from a "
+        f"sequence of the same last tokens it acts as c does, {span(SHOWN['swap of c'])} over "
+        f"{len(TRAINED)} models, and no layer before does ({before:.2f} at most).",
+        f"Written in from the algorithm alone, it acts too: {span(SHOWN['injected c'])}.",
+        "The evidence comes in through the attention pattern: with the pattern at its mean "
+        f"{span(SHOWN['through the pattern'])} of its effect is lost.",
+        "Scores compare windows of keys with the query's own parents, lags competing: "
+        f"{span(SHOWN['scores, lags competing'])} of what is beyond last token × parents; one code "
+        f"of parents serves all lags: {span('correction.one_code')}.",
+    ]
+
+
+def draw_claims(data: Figures) -> Any:
+    """Scores by model, and over the training of one of them."""
+    figure, [[left, right]] = style.new_figure((11.0, 4.6), 1, 2, width_ratios=(3, 2))
+    names = [*TRAINED, *BESIDE]
+    steps = [*STEPS, LAST_STEP]
+    over_training = [*OVER_TRAINING, OVER_TRAINING[0].partition("@")[0]]
+    handles = {}
+    for index, (words, claim) in enumerate(SHOWN.items()):
+        look = style.model_style(index) | {"linewidth": 1.4, "markersize": 5}
+        for height, name in enumerate(names):
+            if found := of_claim(data[name], claim):
+                score, low, high = (max(x, LOWEST) for x in found)
+                at = height + 0.16 * (index - 1.5)
+                left.plot([low, high], [at, at], color=look["color"], linewidth=1.4)
+                left.plot(score, at, look["marker"], color=look["color"], markersize=5)
+        scores = [of_claim(data[name], claim) for name in over_training]
+        handles[words] = right.plot(
+            steps, [max(found[0], LOWEST) if found else float("nan") for found in scores], **look
+        )[0]
+    left.set_yticks(range(len(names)), [name.removeprefix(f"{SHORT}/") for name in names])
+    left.set_ylim(len(names) - 0.5, -0.5)
+    left.set_xlim(LOWEST - 0.05, 1.3)
+    left.set_xlabel(f"score, cut at {LOWEST:g} (bars: 95%)", fontsize="small")
+    right.set_xlabel("steps of training, attn-only-3l-s0", fontsize="small")
+    right.set_ylim(LOWEST - 0.05, 1.3)
+    style.plain(left, "x")
+    style.plain(right)
+    for axes in (left, right):
+        axes.tick_params(labelsize="small")
+    style.add_title(figure, "What stock transformers carry of the fused algorithm, beside controls")
+    style.add_legend_below(figure, handles)
+    return figure
 
 
 class Standard:
@@ -250,7 +334,9 @@ class Standard:
         return measurements.read(DATA)
 
     def draw(self, data: Figures) -> None:
-        """The page has tables alone."""
+        """Scores by model, and over training."""
+        with style.applied():
+            files.write_figure(draw_claims(data), FIGURE)
 
     def pages(self, data: Figures) -> dict[Path, str]:
         """The text of the page, by its path."""
