@@ -302,6 +302,7 @@ def draw_claims(data: Figures) -> Any:
     left.set_ylim(len(names) - 0.5, -0.5)
     left.set_xlim(LOWEST - 0.05, 1.3)
     left.set_xlabel(f"score, cut at {LOWEST:g} (bars: 95%)", fontsize="small")
+    right.set_xticks([n for n in steps if n % 4000 == 0])
     right.set_xlabel("steps of training, attn-only-3l-s0", fontsize="small")
     right.set_ylim(LOWEST - 0.05, 1.3)
     style.plain(left, "x")
