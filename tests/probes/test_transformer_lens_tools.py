@@ -142,3 +142,32 @@ def test_relative_attention_equals_brute_force(task, tokens):
         for j in range(i + 1):
             expected[:, i, 0] += pattern[:, j, None] * (v[:, j, 0] + attn.RV[0, i - j])
     assert (cache["blocks.1.attn.hook_z"] - expected).abs().max() < 1e-12
+
+
+OTHERS = [
+    {"form": "gated"},
+    *({"algorithm": id} for id in ("posterior", "product-of-likelihoods", "two-pass", "fused")),
+]
+
+
+@pytest.mark.parametrize("options", OTHERS, ids=lambda options: next(iter(options.values())))
+def test_the_other_constructions_are_like_any_model(options, task, tokens):
+    """Caches, decompositions, edits and TransformerLens's own patching."""
+    model = mtd_lens.construct(task, **options)
+    logits, cache = model.run_with_cache(tokens)
+    n_layers, n_heads = model.cfg.n_layers, model.cfg.n_heads
+    last = cache[f"blocks.{n_layers - 1}.hook_resid_post"]
+    assert torch.allclose(cache.decompose_resid().sum(0), last, atol=1e-4)
+    assert len(cache.stack_head_results()) == n_layers * n_heads
+
+    def metric(patched):
+        return (patched[:, -1] - logits[:, -1]).square().mean()
+
+    others = task.sample(len(tokens), seed=9).tokens
+    _, own = model.run_with_cache(others)
+    grid = patching.get_act_patch_resid_pre(model, tokens, own, metric)
+    assert grid.shape == (n_layers, tokens.shape[1])
+    assert grid[-1, -1] > 0  # the last query reads what it kept of the evidence from its own place
+    heads = patching.get_act_patch_attn_head_out_all_pos(model, tokens, own, metric)
+    assert heads.abs().max() > 0
+    assert torch.equal(model(tokens), logits)
