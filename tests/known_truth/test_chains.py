@@ -47,4 +47,4 @@ def test_some_models_of_known_truth(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("known", KNOWN, ids=lambda known: known.name)
 def test_models_of_known_truth(known):
-    check(known, 512)
+    check(known, 320)

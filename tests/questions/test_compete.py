@@ -13,12 +13,15 @@ from probes.statistics.intervals import Interval
 
 TRUTH = {
     "constructed-absolute": "one-step",
-    "constructed-relative": "one-step",
+    "constructed-gated": "one-step",
     "constructed-posterior": "posterior",
+    "constructed-product-of-likelihoods": "product-of-likelihoods",
+    "constructed-two-pass": "two-pass",
+    "constructed-fused": "fused",
 }
 """By variant, the one algorithm that it runs."""
 
-TASKS = ("mtd-q3-m2-t32", "mtd-q5-m3-t32", "mtd-q5-m3-t64")
+QUICK = ("constructed-absolute", "constructed-posterior")
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def check(variant, name, seed):
     return found
 
 
-@pytest.mark.parametrize("variant", TRUTH)
+@pytest.mark.parametrize("variant", QUICK)
 def test_each_construction_runs_its_own_algorithm_alone(variant):
     found = check(variant, "mtd-q3-m2-t32", seed=0)
     assert found.nearest.interchange.low > 0.99
@@ -65,11 +68,10 @@ def test_each_construction_runs_its_own_algorithm_alone(variant):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2, 3])
-@pytest.mark.parametrize("name", TASKS)
-@pytest.mark.parametrize("variant", TRUTH)
-def test_each_construction_runs_its_own_algorithm_alone_on_every_task(variant, name, seed):
-    check(variant, name, seed)
+@pytest.mark.parametrize("variant", sorted(set(TRUTH) - set(QUICK)))
+def test_further_constructions_run_their_own_algorithms_alone(variant):
+    """The page of the site has all tasks, in three seeds."""
+    check(variant, "mtd-q5-m3-t32", seed=1)
 
 
 @pytest.fixture(scope="module")

@@ -181,11 +181,10 @@ def test_the_truth_table(task, made, held):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("held", IDS)
 @pytest.mark.parametrize("made", MADE)
-def test_the_whole_truth_table(task, made, held, seed):
-    check_row(task, made, held, seed)
+def test_the_whole_truth_table(task, made, held):
+    check_row(task, made, held, seed=1)
 
 
 @pytest.mark.parametrize("id", ["one-step", "4-steps-prefix", "least-squares"])
