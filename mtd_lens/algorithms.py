@@ -5,10 +5,12 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import ClassVar, TypeVar
 
+import torch
 from scipy import optimize
 from torch import Tensor
 
 from mtd_lens.errors import ArgumentError
+from mtd_lens.shapes import Predictions
 from probes import checks
 
 SIMPLEX_TOLERANCE = 1e-5
@@ -17,6 +19,14 @@ SIMPLEX_TOLERANCE = 1e-5
 N_FIT_SEQUENCES, FIT_SEED = 2048, 0
 """Sequences of a task on which the parameter that predicts best on it is fitted."""
 
+PRECISION = 1e-10
+"""To which the logarithm of a fitted parameter is sought."""
+
+AT_BOUND = 1e-3
+"""A parameter this close to an end of its range, as a share of it, counts as being there."""
+
+LEAST_PROBABILITY = 1e-300
+"""To which predicted probabilities are raised, so that their logarithms are finite."""
 
 Causal = TypeVar("Causal", bound="Intervenable")
 
@@ -100,7 +110,7 @@ def around(best: float, span: float, most: float = math.inf) -> tuple[float, flo
     return best / span, min(best * span, most)
 
 
-def is_at_bound(value: float, bounds: tuple[float, float], tolerance: float) -> bool:
+def is_at_bound(value: float, bounds: tuple[float, float], tolerance: float = AT_BOUND) -> bool:
     """Whether a positive value lies at an end of its range, up to a share of it."""
     return min(abs(math.log(value / bound)) for bound in bounds) < tolerance
 
@@ -111,6 +121,34 @@ def search(objective: Callable[[float], float], bounds: tuple[float, float], xat
         objective, bounds=bounds, method="bounded", options={"xatol": xatol}
     )
     return float(result.x)
+
+
+def nearest(
+    predicted: Callable[[float], Predictions], targets: Predictions, bounds: tuple[float, float]
+) -> float:
+    """The positive parameter whose predictions are nearest to ``targets``.
+
+    Minimises the mean KL(target ‖ prediction) over the parameter's logarithm.
+
+    Args:
+        predicted: ``[sequence, token]``, by the parameter.
+        targets: ``[sequence, token]``, the distributions to follow.
+        bounds: Of the parameter, above 0.
+    """
+    low, high = map(math.log, bounds)
+    found = search(lambda x: cross_entropy(targets, predicted(math.exp(x))), (low, high), PRECISION)
+    return math.exp(found)
+
+
+def cross_entropy(targets: Predictions, prediction: Predictions) -> float:
+    """Of predictions from targets, in nats, the mean over sequences.
+
+    Args:
+        targets: ``[sequence, token]``.
+        prediction: ``[sequence, token]``.
+    """
+    likely = prediction.clamp_min(LEAST_PROBABILITY)
+    return -float(torch.xlogy(targets.to(prediction), likely).sum(-1).mean())
 
 
 def check_fit(

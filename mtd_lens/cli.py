@@ -96,7 +96,8 @@ def score(
     quick: Annotated[
         bool,
         typer.Option(
-            "--quick", help="Leave out scrubbing, injection, and which of like algorithms it is."
+            "--quick",
+            help="Leave out slow tests, such as scrubbing, and which of like algorithms it is.",
         ),
     ] = False,
     algorithm: Held = None,

@@ -63,7 +63,8 @@ def score(
         claims: Further claims, tested after the family's own; ``mtd_lens.measures`` holds what
             their tests can be made of.
         threshold: What a supported claim's interval must lie above.
-        quick: Leave out the slow tests: scrubbing, injection, and which algorithm of a group it is.
+        quick: Leave out the slow tests, such as scrubbing, injection and paths, and which algorithm
+            of a group it is.
         name: What the scorecard calls the model.
         vocabulary: Which of the model's ids stand for the task's tokens, if they are not the same.
         progress: Show a progress bar on standard error once two seconds have passed.

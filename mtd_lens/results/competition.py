@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from mtd_lens.errors import UnknownNameError
 from mtd_lens.results.base import Result
-from mtd_lens.results.forms import NOTHING, Table, figure, interval, parameters
+from mtd_lens.results.forms import NOTHING, Table, figure, interval, parameters, scored
 from mtd_lens.results.plain import check
 from probes import checks
 from probes.statistics.intervals import Interval
@@ -163,9 +163,9 @@ class Competition(Result):
         )
         rows = [
             (
-                c.name, figure(c.divergence.score, 5), interval(c.divergence, 5),
-                _score(c.predictions), _score(c.interchange), _layer(c.layer),
-                _score(c.scrubbing), _layer(c.scrubbing_layer), c.verdict,
+                c.name, scored(c.divergence, 5), interval(c.divergence, 5),
+                scored(c.predictions), scored(c.interchange), figure(c.layer, 0),
+                scored(c.scrubbing), figure(c.scrubbing_layer, 0), c.verdict,
             )
             for c in self.contenders
         ]  # fmt: skip
@@ -210,13 +210,5 @@ class Competition(Result):
         ]
 
 
-def _score(found: Interval | None) -> str:
-    return NOTHING if found is None else figure(found.score)
-
-
 def _with_interval(found: Interval | None) -> str:
-    return NOTHING if found is None else f"{figure(found.score)} {interval(found)}"
-
-
-def _layer(layer: int | None) -> str:
-    return NOTHING if layer is None else str(layer)
+    return NOTHING if found is None else f"{scored(found)} {interval(found)}"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mtd_lens.contracts import Algorithm, CausalModel
 from mtd_lens.results.base import Result
-from mtd_lens.results.forms import NOTHING, Table, figure, interval
+from mtd_lens.results.forms import Table, figure, interval, scored
 from mtd_lens.results.plain import check
 from probes.statistics import Interval
 
@@ -176,26 +176,22 @@ class FittedAlgorithm(Result):
         rows = [
             [
                 row.name,
-                figure(row.divergence.score, DIGITS),
+                scored(row.divergence, DIGITS),
                 interval(row.divergence, DIGITS),
-                NOTHING if row.beyond is None else figure(row.beyond.score, DIGITS),
-                NOTHING if row.beyond is None else interval(row.beyond, DIGITS),
-                NOTHING if row.explained is None else figure(row.explained.score),
+                scored(row.beyond, DIGITS),
+                interval(row.beyond, DIGITS),
+                scored(row.explained),
             ]
             for row in self.misfits
         ]
         alike = [
-            [row.name, figure(row.correlation.score), interval(row.correlation)]
+            [row.name, scored(row.correlation), interval(row.correlation)]
             for row in self.resemblances
         ]
         last = self.position_weights[0]
         placed = [
-            ["weight of evidence at the query", figure(last.score), interval(last)],
-            [
-                "slope of the others, a position",
-                figure(self.slope.score, 4),
-                interval(self.slope, 4),
-            ],
+            ["weight of evidence at the query", scored(last), interval(last)],
+            ["slope of the others, a position", scored(self.slope, 4), interval(self.slope, 4)],
         ]
         measure = self.divergence.partition(",")[0]
         return [

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from probes.statistics.intervals import Interval
+
 MAX_TABLE_WIDTH = 1000
 """Characters; tables are as wide as what they hold, and cut off beyond this."""
 
@@ -36,7 +38,7 @@ class Limited(Protocol):
         """Upper end."""
 
 
-def figure(value: float | None, digits: int = 3) -> str:
+def figure(value: float | int | None, digits: int = 3) -> str:
     """A number for a table; a dash for none, and no minus before a rounded 0."""
     if value is None or math.isnan(value):
         return NOTHING
@@ -45,11 +47,16 @@ def figure(value: float | None, digits: int = 3) -> str:
     return f"{round(value, digits) + 0.0:.{digits}f}"
 
 
-def interval(found: Limited, digits: int = 3) -> str:
-    """The limits of a score for a table."""
-    if found.low is None:
+def interval(found: Limited | None, digits: int = 3) -> str:
+    """The limits of a score for a table; a dash for none."""
+    if found is None or found.low is None:
         return NOTHING
     return f"[{figure(found.low, digits)}, {figure(found.high, digits)}]"
+
+
+def scored(found: Interval | None, digits: int = 3) -> str:
+    """A score for a table, without its limits; a dash for none."""
+    return figure(None if found is None else found.score, digits)
 
 
 def parameters(values: Mapping[str, float]) -> str:

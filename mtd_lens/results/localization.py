@@ -237,8 +237,8 @@ class Localization(Result):
                     figure(finding.score if found else None),
                     interval(finding) if found else NOTHING,
                     *beside,
-                    _layer(carried),
-                    NOTHING if finding.given_query else _layer(entry.readable),
+                    figure(carried, 0),
+                    NOTHING if finding.given_query else figure(entry.readable, 0),
                 ]
             )
         header = [
@@ -337,10 +337,6 @@ class Localization(Result):
 
 def _is_old(finding: Mapping[str, Any]) -> bool:
     return "tried" not in finding
-
-
-def _layer(number: int | None) -> str:
-    return NOTHING if number is None else str(number)
 
 
 def _last_layer(places: Iterable[Place]) -> int | None:

@@ -8,7 +8,7 @@ from mtd_lens.errors import UnknownNameError
 from mtd_lens.results import forms
 from mtd_lens.results.base import Result
 from mtd_lens.results.first_form import sources_of
-from mtd_lens.results.forms import NOTHING, Table, figure, interval, parameters
+from mtd_lens.results.forms import Table, figure, interval, parameters
 from mtd_lens.results.plain import from_plain, to_plain
 from mtd_lens.verdicts import IN_WORDS, NOT_APPLICABLE, THRESHOLD
 from probes import checks
@@ -183,7 +183,7 @@ class Scorecard(Result):
         rows = [
             (
                 claim.id,
-                NOTHING if claim.layer is None else str(claim.layer),
+                figure(claim.layer, 0),
                 figure(claim.score),
                 interval(claim),
                 figure(claim.floor),
@@ -203,7 +203,7 @@ class Scorecard(Result):
         ]
 
     def _notes(self) -> list[str]:
-        left_out = "Quick: scrubbing, injection and the choice between algorithms were left out."
+        left_out = "Quick: slow tests and the choice between algorithms were left out."
         outside = (
             "Predictions are restricted to the ids that stand for the task's tokens, and "
             "renormalised. After the last position the model gives all others together a "

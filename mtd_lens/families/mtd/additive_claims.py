@@ -4,16 +4,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-import probes
 from mtd_lens.additive import Additive
 from mtd_lens.claims import Claim
 from mtd_lens.contracts import BUT_LAST, LAST, Algorithm, AnalyticPattern, Carrier
 from mtd_lens.errors import ArgumentError
 from mtd_lens.families.mtd import estimators
 from mtd_lens.families.mtd.additive_model import AdditiveCausalModel, fit_additive, sizes
-from mtd_lens.families.mtd.claims import query_tokens, without_evidence
+from mtd_lens.families.mtd.claims import (
+    predicted,
+    query_tokens,
+    statistic_claims,
+    window_decoys,
+)
 from mtd_lens.families.mtd.task import MTDTask
-from mtd_lens.measures import Interchange, Prediction, Probe, ProbeGivenQuery, Scrubbing
+from mtd_lens.measures import Interchange, Probe, ProbeGivenQuery, Scrubbing
 from mtd_lens.measures.words import last_write
 from mtd_lens.shapes import Tokens
 
@@ -69,33 +73,14 @@ def additive_claims(task: MTDTask) -> list[Claim]:
             "The evidence can be read linearly at every evidence position.",
             Probe("evidence", additive_control, window),
         ),
-        Claim(
-            "total_evidence.interchange",
-            "Swapping a layer's attention output at the last query acts as swapping the sum.",
-            Interchange("total_evidence", "hook_attn_out", LAST, linear=True),
-        ),
-        Claim(
-            "total_evidence.interchange_given_query",
-            "The same, with sources that share the query's own tokens.",
-            Interchange("total_evidence", "hook_attn_out", LAST, given_query=True, linear=True),
-        ),
-        Claim(
-            "total_evidence.scrubbing_given_query",
-            "At the last query a layer passes on the sum and nothing else, given its tokens.",
-            Scrubbing("total_evidence", "hook_attn_out", LAST),
-            slow=True,
-        ),
+        *statistic_claims("total_evidence", "the sum", "the sum"),
         Claim(
             "total_evidence.probe_given_query",
             "The sum can be read linearly from a layer among sequences that share the query's own "
             "tokens.",
             ProbeGivenQuery("total_evidence", additive_control),
         ),
-        Claim(
-            "prediction.estimator",
-            "Predictions at the last query are like those of the fitted sum of evidence.",
-            Prediction(without_evidence),
-        ),
+        predicted("the fitted sum of evidence"),
     ]
 
 
@@ -116,10 +101,8 @@ def additive_control(
 
     An arbitrary point of the simplex for each token window, centred over lags, stands in for it.
     """
-    order = causal_model.task.order
-    positions = tuple(range(order, tokens.shape[1]))
-    windows = probes.token_windows(tokens, positions, order + 1)
-    decoys = probes.random_simplex_map(windows, order, seed) - 1 / order
+    task = causal_model.task
+    decoys = window_decoys(task, tokens, seed) - 1 / task.order
     return causal_model.do(evidence=decoys).run(tokens)[variable]
 
 

@@ -17,10 +17,10 @@ from jaxtyping import Float, Int
 from scipy import optimize
 from torch import Tensor
 
-from mtd_lens.algorithms import Intervenable, positions_from
 from mtd_lens.contracts import EVERY, LAST
 from mtd_lens.errors import ArgumentError
 from mtd_lens.families.mtd import estimators
+from mtd_lens.families.mtd.causal_model import OnMixtures
 from mtd_lens.families.mtd.task import MTDTask, check_task, check_tokens
 from mtd_lens.shapes import Predictions, Tokens
 from probes import checks
@@ -52,7 +52,7 @@ Table = Float[Tensor, "block entry lag"]
 
 
 @dataclass(frozen=True, eq=False)
-class AdditiveCausalModel(Intervenable):
+class AdditiveCausalModel(OnMixtures):
     """Evidence from a table, its weighted sum, and what follows, stage by stage.
 
     A table of windows is one block of ``q^(m+1)`` entries, that of the window
@@ -126,14 +126,6 @@ class AdditiveCausalModel(Intervenable):
             "entries": float(self.table.numel()),
             "scale": float(centred.square().mean().sqrt()),
         }
-
-    def query_positions(self, length: int) -> tuple[int, ...]:
-        """The positions ``order … length - 1``, at which all m parents are there.
-
-        Args:
-            length: Of the sequences.
-        """
-        return positions_from(self.task.order, length)
 
     def run(self, tokens: Tensor) -> dict[str, Tensor]:
         """All variables at every query position, in float64.
@@ -288,10 +280,8 @@ def fit_additive(
     found = entries(task, form, tokens)
     rows = estimators.parent_rows(task, tokens[:, -task.order - 1 :])[:, -1]
     allowed = torch.eye(task.order).double()[:, None] if form == OWN_PAIRS else torch.ones(())
-    targets, n_followed = (
-        predictions.to(torch.float64),
-        len(tokens) - len(tokens) // VALIDATION_SHARE,
-    )
+    targets = predictions.to(torch.float64)
+    n_followed = len(tokens) - len(tokens) // VALIDATION_SHARE
     followed, rest = slice(n_followed), slice(n_followed, None)
 
     def parts(point: Tensor) -> tuple[Tensor, Tensor]:

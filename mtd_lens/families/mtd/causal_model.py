@@ -5,7 +5,6 @@ responsibilities under uniform weights, their running mean, ``softmax(β · mean
 of transition rows, at every query position ``order … T-1``.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -20,15 +19,15 @@ from mtd_lens.algorithms import (
     around,
     check_fit,
     is_at_bound,
+    nearest,
     positions_from,
-    search,
     with_flag,
 )
 from mtd_lens.contracts import EVERY, LAST
 from mtd_lens.errors import ArgumentError
 from mtd_lens.families.mtd import estimators
 from mtd_lens.families.mtd.task import MTDTask, check_task
-from mtd_lens.shapes import Predictions
+from mtd_lens.shapes import Predictions, Tokens
 from probes import checks
 
 BETA_RANGE = (1e-2, 1e3)
@@ -37,11 +36,27 @@ MAX_BETA = 1e4
 BETA_SPAN = 8.0
 """A model's β is sought within this factor of the task's best one, on either side."""
 
-AT_BOUND = 1e-3
+
+class OnMixtures(Intervenable):
+    """What the family's causal models share: where they predict.
+
+    Attributes:
+        task: The task.
+    """
+
+    task: MTDTask
+
+    def query_positions(self, length: int) -> tuple[int, ...]:
+        """The positions ``order … length - 1``, at which all m parents are there.
+
+        Args:
+            length: Of the sequences.
+        """
+        return positions_from(self.task.order, length)
 
 
 @dataclass(frozen=True)
-class MTDCausalModel(Intervenable):
+class MTDCausalModel(OnMixtures):
     """One step of mirror descent, stage by stage, with interventions.
 
     The stages are those of the construction (D'Angelo & Flammarion 2026, Proposition 3).
@@ -81,14 +96,6 @@ class MTDCausalModel(Intervenable):
         """What is fitted to the model under test."""
         return with_flag("beta", float(self.beta), self.beta_at_bound)
 
-    def query_positions(self, length: int) -> tuple[int, ...]:
-        """The positions ``order … length - 1``, at which all m parents are there.
-
-        Args:
-            length: Of the sequences.
-        """
-        return positions_from(self.task.order, length)
-
     def run(self, tokens: Tensor) -> dict[str, Tensor]:
         """All variables at every query position, in float64.
 
@@ -104,9 +111,8 @@ class MTDCausalModel(Intervenable):
             ArgumentError: An intervention whose shape does not fit.
         """
         gamma = self.held("responsibilities", estimators.responsibilities(self.task, tokens))
-        counts = torch.arange(1, gamma.shape[1] + 1).to(gamma)[:, None]
         rows = estimators.parent_rows(self.task, tokens)
-        values = (gamma, *self._from_mean(gamma.cumsum(1) / counts, rows, EVERY))
+        values = (gamma, *self._from_mean(estimators.running_mean(gamma), rows, EVERY))
         return dict(zip(self.variables, values, strict=True))
 
     def last_prediction(self, tokens: Tensor) -> Predictions:
@@ -168,16 +174,13 @@ def fit_beta(
     """
     mean = estimators.responsibilities(task, tokens).mean(1)
     expected, axes = (len(mean), task.n_tokens), "[sequence, token]"
-    low, high = check_fit("beta", targets, expected, axes, bounds, MAX_BETA)
+    bounds = check_fit("beta", targets, expected, axes, bounds, MAX_BETA)
     rows = estimators.parent_rows(task, tokens)[:, -1]
-    targets = targets.to(mean)
 
-    def cross_entropy(log_beta: float) -> float:
-        weights = (math.exp(log_beta) * mean).softmax(-1)
-        prediction = torch.einsum("nl,nlb->nb", weights, rows)
-        return -float(torch.xlogy(targets, prediction.clamp_min(1e-300)).sum(-1).mean())
+    def predicted(beta: float) -> Predictions:
+        return torch.einsum("nl,nlb->nb", (beta * mean).softmax(-1), rows)
 
-    return math.exp(search(cross_entropy, (math.log(low), math.log(high)), 1e-10))
+    return nearest(predicted, targets, bounds)
 
 
 def fit_one_step(task: MTDTask, tokens: Tensor, predictions: Tensor) -> MTDCausalModel:
@@ -190,7 +193,7 @@ def fit_one_step(task: MTDTask, tokens: Tensor, predictions: Tensor) -> MTDCausa
     """
     bounds = around(best_beta(task), BETA_SPAN, MAX_BETA)
     beta = fit_beta(task, tokens, predictions, bounds)
-    return MTDCausalModel(task, beta, beta_at_bound=is_at_bound(beta, bounds, AT_BOUND))
+    return MTDCausalModel(task, beta, beta_at_bound=is_at_bound(beta, bounds))
 
 
 def best_beta(task: MTDTask) -> float:
@@ -204,5 +207,17 @@ def best_beta(task: MTDTask) -> float:
     Raises:
         ArgumentError: Something else than an MTDTask.
     """
+    return fit_beta(task, *own_predictions(task))
+
+
+def own_predictions(task: MTDTask) -> tuple[Tokens, Predictions]:
+    """Sequences of a task, and the true distribution of what comes next: what to fit on it.
+
+    Args:
+        task: The task.
+
+    Raises:
+        ArgumentError: Something else than an MTDTask.
+    """
     batch = check_task(task).sample(N_FIT_SEQUENCES, seed=FIT_SEED)
-    return fit_beta(task, batch.tokens, estimators.predict(task, batch.tokens, batch.weights))
+    return batch.tokens, estimators.predict(task, batch.tokens, batch.weights)

@@ -1,8 +1,8 @@
 """What a scorecard tests of a model on an MTD task."""
 
 from collections.abc import Callable
+from typing import Any
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -11,7 +11,9 @@ from mtd_lens.claims import Claim, Code, QueryTokens
 from mtd_lens.contracts import BUT_LAST, LAST, Carrier
 from mtd_lens.families.mtd import estimators
 from mtd_lens.families.mtd.causal_model import MTDCausalModel
+from mtd_lens.families.mtd.fused_model import FusedCausalModel, delivered
 from mtd_lens.families.mtd.task import MTDTask
+from mtd_lens.families.mtd.two_pass_model import TwoPassCausalModel
 from mtd_lens.measures import (
     Attention,
     Content,
@@ -24,10 +26,40 @@ from mtd_lens.measures import (
 )
 from mtd_lens.shapes import Predictions, Tokens, WeightsPerQuery
 
+SAME_GIVEN_QUERY = "The same, with sources that share the query's own tokens."
+
+Control = Callable[[Any, Tokens, str, int], Tensor]
+
 
 def claims(task: MTDTask) -> list[Claim]:
     """The claims, in causal order."""
-    window, lags = task.order + 1, range(1, task.order + 1)
+    window, mean = task.order + 1, "the mean of γ"
+    swapped, scrubbed, *read = responsibility_claims(task)
+    return [
+        swapped,
+        scrubbed,
+        Claim(
+            "responsibilities.injection",
+            "γ written linearly into a layer at evidence positions acts as swapping γ.",
+            Injection("responsibilities", "hook_attn_out", BUT_LAST),
+            slow=True,
+        ),
+        *read,
+        *statistic_claims("mean_responsibility", mean, mean),
+        Claim(
+            "mean_responsibility.injection",
+            "The mean of γ, or its correction, written linearly into a layer acts as swapping it.",
+            Injection("mean_responsibility", "hook_attn_out", LAST, given_query=True),
+            slow=True,
+        ),
+        *probe_claims("mean_responsibility", mean, control_task, window),
+        *weight_claims(task),
+        predicted("one step of mirror descent"),
+    ]
+
+
+def responsibility_claims(task: MTDTask) -> list[Claim]:
+    """Claims of the first responsibilities: swapped, scrubbed, and read in three ways."""
     return [
         Claim(
             "responsibilities.interchange",
@@ -37,64 +69,81 @@ def claims(task: MTDTask) -> list[Claim]:
         Claim(
             "responsibilities.scrubbing",
             "At evidence positions a layer passes on γ and nothing else.",
-            Scrubbing("responsibilities", "hook_attn_out", BUT_LAST, window),
-            slow=True,
-        ),
-        Claim(
-            "responsibilities.injection",
-            "γ written linearly into a layer at evidence positions acts as swapping γ.",
-            Injection("responsibilities", "hook_attn_out", BUT_LAST),
+            Scrubbing("responsibilities", "hook_attn_out", BUT_LAST, task.order + 1),
             slow=True,
         ),
         Claim(
             "responsibilities.probe",
             "γ can be read linearly from a layer at every evidence position.",
-            Probe("responsibilities", control_task, window),
+            Probe("responsibilities", control_task, task.order + 1),
         ),
         Claim(
             "responsibilities.attention",
             "At every evidence position a head's pattern over lags 1 to m is γ.",
-            Attention("responsibilities", lags),
+            Attention("responsibilities", range(1, task.order + 1)),
         ),
         Claim(
             "responsibilities.weights",
             "A head's content score between tokens is the log of the transition.",
             Content(*column_normalised(task)),
         ),
+    ]
+
+
+def statistic_claims(variable: str, swapped: str, passed: str) -> list[Claim]:
+    """Claims of what an algorithm keeps of the evidence, at the last query.
+
+    Args:
+        variable: The statistic.
+        swapped: The same in words.
+        passed: The same in words, after these.
+    """
+    return [
         Claim(
-            "mean_responsibility.interchange",
-            "Swapping a layer's output at the last query acts as swapping the mean of γ.",
-            Interchange("mean_responsibility", "hook_attn_out", LAST, linear=True),
+            f"{variable}.interchange",
+            f"Swapping a layer's attention output at the last query acts as swapping {swapped}.",
+            Interchange(variable, "hook_attn_out", LAST, linear=True),
         ),
         Claim(
-            "mean_responsibility.interchange_given_query",
-            "The same, with sources that share the query's own tokens.",
-            Interchange(
-                "mean_responsibility", "hook_attn_out", LAST, given_query=True, linear=True
-            ),
+            f"{variable}.interchange_given_query",
+            SAME_GIVEN_QUERY,
+            Interchange(variable, "hook_attn_out", LAST, given_query=True, linear=True),
         ),
         Claim(
-            "mean_responsibility.scrubbing_given_query",
-            "At the last query a layer passes on the mean of γ and nothing else, given its tokens.",
-            Scrubbing("mean_responsibility", "hook_attn_out", LAST),
+            f"{variable}.scrubbing_given_query",
+            f"At the last query a layer passes on {passed} and nothing else, given its tokens.",
+            Scrubbing(variable, "hook_attn_out", LAST),
             slow=True,
         ),
+    ]
+
+
+def probe_claims(variable: str, words: str, control: Control, window: int) -> list[Claim]:
+    """Claims that a statistic can be read at the last query.
+
+    Args:
+        variable: The statistic.
+        words: The same in words.
+        control: Makes the control task.
+        window: How many last tokens are held beside it.
+    """
+    return [
         Claim(
-            "mean_responsibility.injection",
-            "The mean of γ, or its correction, written linearly into a layer acts as swapping it.",
-            Injection("mean_responsibility", "hook_attn_out", LAST, given_query=True),
-            slow=True,
+            f"{variable}.probe",
+            f"{words[0].upper()}{words[1:]} can be read linearly from a layer at the last query.",
+            Probe(variable, control, window, LAST),
         ),
         Claim(
-            "mean_responsibility.probe",
-            "The mean of γ can be read linearly from a layer at the last query.",
-            Probe("mean_responsibility", control_task, window, LAST),
-        ),
-        Claim(
-            "mean_responsibility.probe_given_query",
+            f"{variable}.probe_given_query",
             "The same, among sequences that share the query's own tokens.",
-            ProbeGivenQuery("mean_responsibility", control_task),
+            ProbeGivenQuery(variable, control),
         ),
+    ]
+
+
+def weight_claims(task: MTDTask) -> list[Claim]:
+    """Claims of mixture weights that the last query attends to its parents with."""
+    return [
         Claim(
             "mixture_weights.interchange",
             "Swapping a layer's attention pattern at the last query acts as swapping the weights.",
@@ -102,7 +151,7 @@ def claims(task: MTDTask) -> list[Claim]:
         ),
         Claim(
             "mixture_weights.interchange_given_query",
-            "The same, with sources that share the query's own tokens.",
+            SAME_GIVEN_QUERY,
             Interchange("mixture_weights", "attn.hook_pattern", LAST, given_query=True),
         ),
         Claim(
@@ -110,12 +159,20 @@ def claims(task: MTDTask) -> list[Claim]:
             "At the last query a head's pattern over the last m positions is the mixture weights.",
             Attention("mixture_weights", range(task.order), LAST),
         ),
-        Claim(
-            "prediction.estimator",
-            "Predictions at the last query are like those of one step of mirror descent.",
-            Prediction(without_evidence),
-        ),
     ]
+
+
+def predicted(algorithm: str) -> Claim:
+    """The claim of the predictions.
+
+    Args:
+        algorithm: Whose they are like, in words.
+    """
+    return Claim(
+        "prediction.estimator",
+        f"Predictions at the last query are like those of {algorithm}.",
+        Prediction(without_evidence),
+    )
 
 
 def query_tokens(task: MTDTask) -> QueryTokens:
@@ -135,46 +192,43 @@ def codes(task: MTDTask) -> list[Code]:
     The prediction is ``(1/m) Σ_g π[parent_g] + (β/m) Σ_g (S(g) - 1/m) π[parent_g] + …``: the second
     term, without its factor, is the correction.
     """
-
-    def delivered(
-        weights: Callable[[MTDCausalModel, Tokens], Tensor],
-    ) -> Callable[[MTDCausalModel, Tokens], Tensor]:
-        """``Σ_g (weights(g) - 1/m) π[parent_g]`` at every query."""
-
-        def values(causal_model: MTDCausalModel, tokens: Tokens) -> Tensor:
-            rows = estimators.parent_rows(task, tokens)
-            change = weights(causal_model, tokens) - 1 / task.order
-            return torch.einsum("nql,nqlb->nqb", change, rows)
-
-        return values
-
+    variable = "mean_responsibility"
     return [
-        Code(
-            "correction",
-            "mean_responsibility",
-            delivered(lambda c, t: c.run(t)["mean_responsibility"]),
-        ),
-        Code(
-            "updated weights",
-            "mean_responsibility",
-            delivered(lambda c, t: c.run(t)["mixture_weights"]),
-            rival=True,
-        ),
-        Code(
-            "mean log likelihood",
-            "mean_responsibility",
-            delivered(lambda _, tokens: mean_log_likelihood(task, tokens)),
-            rival=True,
-        ),
+        code(task, "correction", variable, lambda c, t: c.run(t)[variable], rival=False),
+        code(task, "updated weights", variable, lambda c, t: c.run(t)["mixture_weights"]),
+        code(task, "mean log likelihood", variable, lambda _, t: mean_log_likelihood(task, t)),
     ]
+
+
+def code(
+    task: MTDTask,
+    name: str,
+    variable: str,
+    weights: Callable[[Any, Tokens], WeightsPerQuery],
+    *,
+    rival: bool = True,
+) -> Code:
+    """``Σ_g (weights(g) - 1/m) π[parent_g]`` at every query, as a form that a variable may have.
+
+    Args:
+        task: The task.
+        name: Of the code.
+        variable: That it may be a form of.
+        weights: Of a causal model, in sequences.
+        rival: Whether it is another algorithm's.
+    """
+
+    def values(causal_model: Any, tokens: Tokens) -> Tensor:
+        return delivered(weights(causal_model, tokens), estimators.parent_rows(task, tokens))
+
+    return Code(name, variable, values, rival=rival)
 
 
 def mean_log_likelihood(task: MTDTask, tokens: Tokens) -> WeightsPerQuery:
     """The running mean of ``log p_k(g)``; where p is 0, the least possible one stands for it."""
     floor = task.transition[task.transition > 0].min()
     logs = estimators.lag_likelihoods(task, tokens).clamp_min(float(floor)).log()
-    counts = torch.arange(1, logs.shape[1] + 1).to(logs)[:, None]
-    return logs.cumsum(1) / counts
+    return estimators.running_mean(logs)
 
 
 def carriers(task: MTDTask) -> tuple[Carrier, ...]:
@@ -219,15 +273,28 @@ def column_normalised(
 
 
 def control_task(
-    causal_model: MTDCausalModel, tokens: Tokens, variable: str, seed: int
+    causal_model: MTDCausalModel | FusedCausalModel | TwoPassCausalModel,
+    tokens: Tokens,
+    variable: str,
+    seed: int,
 ) -> Float[Tensor, "sequence query output"]:
     """The control task of a variable: random responsibilities through the same algorithm.
 
     An arbitrary point of the simplex for each token window stands in for γ, so that the control of
     the mean is a mean of controls.
     """
-    order = causal_model.task.order
-    positions = tuple(range(order, tokens.shape[1]))
-    windows = probes.token_windows(tokens, positions, order + 1)
-    decoys = probes.random_simplex_map(windows, order, seed)
+    decoys = window_decoys(causal_model.task, tokens, seed)
     return causal_model.do(responsibilities=decoys).run(tokens)[variable]
+
+
+def window_decoys(task: MTDTask, tokens: Tokens, seed: int) -> WeightsPerQuery:
+    """An arbitrary point of the simplex of lags for each window of a token and its parents.
+
+    Args:
+        task: The task.
+        tokens: ``[sequence, position]``.
+        seed: Of the points.
+    """
+    positions = tuple(range(task.order, tokens.shape[1]))
+    windows = probes.token_windows(tokens, positions, task.order + 1)
+    return probes.random_simplex_map(windows, task.order, seed)

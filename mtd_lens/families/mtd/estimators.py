@@ -14,7 +14,14 @@ from torch import Tensor
 
 from mtd_lens.errors import ArgumentError, TokensError
 from mtd_lens.families.mtd.task import MTDTask, check_tokens
-from mtd_lens.shapes import Likelihoods, PerSequence, Responsibilities, Tokens, Weights
+from mtd_lens.shapes import (
+    Likelihoods,
+    PerSequence,
+    Responsibilities,
+    Tokens,
+    Weights,
+    WeightsPerQuery,
+)
 from probes import checks
 
 SIMPLEX_TOLERANCE = 1e-5
@@ -198,3 +205,13 @@ def _checked_weights(task: MTDTask, weights: Tensor | None, like: Tensor) -> Ten
     if weights.ndim == 1:
         return on_simplex(weights, (m,)).expand(n, m)
     return on_simplex(weights, (n, m))
+
+
+def running_mean(values: Float[Tensor, "sequence query lag"]) -> WeightsPerQuery:
+    """The mean over queries up to each one.
+
+    Args:
+        values: ``[sequence, query, lag]``.
+    """
+    counts = torch.arange(1, values.shape[1] + 1).to(values)[:, None]
+    return values.cumsum(1) / counts

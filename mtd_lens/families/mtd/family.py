@@ -21,7 +21,6 @@ from mtd_lens.families.mtd.fused_claims import (
     fused_carriers,
     fused_claims,
     fused_codes,
-    fused_control,
     fused_patterns,
 )
 from mtd_lens.families.mtd.fused_model import FusedCausalModel, fit_fused
@@ -118,6 +117,7 @@ PRODUCT_OF_LIKELIHOODS = replace(
     fit=partial(fit_posterior, rule="vertices"),
     claims=partial(posterior_claims, rule="vertices"),
 )
+
 FUSED = Algorithm(
     name=FusedCausalModel.name,
     id="fused",
@@ -125,13 +125,12 @@ FUSED = Algorithm(
     claims=fused_claims,
     construct=lambda task, causal_model: construct_fused(causal_model),
     carriers=fused_carriers,
-    control=fused_control,
+    control=control_task,
     patterns=fused_patterns,
     query=query_tokens,
     codes=fused_codes,
     statistic="correction",
 )
-
 
 TWO_PASS = Algorithm(
     name=TwoPassCausalModel.name,

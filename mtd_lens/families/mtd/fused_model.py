@@ -5,7 +5,6 @@ what they add to the prediction for the query's own parents, to first order; and
 every query position ``order … T-1``. No mean responsibility and no mixture weights stand anywhere.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -14,24 +13,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mtd_lens.algorithms import (
-    FIT_SEED,
-    N_FIT_SEQUENCES,
-    Intervenable,
     around,
     check_fit,
     is_at_bound,
-    positions_from,
-    search,
+    nearest,
     with_flag,
 )
 from mtd_lens.contracts import EVERY, LAST
 from mtd_lens.families.mtd import estimators
 from mtd_lens.families.mtd.causal_model import (
-    AT_BOUND,
     BETA_RANGE,
     BETA_SPAN,
     MAX_BETA,
+    OnMixtures,
     check_beta,
+    own_predictions,
 )
 from mtd_lens.families.mtd.task import MTDTask, check_task
 from mtd_lens.shapes import Predictions, WeightsPerQuery
@@ -42,7 +38,7 @@ an even one, ``1/q``."""
 
 
 @dataclass(frozen=True)
-class FusedCausalModel(Intervenable):
+class FusedCausalModel(OnMixtures):
     """One step of mirror descent to first order in β, with interventions.
 
     The prediction of one step is ``Σ_g softmax(β S_t)(g) π[y_{t+1-g}, ·]`` with the mean
@@ -89,14 +85,6 @@ class FusedCausalModel(Intervenable):
         """What is fitted to the model under test."""
         return with_flag("beta", float(self.beta), self.beta_at_bound)
 
-    def query_positions(self, length: int) -> tuple[int, ...]:
-        """The positions ``order … length - 1``, at which all m parents are there.
-
-        Args:
-            length: Of the sequences.
-        """
-        return positions_from(self.task.order, length)
-
     def run(self, tokens: Tensor) -> dict[str, Tensor]:
         """All variables at every query position, in float64.
 
@@ -112,9 +100,8 @@ class FusedCausalModel(Intervenable):
             ArgumentError: An intervention whose shape does not fit.
         """
         gamma = self.held("responsibilities", estimators.responsibilities(self.task, tokens))
-        counts = torch.arange(1, gamma.shape[1] + 1).to(gamma)[:, None]
         rows = estimators.parent_rows(self.task, tokens)
-        values = (gamma, *self._from_mean(gamma.cumsum(1) / counts, rows, EVERY))
+        values = (gamma, *self._from_mean(estimators.running_mean(gamma), rows, EVERY))
         return dict(zip(self.variables, values, strict=True))
 
     def last_prediction(self, tokens: Tensor) -> Predictions:
@@ -180,16 +167,14 @@ def fit_first_order(
     """
     mean = estimators.responsibilities(task, tokens).mean(1, keepdim=True)
     expected, axes = (len(mean), task.n_tokens), "[sequence, token]"
-    low, high = check_fit("beta", targets, expected, axes, bounds, MAX_BETA)
+    bounds = check_fit("beta", targets, expected, axes, bounds, MAX_BETA)
     rows = estimators.parent_rows(task, tokens)[:, -1:]
-    targets, uniform = targets.to(mean), rows.mean(-2)[:, 0]
-    correction = delivered(mean, rows)[:, 0]
+    uniform, correction = rows.mean(-2)[:, 0], delivered(mean, rows)[:, 0]
 
-    def cross_entropy(log_beta: float) -> float:
-        prediction = first_order(uniform, correction, math.exp(log_beta) / task.order)
-        return -float(torch.xlogy(targets, prediction).sum(-1).mean())
+    def predicted(beta: float) -> Predictions:
+        return first_order(uniform, correction, beta / task.order)
 
-    return math.exp(search(cross_entropy, (math.log(low), math.log(high)), 1e-10))
+    return nearest(predicted, targets, bounds)
 
 
 def fit_fused(task: MTDTask, tokens: Tensor, predictions: Tensor) -> FusedCausalModel:
@@ -202,7 +187,7 @@ def fit_fused(task: MTDTask, tokens: Tensor, predictions: Tensor) -> FusedCausal
     """
     bounds = around(best_fused_beta(task), BETA_SPAN, MAX_BETA)
     beta = fit_first_order(task, tokens, predictions, bounds)
-    return FusedCausalModel(task, beta, beta_at_bound=is_at_bound(beta, bounds, AT_BOUND))
+    return FusedCausalModel(task, beta, beta_at_bound=is_at_bound(beta, bounds))
 
 
 def best_fused(task: MTDTask) -> FusedCausalModel:
@@ -223,6 +208,4 @@ def best_fused_beta(task: MTDTask) -> float:
     Raises:
         ArgumentError: Something else than an MTDTask.
     """
-    batch = check_task(task).sample(N_FIT_SEQUENCES, seed=FIT_SEED)
-    truth = estimators.predict(task, batch.tokens, batch.weights)
-    return fit_first_order(task, batch.tokens, truth)
+    return fit_first_order(task, *own_predictions(task))

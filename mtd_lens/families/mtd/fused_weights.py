@@ -31,11 +31,10 @@ from mtd_lens.architectures.writing import MARGIN, eye, zeros
 from mtd_lens.errors import ArgumentError
 from mtd_lens.families.mtd import stages
 from mtd_lens.families.mtd.fused_model import FLOOR, FusedCausalModel
+from mtd_lens.families.mtd.plan import READ_OUTS
 from mtd_lens.hooked import ModelInfo
 from probes import checks
 from probes.subject import HookedModel
-
-READ_OUTS = ("log_probs", "probs")
 
 EPSILON = 4e-3
 """Of scores: small enough for first order, large enough for float32."""

@@ -6,21 +6,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-import probes
 from mtd_lens.claims import Claim
 from mtd_lens.contracts import BUT_LAST, LAST, AnalyticPattern, Carrier
 from mtd_lens.families.mtd.chains import chain_claims
-from mtd_lens.families.mtd.claims import without_evidence
+from mtd_lens.families.mtd.claims import (
+    SAME_GIVEN_QUERY,
+    predicted,
+    probe_claims,
+    statistic_claims,
+    window_decoys,
+)
 from mtd_lens.families.mtd.posterior_model import PosteriorCausalModel, explained
 from mtd_lens.families.mtd.task import MTDTask
-from mtd_lens.measures import (
-    Attention,
-    Interchange,
-    Prediction,
-    Probe,
-    ProbeGivenQuery,
-    Scrubbing,
-)
+from mtd_lens.measures import Attention, Interchange, Probe, Scrubbing
 from mtd_lens.measures.words import last_write
 from mtd_lens.shapes import Tokens
 
@@ -39,18 +37,7 @@ def posterior_claims(task: MTDTask, rule: str = "quadrature") -> list[Claim]:
         """How far before the last query the positions lie that stand for nodes."""
         return range(length - 1, length - 1 - n_nodes, -1)
 
-    read = [
-        Claim(
-            "total_log_likelihoods.probe",
-            "The sums can be read linearly from a layer at the last query.",
-            Probe("total_log_likelihoods", posterior_control, window, LAST),
-        ),
-        Claim(
-            "total_log_likelihoods.probe_given_query",
-            "The same, among sequences that share the query's own tokens.",
-            ProbeGivenQuery("total_log_likelihoods", posterior_control),
-        ),
-    ]
+    sums = "total_log_likelihoods"
     return [
         Claim(
             "node_log_likelihoods.interchange",
@@ -69,25 +56,8 @@ def posterior_claims(task: MTDTask, rule: str = "quadrature") -> list[Claim]:
             "The nodes' log-likelihoods can be read linearly at every evidence position.",
             Probe("node_log_likelihoods", posterior_control, window),
         ),
-        Claim(
-            "total_log_likelihoods.interchange",
-            "Swapping a layer's attention output at the last query acts as swapping their sums.",
-            Interchange("total_log_likelihoods", "hook_attn_out", LAST, linear=True),
-        ),
-        Claim(
-            "total_log_likelihoods.interchange_given_query",
-            "The same, with sources that share the query's own tokens.",
-            Interchange(
-                "total_log_likelihoods", "hook_attn_out", LAST, given_query=True, linear=True
-            ),
-        ),
-        Claim(
-            "total_log_likelihoods.scrubbing_given_query",
-            "At the last query a layer passes on the sums and nothing else, given its tokens.",
-            Scrubbing("total_log_likelihoods", "hook_attn_out", LAST),
-            slow=True,
-        ),
-        *(read if task.order > 2 else ()),
+        *statistic_claims(sums, "their sums", "the sums"),
+        *(probe_claims(sums, "the sums", posterior_control, window) if task.order > 2 else ()),
         Claim(
             "node_posterior.interchange",
             "Swapping a layer's attention pattern at the last query acts as swapping the "
@@ -96,7 +66,7 @@ def posterior_claims(task: MTDTask, rule: str = "quadrature") -> list[Claim]:
         ),
         Claim(
             "node_posterior.interchange_given_query",
-            "The same, with sources that share the query's own tokens.",
+            SAME_GIVEN_QUERY,
             Interchange("node_posterior", "attn.hook_pattern", LAST, given_query=True),
         ),
         Claim(
@@ -118,11 +88,7 @@ def posterior_claims(task: MTDTask, rule: str = "quadrature") -> list[Claim]:
             Probe("mixture_weights", posterior_control, window, LAST),
         ),
         *chain_claims(task, "posterior"),
-        Claim(
-            "prediction.estimator",
-            "Predictions at the last query are like those of the posterior mean.",
-            Prediction(without_evidence),
-        ),
+        predicted("the posterior mean"),
     ]
 
 
@@ -144,11 +110,7 @@ def posterior_control(
 
     An arbitrary point of the simplex for each token window stands in for the lags' likelihoods.
     """
-    order = causal_model.task.order
-    positions = tuple(range(order, tokens.shape[1]))
-    windows = probes.token_windows(tokens, positions, order + 1)
-    decoys = probes.random_simplex_map(windows, order, seed)
-    held = explained(causal_model, decoys)
+    held = explained(causal_model, window_decoys(causal_model.task, tokens, seed))
     return causal_model.do(node_log_likelihoods=held).run(tokens)[variable]
 
 

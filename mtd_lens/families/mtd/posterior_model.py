@@ -16,21 +16,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mtd_lens.algorithms import (
-    FIT_SEED,
-    N_FIT_SEQUENCES,
-    Intervenable,
     around,
     check_fit,
     is_at_bound,
-    positions_from,
-    search,
+    nearest,
     with_flag,
 )
 from mtd_lens.architectures.writing import MARGIN, eye, zeros
 from mtd_lens.errors import ArgumentError
 from mtd_lens.families.mtd import estimators
+from mtd_lens.families.mtd.causal_model import OnMixtures, own_predictions
 from mtd_lens.families.mtd.posterior import exact_nodes, simplex_rule
 from mtd_lens.families.mtd.task import MTDTask, check_task
+from mtd_lens.shapes import Predictions
 from probes import checks
 
 RULES = {"quadrature": "exact Bayes", "vertices": "product of likelihoods"}
@@ -44,14 +42,12 @@ SPAN = 8.0
 LEAST_INVERSE_TEMPERATURE = 1e-4
 """From which on the product of likelihoods' best one on a task is sought."""
 
-AT_BOUND = 1e-3
-
 Nodes = Float[Tensor, "node lag"]
 LogMasses = Float[Tensor, " node"]
 
 
 @dataclass(frozen=True)
-class PosteriorCausalModel(Intervenable):
+class PosteriorCausalModel(OnMixtures):
     """The posterior over a few values of the mixture weights, stage by stage, with interventions.
 
     With two lags it is exact Bayes; with more, as near to it as a conical-product Gauss-Jacobi rule
@@ -156,14 +152,6 @@ class PosteriorCausalModel(Intervenable):
         """
         return (self.task.seq_len - self.task.order) * self.least - MARGIN
 
-    def query_positions(self, length: int) -> tuple[int, ...]:
-        """The positions ``order … length - 1``, at which all m parents are there.
-
-        Args:
-            length: Of the sequences.
-        """
-        return positions_from(self.task.order, length)
-
     def run(self, tokens: Tensor) -> dict[str, Tensor]:
         """All variables at every query position, in float64.
 
@@ -233,15 +221,13 @@ def fit_posterior(
     causal = PosteriorCausalModel(task, rule=rule)
     low, high = around(1.0, SPAN)
     if rule == "vertices":
-        batch = task.sample(N_FIT_SEQUENCES, seed=FIT_SEED)
-        truth = estimators.predict(task, batch.tokens, batch.weights)
-        low = _nearest(causal, batch.tokens, truth, (LEAST_INVERSE_TEMPERATURE, 1.0)) / SPAN
-    value = _nearest(causal, tokens, predictions, (low, high))
-    at_bound = is_at_bound(value, (low, high), AT_BOUND)
+        low = _fitted(causal, *own_predictions(task), (LEAST_INVERSE_TEMPERATURE, 1.0)) / SPAN
+    value = _fitted(causal, tokens, predictions, (low, high))
+    at_bound = is_at_bound(value, (low, high))
     return PosteriorCausalModel(task, value, rule, at_bound=at_bound)
 
 
-def _nearest(
+def _fitted(
     causal: PosteriorCausalModel, tokens: Tensor, targets: Tensor, bounds: tuple[float, float]
 ) -> float:
     """The inverse temperature whose prediction at the last query is nearest to targets."""
@@ -249,17 +235,15 @@ def _nearest(
     total, rows = found["total_log_likelihoods"][:, -1], estimators.parent_rows(task, tokens)[:, -1]
     nodes, log_masses = (x.to(total) for x in causal.rule_nodes)
     expected, axes = (len(total), task.n_tokens), "[sequence, token]"
-    low, high = check_fit(
+    bounds = check_fit(
         "inverse_temperature", targets, expected, axes, bounds, MAX_INVERSE_TEMPERATURE
     )
-    targets = targets.to(total)
 
-    def cross_entropy(log_value: float) -> float:
-        weights = (math.exp(log_value) * total + log_masses).softmax(-1) @ nodes
-        prediction = torch.einsum("nl,nlb->nb", weights, rows)
-        return -float(torch.xlogy(targets, prediction.clamp_min(1e-300)).sum(-1).mean())
+    def predicted(value: float) -> Predictions:
+        weights = (value * total + log_masses).softmax(-1) @ nodes
+        return torch.einsum("nl,nlb->nb", weights, rows)
 
-    return math.exp(search(cross_entropy, (math.log(low), math.log(high)), 1e-10))
+    return nearest(predicted, targets, bounds)
 
 
 def _each(order: int, most: int) -> int:

@@ -28,6 +28,7 @@ from scipy import optimize
 from torch import Tensor
 
 import probes
+from mtd_lens.algorithms import AT_BOUND
 from mtd_lens.contracts import Reference
 from mtd_lens.families.mtd import estimators, iterative
 from mtd_lens.families.mtd.posterior import posterior_with_error
@@ -50,9 +51,6 @@ STEP_SPAN = (1e-2, 1e3)
 
 EXPONENTS = (1e-3, 1e1)
 """Of likelihoods in their product, inverse temperatures, between which one is sought."""
-
-_AT_BOUND = 1e-3
-"""A log step size this close to an end of its range counts as being there."""
 
 _STOPPING = {"ftol": 1e-8, "gtol": 1e-7, "maxiter": 60}
 """Of the loss as a share of the tied one: the valley of free step sizes is flat."""
@@ -191,7 +189,7 @@ class _Fit:
         parameters = {}
         for name, value in named.items():
             parameters[name] = value
-            if min(abs(math.log(value) - bound) for bound in self.split.log_bounds) < _AT_BOUND:
+            if min(abs(math.log(value) - bound) for bound in self.split.log_bounds) < AT_BOUND:
                 parameters[f"{name}_at_bound"] = 1.0
         return parameters
 

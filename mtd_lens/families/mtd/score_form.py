@@ -225,11 +225,8 @@ class Squares:
             competing: As in ``Products.bilinear``.
         """
         given_u, given_f = self.products.bilinear(competing)
-        m, q, n_keys = (
-            self.products.task.order,
-            self.products.task.n_tokens,
-            len(self.products.keys),
-        )
+        task, n_keys = self.products.task, len(self.products.keys)
+        m, q = task.order, task.n_tokens
         found = []
         for head, code in enumerate(main_codes(self.own_coefficients(moments))):
             column, u = moments[:, head, None], code

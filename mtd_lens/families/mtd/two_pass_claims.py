@@ -3,22 +3,21 @@
 from jaxtyping import Float
 from torch import Tensor
 
-import probes
 from mtd_lens.claims import Claim
 from mtd_lens.contracts import BUT_LAST, LAST, AnalyticPattern, Carrier
 from mtd_lens.families.mtd.analysis import on_lags, over_evidence
-from mtd_lens.families.mtd.claims import column_normalised, position_class, without_evidence
+from mtd_lens.families.mtd.claims import (
+    position_class,
+    predicted,
+    probe_claims,
+    responsibility_claims,
+    statistic_claims,
+    weight_claims,
+    window_decoys,
+)
 from mtd_lens.families.mtd.task import MTDTask
 from mtd_lens.families.mtd.two_pass_model import TwoPassCausalModel, under
-from mtd_lens.measures import (
-    Attention,
-    Content,
-    Interchange,
-    Prediction,
-    Probe,
-    ProbeGivenQuery,
-    Scrubbing,
-)
+from mtd_lens.measures import Attention, Interchange, Probe, Scrubbing
 from mtd_lens.shapes import Tokens
 
 BEFORE_LAST = slice(-2, -1)
@@ -32,34 +31,10 @@ def two_pass_claims(task: MTDTask) -> list[Claim]:
     them together, to swap it would be to swap the responsibilities that it is of. It is probed at
     a single one, since the coordinates that hold a lag differ between classes of positions.
     """
-    window, lags, later = task.order + 1, range(1, task.order + 1), later_half(task)
+    window, later = task.order + 1, later_half(task)
+    mean = "the mean of the second responsibilities"
     return [
-        Claim(
-            "responsibilities.interchange",
-            "Swapping a layer's output at all evidence positions but the last acts as swapping γ.",
-            Interchange("responsibilities", "hook_attn_out", BUT_LAST, linear=True),
-        ),
-        Claim(
-            "responsibilities.scrubbing",
-            "At evidence positions a layer passes on γ and nothing else.",
-            Scrubbing("responsibilities", "hook_attn_out", BUT_LAST, window),
-            slow=True,
-        ),
-        Claim(
-            "responsibilities.probe",
-            "γ can be read linearly from a layer at every evidence position.",
-            Probe("responsibilities", two_pass_control, window),
-        ),
-        Claim(
-            "responsibilities.attention",
-            "At every evidence position a head's pattern over lags 1 to m is γ.",
-            Attention("responsibilities", lags),
-        ),
-        Claim(
-            "responsibilities.weights",
-            "A head's content score between tokens is the log of the transition.",
-            Content(*column_normalised(task)),
-        ),
+        *responsibility_claims(task),
         Claim(
             "mean_responsibility.interchange",
             "Swapping a layer's output at the later half of the evidence positions but the last "
@@ -101,57 +76,12 @@ def two_pass_claims(task: MTDTask) -> list[Claim]:
             "second_responsibilities.attention",
             "At every evidence position a head's pattern over lags 1 to m is the second "
             "responsibilities.",
-            Attention("second_responsibilities", lags),
+            Attention("second_responsibilities", range(1, window)),
         ),
-        Claim(
-            "second_mean_responsibility.interchange",
-            "Swapping a layer's output at the last query acts as swapping the mean of the second "
-            "responsibilities.",
-            Interchange("second_mean_responsibility", "hook_attn_out", LAST, linear=True),
-        ),
-        Claim(
-            "second_mean_responsibility.interchange_given_query",
-            "The same, with sources that share the query's own tokens.",
-            Interchange(
-                "second_mean_responsibility", "hook_attn_out", LAST, given_query=True, linear=True
-            ),
-        ),
-        Claim(
-            "second_mean_responsibility.scrubbing_given_query",
-            "At the last query a layer passes on that mean and nothing else, given its tokens.",
-            Scrubbing("second_mean_responsibility", "hook_attn_out", LAST),
-            slow=True,
-        ),
-        Claim(
-            "second_mean_responsibility.probe",
-            "That mean can be read linearly from a layer at the last query.",
-            Probe("second_mean_responsibility", two_pass_control, window, LAST),
-        ),
-        Claim(
-            "second_mean_responsibility.probe_given_query",
-            "The same, among sequences that share the query's own tokens.",
-            ProbeGivenQuery("second_mean_responsibility", two_pass_control),
-        ),
-        Claim(
-            "mixture_weights.interchange",
-            "Swapping a layer's attention pattern at the last query acts as swapping the weights.",
-            Interchange("mixture_weights", "attn.hook_pattern", LAST),
-        ),
-        Claim(
-            "mixture_weights.interchange_given_query",
-            "The same, with sources that share the query's own tokens.",
-            Interchange("mixture_weights", "attn.hook_pattern", LAST, given_query=True),
-        ),
-        Claim(
-            "mixture_weights.attention",
-            "At the last query a head's pattern over the last m positions is the mixture weights.",
-            Attention("mixture_weights", range(task.order), LAST),
-        ),
-        Claim(
-            "prediction.estimator",
-            "Predictions at the last query are like those of two passes.",
-            Prediction(without_evidence),
-        ),
+        *statistic_claims("second_mean_responsibility", mean, "that mean"),
+        *probe_claims("second_mean_responsibility", "that mean", two_pass_control, window),
+        *weight_claims(task),
+        predicted("two passes"),
     ]
 
 
@@ -180,10 +110,7 @@ def two_pass_control(
     An arbitrary point of the simplex for each token window stands in for the lags' likelihoods, of
     both passes.
     """
-    order = causal_model.task.order
-    positions = tuple(range(order, tokens.shape[1]))
-    windows = probes.token_windows(tokens, positions, order + 1)
-    decoys = probes.random_simplex_map(windows, order, seed)
+    decoys = window_decoys(causal_model.task, tokens, seed)
     first = causal_model.do(responsibilities=decoys)
     second = under(first.run(tokens)["prefix_weights"], decoys)
     return first.do(second_responsibilities=second).run(tokens)[variable]

@@ -11,25 +11,31 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from mtd_lens.algorithms import (
-    FIT_SEED,
-    N_FIT_SEQUENCES,
-    Intervenable,
+    PRECISION,
     around,
     check_fit,
+    cross_entropy,
     is_at_bound,
-    positions_from,
+    nearest,
     search,
     with_flag,
 )
 from mtd_lens.errors import ArgumentError
 from mtd_lens.families.mtd import estimators
-from mtd_lens.families.mtd.causal_model import AT_BOUND, BETA_RANGE, BETA_SPAN, MAX_BETA, best_beta
+from mtd_lens.families.mtd.causal_model import (
+    BETA_RANGE,
+    BETA_SPAN,
+    MAX_BETA,
+    OnMixtures,
+    best_beta,
+    own_predictions,
+)
+from mtd_lens.families.mtd.estimators import running_mean
 from mtd_lens.families.mtd.task import MTDTask, check_task
-from mtd_lens.shapes import Likelihoods, Responsibilities, WeightsPerQuery
+from mtd_lens.shapes import Likelihoods, Predictions, Responsibilities, WeightsPerQuery
 from probes import checks
 
 FIRST_SPAN = 4.0
@@ -42,12 +48,9 @@ MAX_FIRST_BETA = 500.0
 LEAST_WEIGHT = 1e-250
 """To which prefix weights that are held are raised, so that none makes evidence impossible."""
 
-PRECISION = 1e-10
-"""To which the logarithm of each β is sought."""
-
 
 @dataclass(frozen=True)
-class TwoPassCausalModel(Intervenable):
+class TwoPassCausalModel(OnMixtures):
     """Two passes over the evidence, stage by stage, with interventions.
 
     Position k's second responsibilities are those under its own prefix weights, from the evidence
@@ -109,14 +112,6 @@ class TwoPassCausalModel(Intervenable):
         first = with_flag("first_beta", float(self.first_beta), self.first_beta_at_bound)
         return first | with_flag("second_beta", float(self.second_beta), self.second_beta_at_bound)
 
-    def query_positions(self, length: int) -> tuple[int, ...]:
-        """The positions ``order … length - 1``, at which all m parents are there.
-
-        Args:
-            length: Of the sequences.
-        """
-        return positions_from(self.task.order, length)
-
     def run(self, tokens: Tensor) -> dict[str, Tensor]:
         """All variables at every query position, in float64.
 
@@ -144,18 +139,12 @@ class TwoPassCausalModel(Intervenable):
         return dict(zip(self.variables, values, strict=True))
 
 
-def running_mean(values: Float[Tensor, "sequence query lag"]) -> WeightsPerQuery:
-    """The mean over queries up to each one."""
-    counts = torch.arange(1, values.shape[1] + 1).to(values)[:, None]
-    return values.cumsum(1) / counts
-
-
 def under(weights: WeightsPerQuery, likelihoods: Likelihoods) -> Responsibilities:
     """``λ_k(g) p_k(g) / Σ_h λ_k(h) p_k(h)``: responsibilities under each position's own weights."""
     return normalised(weights.clamp_min(LEAST_WEIGHT) * likelihoods)
 
 
-def normalised(values: Float[Tensor, "sequence query lag"]) -> WeightsPerQuery:
+def normalised(values: WeightsPerQuery) -> WeightsPerQuery:
     """Values over their sum."""
     return values / values.sum(-1, keepdim=True)
 
@@ -174,9 +163,7 @@ def best_two_passes(task: MTDTask) -> TwoPassCausalModel:
         ArgumentError: Something else than an MTDTask.
     """
     first = best_beta(task)
-    batch = task.sample(N_FIT_SEQUENCES, seed=FIT_SEED)
-    truth = estimators.predict(task, batch.tokens, batch.weights)
-    second, _ = _Fit(task, batch.tokens, truth, BETA_RANGE).second_beta(first)
+    second, _ = _Fit(task, *own_predictions(task), BETA_RANGE).second_beta(first)
     return TwoPassCausalModel(task, first, second)
 
 
@@ -206,8 +193,8 @@ def fit_two_passes(task: MTDTask, tokens: Tensor, predictions: Tensor) -> TwoPas
     second, _ = fit.second_beta(first)
     return TwoPassCausalModel(
         task, first, second,
-        first_beta_at_bound=is_at_bound(first, of_first, AT_BOUND),
-        second_beta_at_bound=is_at_bound(second, of_second, AT_BOUND),
+        first_beta_at_bound=is_at_bound(first, of_first),
+        second_beta_at_bound=is_at_bound(second, of_second),
     )  # fmt: skip
 
 
@@ -220,18 +207,15 @@ class _Fit:
         self.likelihoods = estimators.lag_likelihoods(task, tokens)
         self.mean = running_mean(normalised(self.likelihoods))
         self.rows = estimators.parent_rows(task, tokens)[:, -1]
-        self.targets, self.bounds = targets.to(self.mean), bounds
+        self.targets, self.bounds = targets, bounds
 
     def second_beta(self, first_beta: float) -> tuple[float, float]:
         """The best β₂ and its cross-entropy, in nats."""
         prefix = (first_beta * self.mean).softmax(-1)
         second_mean = under(prefix, self.likelihoods).mean(1)
 
-        def cross_entropy(log_beta: float) -> float:
-            weights = (math.exp(log_beta) * second_mean).softmax(-1)
-            prediction = torch.einsum("nl,nlb->nb", weights, self.rows)
-            return -float(torch.xlogy(self.targets, prediction.clamp_min(1e-300)).sum(-1).mean())
+        def predicted(beta: float) -> Predictions:
+            return torch.einsum("nl,nlb->nb", (beta * second_mean).softmax(-1), self.rows)
 
-        low, high = self.bounds
-        found = search(cross_entropy, (math.log(low), math.log(high)), PRECISION)
-        return math.exp(found), cross_entropy(found)
+        found = nearest(predicted, self.targets, self.bounds)
+        return found, cross_entropy(self.targets, predicted(found))

@@ -45,9 +45,6 @@ SHARPNESS_RANGE = (1e-2, 20.0)
 SHARPNESS_SPAN = 2.0
 """A model's sharpness is sought within this factor of the task's best one, on either side."""
 
-AT_BOUND = 1e-3
-"""A sharpness this close to an end of its range, as a share of it, counts as being there."""
-
 
 class Selecting(Intervenable):
     """What the family's causal models share: the copier and the selector.
@@ -255,12 +252,8 @@ def fit_sharpness(
     """
     checks.choice(match, "match", MATCHES, ArgumentError)
     everything = estimators.last_counts(task, tokens, ())
-    expected, axes, most = (
-        (len(everything), task.n_tokens),
-        "[sequence, token]",
-        estimators.MAX_SHARPNESS,
-    )
-    ends = check_fit("sharpness", targets, expected, axes, bounds, most)
+    expected, axes = (len(everything), task.n_tokens), "[sequence, token]"
+    ends = check_fit("sharpness", targets, expected, axes, bounds, estimators.MAX_SHARPNESS)
     kernel, seen = kernel_of(task, tokens, match), everything > 0
     targets = targets.to(everything)
 
@@ -300,7 +293,7 @@ def fit_kernel(
     """
     bounds = around(best_sharpness(task, match), SHARPNESS_SPAN, SHARPNESS_RANGE[1])
     sharpness = fit_sharpness(task, tokens, predictions, bounds, match=match)
-    at_bound = is_at_bound(sharpness, bounds, AT_BOUND)
+    at_bound = is_at_bound(sharpness, bounds)
     return NGramCausalModel(task, sharpness, sharpness_at_bound=at_bound, match=match)
 
 

@@ -5,15 +5,13 @@ induction head's; then how often each token came after the same parents, ``n(b |
 prior adds as much for every token. At every query position ``window … T-1``.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from mtd_lens.algorithms import around, check_fit, is_at_bound, search, with_flag
+from mtd_lens.algorithms import around, check_fit, is_at_bound, nearest, with_flag
 from mtd_lens.contracts import EVERY, LAST
 from mtd_lens.errors import ArgumentError
 from mtd_lens.families.ngram import estimators
@@ -26,9 +24,6 @@ MAX_CONCENTRATION = 1e4
 
 SPAN = 8.0
 """A model's concentration is sought within this factor of the task's, on either side."""
-
-AT_BOUND = 1e-3
-"""A log concentration this close to an end of its range counts as being there."""
 
 
 @dataclass(frozen=True)
@@ -152,14 +147,8 @@ def fit_bayes(task: NGramTask, tokens: Tensor, predictions: Predictions) -> NGra
         "concentration", predictions, tuple(counts.shape), "[sequence, token]", bounds,
         MAX_CONCENTRATION,
     )  # fmt: skip
-    targets = predictions.to(counts)
-
-    def cross_entropy(log_value: float) -> float:
-        prediction = estimators.posterior_mean(counts, math.exp(log_value))
-        return -float(torch.xlogy(targets, prediction).sum(-1).mean())
-
-    value = math.exp(search(cross_entropy, (math.log(bounds[0]), math.log(bounds[1])), 1e-10))
-    return NGramCountsModel(task, value, at_bound=is_at_bound(value, bounds, AT_BOUND))
+    value = nearest(lambda alpha: estimators.posterior_mean(counts, alpha), predictions, bounds)
+    return NGramCountsModel(task, value, at_bound=is_at_bound(value, bounds))
 
 
 def maximum_likelihood(

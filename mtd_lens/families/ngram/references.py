@@ -16,7 +16,6 @@ from mtd_lens.algorithms import is_at_bound, with_flag
 from mtd_lens.contracts import Reference
 from mtd_lens.families.ngram import estimators
 from mtd_lens.families.ngram.causal_model import (
-    AT_BOUND,
     SHARPNESS_RANGE,
     fit_sharpness,
     nearest_sharpness,
@@ -32,7 +31,7 @@ def references(
     sharpness = fit(task, fit_tokens, fit_target)
     everything = estimators.last_counts(task, tokens, ())
     counts = estimators.last_counts(task, tokens)
-    at_bound = is_at_bound(sharpness, SHARPNESS_RANGE, AT_BOUND)
+    at_bound = is_at_bound(sharpness, SHARPNESS_RANGE)
     found = {
         "uniform": Reference(counts.new_full(counts.shape, 1 / task.n_tokens)),
         "unigram": Reference(estimators.likeliest(everything)),

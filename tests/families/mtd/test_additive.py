@@ -14,7 +14,6 @@ from mtd_lens import AdditiveCausalModel, MTDCausalModel, PosteriorCausalModel
 from mtd_lens.errors import ArgumentError, TokensError
 from mtd_lens.families.mtd import additive_claims, additive_model
 from mtd_lens.families.mtd.additive_model import FORMS, PAIRS, WINDOWS, fit_additive
-from mtd_lens.families.mtd.posterior_model import RULES
 from probes import kl_divergence
 
 Q, M, LENGTH = 3, 2, 12
@@ -151,7 +150,7 @@ TRUTHS = {
         one_step_table(task, 5.0),
     ),
     "product of likelihoods": lambda task: (
-        PosteriorCausalModel(task, 0.7, RULES[1]),
+        PosteriorCausalModel(task, 0.7, "vertices"),
         0.7 * known_table(task, mtd_lens.lag_likelihoods).log(),
     ),
 }
