@@ -173,7 +173,7 @@ def best_two_passes(task: MTDTask) -> TwoPassCausalModel:
     Raises:
         ArgumentError: Something else than an MTDTask.
     """
-    first = best_beta(task)
+    first = min(best_beta(task), MAX_FIRST_BETA)
     batch = task.sample(N_FIT_SEQUENCES, seed=FIT_SEED)
     truth = estimators.predict(task, batch.tokens, batch.weights)
     second, _ = _Fit(task, batch.tokens, truth, BETA_RANGE).second_beta(first)
