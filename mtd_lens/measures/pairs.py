@@ -262,7 +262,10 @@ class _Draw:
     def _sources(
         self, bases: Int[Tensor, " base"], shifts: Sequence[int]
     ) -> tuple[Rows, Bool[Tensor, " base"]]:
-        """Sources at the first shift at which they are possible, and whether they are at any."""
+        """Sources at the first shift at which they are possible, and whether they are at any.
+
+        Where they are not, the base itself stands in, of which every algorithm can be run.
+        """
         index = (bases + shifts[0]) % len(self.others)
         possible = torch.ones_like(bases, dtype=torch.bool)
         if self.query is None:
@@ -278,6 +281,7 @@ class _Draw:
                 others = self.others[(bases[left] + shift) % len(self.others)]
                 tokens[left] = spliced(others, own[left], self.query)
                 possible[left] = self.query.possible(tokens[left])
+            tokens[~possible] = own[~possible]
         return Rows(tokens, torch.arange(len(bases), device=bases.device)), possible
 
     def _values(self, rows: Rows, variable: str) -> Tensor:

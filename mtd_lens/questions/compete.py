@@ -65,8 +65,8 @@ def compete(
         seed: Of the sequences, pairs and resampling.
         algorithms: Ids, or algorithms of the caller's own, two at least; by default all of the
             family's.
-        threshold: What scores must lie above, and of what is left the share that no rival may
-            explain: 1 minus this.
+        threshold: What scores and the lead over every rival must lie above, and 1 minus the share
+            of what is left that a rival may explain.
         name: What the result calls the model.
         vocabulary: Which of the model's ids stand for the task's tokens, if they are not the same.
         progress: Show a progress bar on standard error once two seconds have passed.
@@ -207,14 +207,16 @@ def _duel(one: _Held, other: _Held, n_rivals: int, seed: int) -> Duel:
         return beside(2 * own[rows], (own + others)[rows])
 
     names = one.algorithm.name, other.algorithm.name
+    interchange = None
+    swaps = [each.found["interchange"] for each in (one, other) if "interchange" in each.found]
+    if len(swaps) == 2 and swaps[0].layer == swaps[1].layer:
+        differ = divergence(one.counterfactual, other.counterfactual)
+        if not negligible(differ, one.counterfactual):
+            own, others = (swap.numerator for swap in swaps)
+            interchange = nearer(own, others, _most(differ))
     apart = divergence(one.prediction, other.prediction)
     if negligible(apart, one.prediction):
-        return Duel(*names, predictions=None, interchange=None, share=None, apart=0.0)
-    interchange = None
-    if "interchange" in one.found and "interchange" in other.found:
-        own, others = (each.found["interchange"].numerator for each in (one, other))
-        differ = divergence(one.counterfactual, other.counterfactual)
-        interchange = nearer(own, others, _most(differ))
+        return Duel(*names, predictions=None, interchange=interchange, share=None, apart=0.0)
     rows = _most(apart)
     way = (other.prediction - one.prediction)[rows]
     gone = (one.trial.predictions(one.trial.tokens) - one.prediction)[rows]
@@ -256,11 +258,12 @@ def _judged(
         duel.other
         for duel in beside
         if duel.predictions is None or duel.predictions.low <= 0 <= duel.predictions.high
+        if not (name in acting and duel.interchange is not None and duel.interchange.low > 0)
     )
     if nearer:
         verdict, reason = verdicts.REFUTED, min(nearer, key=lambda words: nearer[words])
     else:
-        verdict, reason = _of_the_nearest(one, beside, alike, 1 - threshold)
+        verdict, reason = _of_the_nearest(one, beside, alike, threshold)
     layers = {test: found.layer for test, found in one.found.items()}
     return Contender(
         id=one.algorithm.id,
@@ -280,9 +283,17 @@ def _judged(
 
 
 def _of_the_nearest(
-    one: _Held, beside: Sequence[Duel], alike: Sequence[str], within: float
+    one: _Held, beside: Sequence[Duel], alike: Sequence[str], threshold: float
 ) -> tuple[str, str]:
-    """The verdict on an algorithm to which no rival is preferred, with its reason."""
+    """The verdict on an algorithm to which no rival is preferred, with its reason.
+
+    What it leaves unexplained must be little beside what parts it from every rival: a model of an
+    algorithm that nobody named may be nearer to one of them than to the others.
+    """
+    within = 1 - threshold
+    if "predictions" not in one.verdicts:
+        why = one.notes.get("predictions", "it claims nothing of them")
+        return verdicts.NOT_APPLICABLE, f"what it predicts was held against nothing: {why}"
     failed = {test: _said(one, test) for test in one.verdicts if not one.holds(test)}
     if "predictions" in failed:
         return one.verdicts["predictions"].name, failed["predictions"]
@@ -291,15 +302,22 @@ def _of_the_nearest(
         for duel in beside
         if duel.share is not None and (duel.share.low > within or duel.share.high < -within)
     ]
-    if between:
-        return verdicts.PARTIAL, " and ".join(between)
+    missing = [*filter(None, [" and ".join(between)]), *failed.values()]
+    if missing:
+        return verdicts.PARTIAL, "; ".join(missing)
     if alike:
         reason = f"it cannot be told from {', '.join(alike)} by these sequences"
         return verdicts.NOT_DIAGNOSTIC, reason
-    if failed:
-        return verdicts.PARTIAL, "; ".join(failed.values())
+    leads = [
+        f"its lead over {duel.other} is {duel.predictions}, not above {threshold:g}"
+        for duel in beside
+        if duel.predictions is not None and duel.predictions.low <= threshold
+    ]
+    if leads:
+        return verdicts.PARTIAL, "; ".join(leads)
+    scores = ", ".join(f"{test} {score}" for test, score in one.scores.items())
     reason = f"nearer than each of {len(beside)} rivals, none of which explains what is left"
-    return verdicts.SUPPORTED, reason
+    return verdicts.SUPPORTED, f"{scores}; {reason}"
 
 
 def _said(one: _Held, test: str) -> str:
@@ -307,17 +325,24 @@ def _said(one: _Held, test: str) -> str:
 
 
 def _conclusion(model: str, judged: Sequence[Contender]) -> str:
-    """What it comes to, in a sentence."""
+    """What it comes to, in a sentence, which names no algorithm that is refuted as one that runs.
+
+    Where no swap was made of what is said to run, predictions alone say so.
+    """
     nearest = judged[0]
-    supported = [c for c in judged if c.verdict == verdicts.SUPPORTED]
-    if supported:
-        text = f"{model} runs {supported[0].name}: {supported[0].reason}."
-    elif nearest.verdict == verdicts.NOT_DIAGNOSTIC and nearest.alike:
-        group = ", ".join((nearest.name, *nearest.alike))
-        text = f"{model} runs one of a group that these sequences cannot tell apart: {group}."
-    else:
-        text = (
-            f"{model} runs none of {len(judged)} algorithms; {nearest.name} comes nearest, and is "
-            f"{nearest.verdict.replace('_', ' ')}: {nearest.reason}."
-        )
-    return text
+    found = [c for c in judged if c.verdict == verdicts.SUPPORTED]
+    unsettled = [c for c in judged if c.verdict not in (verdicts.REFUTED, verdicts.PARTIAL)]
+    if not found and nearest.verdict == verdicts.NOT_DIAGNOSTIC:
+        found = [c for c in unsettled if c is nearest or c.name in nearest.alike]
+    named = ", ".join(c.name for c in found)
+    who = model if all(c.interchange for c in found) else f"By predictions alone, {model}"
+    if len(found) > 1:
+        return f"{who} runs one of a group that these sequences cannot tell apart: {named}."
+    if found and found[0].verdict == verdicts.SUPPORTED:
+        return f"{who} runs {named}: {found[0].reason}."
+    text = f"{model} runs none of {len(judged)} algorithms"
+    if unsettled:
+        text = f"Whether {model} runs one of {len(judged)} algorithms is not settled"
+    alike = f" (not told from {', '.join(nearest.alike)})" if nearest.alike else ""
+    words = nearest.verdict.replace("_", " ")
+    return f"{text}; {nearest.name} comes nearest{alike}, and is {words}: {nearest.reason}."

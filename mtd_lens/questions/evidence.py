@@ -83,6 +83,8 @@ def _derivatives(
     name = causal_model.variables[1]
     total = causal_model.run(tokens)[name][:, -1:].detach().requires_grad_()
     prediction = last_prediction(causal_model.do(**{name: total}), tokens)
+    # What no evidence makes possible stays impossible, and bends nothing.
+    prediction = prediction.clamp_min(torch.finfo(prediction.dtype).tiny)
     loss = -torch.xlogy(target.to(prediction), prediction).sum()
     (slopes,) = torch.autograd.grad(loss, total, create_graph=True)
     each = slopes[:, 0].sum(0).unbind()

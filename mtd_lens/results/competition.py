@@ -61,11 +61,12 @@ class Duel:
             model: 1 where it predicts as the one, -1 where as the other, 0 where as near to both.
             Intervals here are corrected for the number of rivals. None where they predict alike.
         interchange: The same of their counterfactuals from the model's predictions after swaps
-            given the query; None where one of them has none.
+            given the query; None where one of them has none, where both are the same, or where
+            they were swapped at different layers.
         share: How much of the way from the one's predictions to the other's the model's lie: 0
             where the one screens the other off, 1 where it is the other way round.
         apart: Mean divergence of the other's predictions from the one's; 0 where they are the
-            same, and nothing can tell them apart.
+            same, and only swaps could tell them apart.
     """
 
     one: str

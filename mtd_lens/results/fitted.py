@@ -142,10 +142,16 @@ class FittedAlgorithm(Result):
         return all(self._is_farther(row) for row in self._of_kind(REFERENCE))
 
     def _is_farther(self, row: Misfit) -> bool:
+        return self._share(row) > NEGLIGIBLE_SHARE and row.beyond is not None and row.beyond.low > 0
+
+    def _is_nearer(self, row: Misfit) -> bool:
+        beyond = row.beyond
+        return self._share(row) < -NEGLIGIBLE_SHARE and beyond is not None and beyond.high < 0
+
+    def _share(self, row: Misfit) -> float:
+        """How much more is explained by the fitted algorithm; 0 where there is nothing."""
         own, other = self.fitted.explained, row.explained
-        if own is None or other is None or row.beyond is None:
-            return False
-        return row.beyond.low > 0 and own.score - other.score > NEGLIGIBLE_SHARE
+        return 0.0 if own is None or other is None else own.score - other.score
 
     def _of_kind(self, kind: str) -> list[Misfit]:
         return [row for row in self.misfits if row.kind == kind]
@@ -217,6 +223,8 @@ class FittedAlgorithm(Result):
         nearer = "nearer to the model than every reference"
         if self.is_nearest:
             return [f"{self.fitted.name} is {nearer}; {best.name} comes nearest to it."]
+        if self._is_nearer(best):
+            return [f"{self.fitted.name} is not {nearer}: {best.name} is nearer."]
         return [f"That {self.fitted.name} is {nearer} is not certain: {best.name} is as near."]
 
     def _rows(self) -> list[dict[str, Any]]:

@@ -4,11 +4,14 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from known_truth import one_step, rivals
+from known_truth.rivals import passes
 
 import mtd_lens
+from mtd_lens.families.mtd.constructions import random_construction
 from mtd_lens.families.mtd.family import ONE_STEP, POSTERIOR
 from mtd_lens.results.competition import Competition, Duel
-from mtd_lens.verdicts import NOT_DIAGNOSTIC, PARTIAL, REFUTED, SUPPORTED
+from mtd_lens.verdicts import NOT_APPLICABLE, NOT_DIAGNOSTIC, PARTIAL, REFUTED, SUPPORTED
 from probes.statistics.intervals import Interval
 
 TRUTH = {
@@ -110,6 +113,99 @@ def test_a_random_model_runs_none():
     assert "runs none" in found.conclusion
 
 
+EVEN = [[0.1, 0.2, 0.3, 0.4]] * 4
+"""Rows under which no evidence speaks for a lag."""
+
+
+def made(transition, order):
+    return mtd_lens.MTDTask(transition, order=order, seq_len=14, name="made")
+
+
+@pytest.mark.parametrize("order", [1, 3])
+def test_what_was_held_against_nothing_is_not_said_to_run(task, order):
+    """On a task without evidence all algorithms predict alike, and a random model as none."""
+    tested = made(task.transition if order == 1 else EVEN, order)
+    model = random_construction(tested, form="absolute", dtype=torch.float64)
+    found = mtd_lens.compete(model, n_sequences=128)
+    assert {contender.verdict for contender in found} == {NOT_APPLICABLE}
+    assert "does not vary" in found.nearest.reason
+    assert "is not settled" in found.conclusion
+
+
+def test_an_algorithm_that_claims_nothing_is_not_supported(model):
+    algorithms = [replace(each, claims=lambda task: []) for each in (ONE_STEP, POSTERIOR)]
+    found = mtd_lens.compete(model, n_sequences=128, algorithms=algorithms)
+    assert found["one-step"].verdict == NOT_APPLICABLE
+    assert "claims nothing" in found["one-step"].reason
+    assert "is not settled" in found.conclusion
+
+
+def test_twins_whose_swaps_fail_are_no_group_that_runs():
+    """What predicts alike need not run: half of every stage goes around each layer."""
+    tested = mtd_lens.load_task("mtd-q5-m3-t32")
+    twin = replace(ONE_STEP, name="the same", id="twin")
+    halves = one_step.all_in_halves(tested)
+    found = mtd_lens.compete(halves, n_sequences=256, algorithms=[ONE_STEP, twin])
+    assert {contender.verdict for contender in found} == {PARTIAL}
+    assert "interchange" in found.nearest.reason
+    assert "runs none" in found.conclusion
+    assert "not told from the same" in found.conclusion
+
+
+class Turned(mtd_lens.MTDCausalModel):
+    """One step, but for what it does where its statistic is held: of each lag as of another."""
+
+    def do(self, **values):
+        return super().do(**{name: value.flip(-1) for name, value in values.items()})
+
+
+def test_swaps_tell_algorithms_apart_that_predict_alike(model):
+    def fit(task, tokens, predictions):
+        return Turned(task, ONE_STEP.fit(task, tokens, predictions).beta)
+
+    turned = replace(ONE_STEP, name="turned", id="turned", fit=fit)
+    found = mtd_lens.compete(model, n_sequences=256, algorithms=[ONE_STEP, turned, "posterior"])
+    assert found.duels[0].apart == 0.0
+    assert found["one-step"].verdict == SUPPORTED
+    assert found["turned"].verdict == REFUTED
+    assert "swaps" in found["turned"].reason
+
+
+def test_swaps_at_different_layers_are_not_held_against_each_other(task):
+    """Both statistics of one algorithm act, each at its own layer; neither refutes the other."""
+    model = mtd_lens.construct(task).to(torch.bfloat16)
+    last = replace(ONE_STEP, name="last", id="last", statistic="responsibilities")
+    found = mtd_lens.compete(model, n_sequences=256, algorithms=[ONE_STEP, last])
+    assert len({contender.layer for contender in found}) == 2
+    assert found.duels[0].interchange is None
+    assert {contender.verdict for contender in found} == {NOT_DIAGNOSTIC}
+
+
+def test_a_sentence_says_where_predictions_alone_speak():
+    found = mtd_lens.compete(mtd_lens.load_model("ar-d3-t16/constructed-one-step"), n_sequences=128)
+    assert found.nearest.verdict == SUPPORTED
+    assert found.nearest.interchange is None
+    assert found.conclusion.startswith("By predictions alone, ")
+
+
+def test_the_sentence_has_the_scores():
+    """Three passes are none of the algorithms; two come near, and the sentence says how near."""
+    tested = mtd_lens.load_task("mtd-q5-m3-t32")
+    found = mtd_lens.compete(rivals.passes(tested, n_passes=2, factor=0.5), n_sequences=256)
+    nearest = found.nearest
+    assert nearest.id == "two-pass"
+    assert nearest.predictions.high < 0.99
+    assert f"predictions {nearest.predictions}" in found.conclusion
+
+
+def test_a_task_with_impossible_contexts_is_held(task):
+    """Each token has one next: most contexts of others are impossible under a query's own."""
+    tested = made(torch.eye(4).roll(1, 1).tolist(), 2)
+    found = mtd_lens.compete(mtd_lens.construct(tested, dtype=torch.float64), n_sequences=256)
+    assert found["one-step"].interchange.low > 0.99
+    assert found["one-step"].alike == ("product of likelihoods",)
+
+
 def test_duels_are_of_the_sequences_on_which_two_differ_most(model, task):
     """Beside a loop that knows nothing of the instrument."""
     algorithms = [mixed("one", 0.25), mixed("other", -1.0)]
@@ -182,3 +278,10 @@ def test_the_figure_shows_what_was_found(model):
 def test_nothing_else_is_drawn():
     with pytest.raises(mtd_lens.ArgumentError, match="compete returned"):
         mtd_lens.plot_competition(3)
+
+
+def test_three_passes_are_none_of_the_algorithms(task):
+    """Nobody named the algorithm: the one that is nearest leaves too much of it unexplained."""
+    found = mtd_lens.compete(passes(task, 2), n_sequences=512)
+    assert found.nearest.verdict == PARTIAL, found
+    assert "runs none" in found.conclusion

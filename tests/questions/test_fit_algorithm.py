@@ -131,6 +131,22 @@ def recency(task, slope=0.1, last=1.5):
     return AdditiveCausalModel(task, table, weights / weights.mean())
 
 
+def test_what_the_transition_makes_impossible_is_fitted():
+    """Predictions hold exact zeros, whatever the evidence."""
+    task = mtd_lens.MTDTask(transition(4, seed=7, zeros=0.5), order=2, seq_len=10)
+    found = mtd_lens.fit_algorithm(mtd_lens.construct(task, dtype=torch.float64), n_sequences=1024)
+    assert found.fitted.explained.low > 0.999
+    assert found.slope.score == pytest.approx(0.0, abs=1e-3)
+
+
+def test_a_reference_that_is_nearer_is_said_to_be(built):
+    """From too few sequences a table is read worse than one number."""
+    found = mtd_lens.fit_algorithm(built, n_sequences=64)
+    assert found.best_reference.beyond.high < 0
+    (note,) = found._notes()
+    assert f"{found.best_reference.name} is nearer" in note
+
+
 def test_recency_is_told_from_flat_weights(small):
     truth = recency(small)
     tokens = small.sample(N, seed=0).tokens

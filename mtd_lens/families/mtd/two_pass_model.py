@@ -162,7 +162,7 @@ def best_two_passes(task: MTDTask) -> TwoPassCausalModel:
     Raises:
         ArgumentError: Something else than an MTDTask.
     """
-    first = best_beta(task)
+    first = min(best_beta(task), MAX_FIRST_BETA)
     second, _ = _Fit(task, *own_predictions(task), BETA_RANGE).second_beta(first)
     return TwoPassCausalModel(task, first, second)
 
