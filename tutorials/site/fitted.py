@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.ticker import StrMethodFormatter
 
 import mtd_lens
 from mtd_lens.measures.held_out import SEED
@@ -145,6 +146,7 @@ def draw_misfits(found: Figures) -> Any:
             )[0]
             axes.plot([at["low"], at["high"]], [height] * 2, color=colour, linewidth=1.4)
     axes.set_yticks(range(len(found)), [name.replace("/trained-", "  ") for name in found])
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.tick_params(labelsize="small")
     axes.set_ylim(len(found) - 0.5, -0.5)
     axes.set_xlabel("KL(model ‖ fit) on held-out sequences, nats (bars: 95%)", fontsize="small")

@@ -79,6 +79,8 @@ def _draw(competition: Competition) -> "matplotlib.figure.Figure":
 
 def _draw_divergences(axes: "matplotlib.axes.Axes", competition: Competition) -> None:
     """A row for each algorithm, with its verdict."""
+    from matplotlib.ticker import StrMethodFormatter
+
     style.plain(axes, "x")
     axes.set_xscale("log")
     for height, contender in enumerate(competition):
@@ -87,6 +89,7 @@ def _draw_divergences(axes: "matplotlib.axes.Axes", competition: Competition) ->
         _say(axes, height, contender.verdict.replace("_", " "))
     most = max(contender.divergence.high for contender in competition)
     axes.set_xlim(LEAST_SHOWN / 1.5, max(most, 10 * LEAST_SHOWN) * 2)
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.set_yticks(range(len(competition)), [c.name for c in competition], fontsize="small")
     axes.tick_params(labelsize="small")
     measure, _, unit = competition.divergence.partition(", ")
