@@ -18,7 +18,7 @@ from mtd_lens.trial import Trial
 from mtd_lens.views.plots import style
 from probes import files
 from probes.subject import HookedModel
-from tutorials.site import RESULTS, measurements, pages
+from tutorials.site import RESULTS, measurements, pages, standard_circuit
 
 SEED, N_SEQUENCES = 0, 768
 
@@ -97,7 +97,6 @@ def measure_circuit(name: str, *, random: bool = False) -> Figures:
         random: With random weights in place of its own.
     """
 
-
     def trial(model: HookedModel) -> Trial:
         experiment = mtd_lens.Experiment.of(model, None, SEED, algorithm=FUSED)
         return experiment.drawn(N_OF_CIRCUIT).trial()
@@ -106,7 +105,9 @@ def measure_circuit(name: str, *, random: bool = False) -> Figures:
     if random:
         model = randomized(model, SEED, "null")
     other = TRAINED[TRAINED.index(name) - 1] if name in TRAINED else None
-    table = other and circuit_study.score_table(trial(mtd_lens.load_model(other)))
+    table = None
+    if other is not None:
+        table = circuit_study.score_table(trial(mtd_lens.load_model(other)))
     return circuit_study.measure(trial(model), table)
 
 
@@ -256,15 +257,29 @@ def page(data: Figures) -> str:
     }
     over_training = [*OVER_TRAINING, f"{SHORT}/trained-attn-only-3l-s0"]
     template = pages.templates().get_template("standard.md.jinja")
+    circuits = circuits_of(data)
     return template.render(
         {name: table(columns, every) for name, columns in tables.items()},
         training=table(training, over_training),
         in_short=in_short(data),
+        circuit=standard_circuit.tables(circuits),
+        circuit_short=standard_circuit.sentences(circuits),
+        n_of_circuit=N_OF_CIRCUIT // 2,
         figure=FIGURE.name,
         n_sequences=N_SEQUENCES,
         seed=SEED,
         short=SHORT,
     )
+
+
+def circuits_of(data: Figures) -> dict[str, Figures]:
+    """How score and value make the correction, by the words for a model, as far as measured."""
+    of_random = [(CIRCUIT_RANDOM, name, ", random weights") for name in OF_RANDOM]
+    return {
+        f"`{name.removeprefix(SHORT + '/')}`{words}": data[name][key]
+        for key, name, words in [*[(CIRCUIT, name, "") for name in OF_CIRCUIT], *of_random]
+        if key in data.get(name, {})
+    }
 
 
 SHOWN = {

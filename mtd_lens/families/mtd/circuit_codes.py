@@ -13,6 +13,7 @@ from mtd_lens.families.mtd.circuit import Circuit
 from mtd_lens.families.mtd.circuit_forms import ADDITIVE
 from mtd_lens.families.mtd.score_form import main_codes
 from mtd_lens.shapes import Transition
+from probes.subject import subject_of
 
 Figures = dict[str, Any]
 """Plain data, as JSON holds it."""
@@ -161,7 +162,7 @@ def product_figures(circuit: Circuit, form: str) -> Figures:
     """
     task, model = circuit.basis.task, circuit.alike.trial.model
     q, m = task.n_tokens, task.order
-    weights = model.state_dict()
+    weights = subject_of(model).underlying.state_dict()
     out = weights[f"blocks.{circuit.layer}.attn.W_O"].double()
     read = weights["unembed.W_U"].double()
     if "ln_final.w" in weights:
@@ -213,10 +214,19 @@ def product_figures(circuit: Circuit, form: str) -> Figures:
     one_hot = torch.eye(q).double()
     before = torch.stack([one_hot[seen[:, g]] for g in range(1, m + 1)])
     relabelled = [pi[order][:, order] for order in relabellings(q)]
+    p = likelihoods(pi)
+    log_p = p.clamp_min(1e-9).log()
+    rivals = {
+        "γ × π, lags turned": gamma(pi).roll(1, 0),
+        "p × π": p,
+        "p × π, lags competing": p - p.mean(0),
+        "log p × π": log_p,
+        "log p × π, lags competing": log_p - log_p.mean(0),
+    }
+    copied = torch.einsum("gwp,wc->gwpc", before, one_hot[seen[:, 0]])
     return {
-        "γ × π": _beside([correlation(times_rows(gamma(p), p)) for p in relabelled]),
-        "γ × π, lags turned": correlation(times_rows(gamma(pi).roll(1, 0), pi)),
-        "p × π": correlation(times_rows(likelihoods(pi), pi)),
-        "log p × π": correlation(times_rows(likelihoods(pi).clamp_min(1e-9).log(), pi)),
-        "match and copy": correlation(torch.einsum("gwp,wc->gwpc", before, one_hot[seen[:, 0]])),
+        "γ × π": _beside([correlation(times_rows(gamma(x), x)) for x in relabelled]),
+        **{name: correlation(times_rows(x, pi)) for name, x in rivals.items()},
+        "match and copy": correlation(copied),
+        "match and copy, lags competing": correlation(copied - copied.mean(0)),
     }

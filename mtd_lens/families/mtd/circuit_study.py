@@ -1,13 +1,13 @@
 """How score and value of one attention layer make the correction, in figures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor
 
 import probes
 from mtd_lens.contracts import last_prediction
-from mtd_lens.families.mtd.causal_model import fit_one_step
+from mtd_lens.families.mtd.causal_model import MTDCausalModel, fit_one_step
 from mtd_lens.families.mtd.circuit import (
     COVARIANCE,
     FIRST,
@@ -23,7 +23,7 @@ from mtd_lens.families.mtd.circuit_codes import (
     with_errors,
 )
 from mtd_lens.families.mtd.circuit_forms import ADDITIVE, JOINT, LAST, SHUFFLED, Basis
-from mtd_lens.families.mtd.fused_model import fit_fused
+from mtd_lens.families.mtd.fused_model import FusedCausalModel, fit_fused
 from mtd_lens.families.mtd.score_claims import COMPETING
 from mtd_lens.families.mtd.score_form import ANY
 from mtd_lens.measures.mean_pattern import PATTERN
@@ -108,8 +108,10 @@ def mlp_figures(circuit: Circuit) -> Figures:
         runs["MLP at its mean"] = [held(f, mlp_out=mean) for f in (True, False)]
         runs["through the MLP alone"] = [held(f, attn_out=mean, mlp_out=own) for f in (True, False)]
     for name, (on_fit, on_test) in runs.items():
-        models = {"one step": fit_one_step, "first order": fit_fused}
-        fitted = {k: fit(task, alike.fit, on_fit) for k, fit in models.items()}
+        fitted: dict[str, MTDCausalModel | FusedCausalModel] = {
+            "one step": fit_one_step(task, alike.fit, on_fit),
+            "first order": fit_fused(task, alike.fit, on_fit),
+        }
         kl = {
             k: probes.kl_divergence(on_test.double(), last_prediction(model, alike.test))
             for k, model in fitted.items()
@@ -149,15 +151,26 @@ def measure(trial: Trial, other: ScoreTable | None = None) -> Figures:
         other: Another model's table of scores, as null.
     """
     circuit = Circuit.of(trial, Basis.of(trial.task))
-    circuits = [circuit, *(replace(circuit, basis=circuit.basis.again(i)) for i in range(N_AGAIN))]
     heads, transition = carrying(circuit), circuit.basis.task.transition
-    pairs = [pair_figures(*pair_codes(c, heads), transition) for c in circuits]
-    products = {form: [product_figures(c, form) for c in circuits] for form in (COMPETING, ANY)}
+    circuits = drawn_again(circuit)
     return {
         "layer": circuit.layer,
         "values": value_figures(circuit),
         "together": joint_figures(circuit, other),
-        "pair": with_errors(pairs),
-        "product": {form: with_errors(found) for form, found in products.items()},
+        "pair": with_errors([pair_figures(*pair_codes(c, heads), transition) for c in circuits]),
+        "product": products(circuits),
         "mlp": mlp_figures(circuit),
+    }
+
+
+def drawn_again(circuit: Circuit) -> list[Circuit]:
+    """The circuit, and again with its forms fitted on endings that are drawn from its own."""
+    again = (circuit.basis.again(seed) for seed in range(N_AGAIN))
+    return [circuit, *(replace(circuit, basis=basis) for basis in again)]
+
+
+def products(circuits: Sequence[Circuit]) -> Figures:
+    """What ``product_figures`` says, by the form of scores, with standard errors."""
+    return {
+        form: with_errors([product_figures(c, form) for c in circuits]) for form in (COMPETING, ANY)
     }
