@@ -74,7 +74,7 @@ def tables(models: Mapping[str, Figures]) -> dict[str, str]:
         name: found for name, found in models.items() if len(found["mlp"]) == 1 and _stock(name)
     }
     return {
-        "values": table(values, models),
+        "of_values": table(values, models),
         "own_parts": table(own, models),
         "together": table(together, models),
         "product": table(product, models),
@@ -101,6 +101,9 @@ def sentences(models: Mapping[str, Figures]) -> list[str]:
         found = _at(model, *path)
         return float(max(found[name][of] for name in names if name in found))
 
+    def by_model(*path: str) -> str:
+        return ", ".join(f"{_at(model, *path)[0]:.2f}" for model in trained)
+
     n = len(trained)
     margins = [
         _at(model, "together", BOTH)[0] - highest(model, "together", names=NULLS, of=0)
@@ -115,14 +118,16 @@ def sentences(models: Mapping[str, Figures]) -> list[str]:
     left = f"{SIGN}, of the pair"
     above = sum(_at(model, "pair", left)["as high"] <= 0.05 for model in trained)
     found = [
-        "Given the query, the covariance over keys of score and value alone keeps "
-        f"{span('together', 'covariance, own parts')} of the predictions over {n} models.",
+        "Given the query, with the softmax to first order "
+        f"{by_model('together', 'first order, own parts')} of the predictions is kept in {n} "
+        "models, in the order of the tables; by the covariance over keys of score and value alone, "
+        f"{by_model('together', 'covariance, own parts')}.",
         "Values fitted by the window as a whole keep "
         f"{span('values', JOINT, 'output')}; by a sum over its tokens, "
         f"{span('values', ADDITIVE, COVARIANCE)} by the covariance, and of the whole output "
         f"{span('values', ADDITIVE, 'output')}.",
         f"Scores of competing lags and values that are such sums, both fitted, keep "
-        f"{span('together', BOTH)} by the covariance, {min(margins):.2f} to {max(margins):.2f} "
+        f"{by_model('together', BOTH)} by the covariance, {min(margins):.2f} to {max(margins):.2f} "
         "more than the best null.",
         f"The product of these two correlates {span('product', COMPETING, GAMMA, of='value')} "
         f"with γ × π; relabellings of π reach {null:.2f} in 95% of cases at most. The nearest "
