@@ -104,7 +104,7 @@ def sentences(models: Mapping[str, Figures]) -> list[str]:
     def by_model(*path: str) -> str:
         return ", ".join(f"{_at(model, *path)[0]:.2f}" for model in trained)
 
-    n = len(trained)
+    n, gamma = len(trained), ("product", COMPETING, GAMMA)
     margins = [
         _at(model, "together", BOTH)[0] - highest(model, "together", names=NULLS, of=0)
         for model in trained
@@ -118,10 +118,10 @@ def sentences(models: Mapping[str, Figures]) -> list[str]:
     left = f"{SIGN}, of the pair"
     above = sum(_at(model, "pair", left)["as high"] <= 0.05 for model in trained)
     found = [
-        "Given the query, with the softmax to first order "
-        f"{by_model('together', 'first order, own parts')} of the predictions is kept in {n} "
-        "models, in the order of the tables; by the covariance over keys of score and value alone, "
-        f"{by_model('together', 'covariance, own parts')}.",
+        f"Share of the predictions of {n} models that is kept, in the order of the tables (below 0: "
+        "worse than the mean over sequences of the same last tokens): by the softmax to first "
+        f"order, {by_model('together', 'first order, own parts')}; by the covariance over keys of "
+        f"score and value alone, {by_model('together', 'covariance, own parts')}.",
         "Values fitted by the window as a whole keep "
         f"{span('values', JOINT, 'output')}; by a sum over its tokens, "
         f"{span('values', ADDITIVE, COVARIANCE)} by the covariance, and of the whole output "
@@ -130,9 +130,14 @@ def sentences(models: Mapping[str, Figures]) -> list[str]:
         f"{by_model('together', BOTH)} by the covariance, {min(margins):.2f} to {max(margins):.2f} "
         "more than the best null.",
         f"The product of these two correlates {span('product', COMPETING, GAMMA, of='value')} "
-        f"with γ × π; relabellings of π reach {null:.2f} in 95% of cases at most. The nearest "
-        f"rival reaches {min(of_rivals):.2f} to {max(of_rivals):.2f}; γ is above it in "
-        f"{nearest} of {n} models.",
+        f"with γ × π; 95% of relabellings of π stay below {null:.2f}. The nearest rival reaches "
+        f"{min(of_rivals):.2f} to {max(of_rivals):.2f}; γ is above it in {nearest} of {n} models."
+        + "".join(
+            f" In {name}, where γ is the truth, it is {_at(model, *gamma)['value']:.2f} beside "
+            f"{highest(model, *gamma[:-1], names=RIVALS, of='value'):.2f}."
+            for name, model in models.items()
+            if "constructed-fused" in name
+        ),
         f"Evidence times a sign of y_k correlates {span('pair', SIGN, of='value')} with the code "
         f"of pairs, and with its additive part alone "
         f"{span('pair', f'{SIGN}, additive code', of='value')}. With the rest of the code, "
