@@ -118,8 +118,8 @@ def sentences(models: Mapping[str, Figures]) -> list[str]:
     left = f"{SIGN}, of the pair"
     above = sum(_at(model, "pair", left)["as high"] <= 0.05 for model in trained)
     found = [
-        f"Share of the predictions of {n} models that is kept, in the order of the tables (below 0: "
-        "worse than the mean over sequences of the same last tokens): by the softmax to first "
+        f"Share of the predictions of {n} models that is kept, in the order of the tables (below "
+        "0: worse than the mean over sequences of the same last tokens): by the softmax to first "
         f"order, {by_model('together', 'first order, own parts')}; by the covariance over keys of "
         f"score and value alone, {by_model('together', 'covariance, own parts')}.",
         "Values fitted by the window as a whole keep "
