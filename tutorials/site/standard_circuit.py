@@ -153,6 +153,16 @@ def sentences(models: Mapping[str, Figures]) -> list[str]:
             f"one step than to first order by {span('mlp', RUNS[0], nearer, over=with_mlp)}; with "
             f"the MLP at its mean by {span('mlp', RUNS[1], nearer, over=with_mlp)}."
         )
+    random = [model for name, model in models.items() if "random" in name]
+    if random:
+        found.append(
+            "That much is kept by first order or a covariance tells little by itself: in "
+            f"{len(random)} models of random weights "
+            f"{span('together', 'first order, own parts', over=random)} and "
+            f"{span('together', 'covariance, own parts', over=random)}. Their product of score and "
+            f"value correlates {span('product', COMPETING, GAMMA, of='value', over=random)} with "
+            "γ × π."
+        )
     return found
 
 
