@@ -9,12 +9,16 @@ import torch
 import mtd_lens
 import probes
 from mtd_lens.claims import Measurement, NotApplicable
+from mtd_lens.families.mtd import circuit_study
 from mtd_lens.families.mtd.score_claims import COMPETING, COMPETING_ALONE, ONE_CODE
 from mtd_lens.families.mtd.score_form import ANY, OF_GAMMA, OF_LAST, OWN, PAIRS
+from mtd_lens.hooked import randomized
 from mtd_lens.measures.choice import earliest_best
+from mtd_lens.trial import Trial
 from mtd_lens.views.plots import style
 from probes import files
-from tutorials.site import RESULTS, measurements, pages
+from probes.subject import HookedModel
+from tutorials.site import RESULTS, measurements, pages, standard_circuit
 
 SEED, N_SEQUENCES = 0, 768
 
@@ -36,6 +40,13 @@ BESIDE = [
 STEPS = (1000, 2000, 4000, 6000, 8000, 12000)
 LAST_STEP = 16_000
 OVER_TRAINING = [f"{SHORT}/trained-attn-only-3l-s0@{step}" for step in STEPS]
+
+CIRCUIT, CIRCUIT_RANDOM = "circuit", "circuit, random weights"
+"""Of how score and value make the correction; and with random weights in place of a model's own."""
+
+N_OF_CIRCUIT = 2048
+OF_CIRCUIT = [*TRAINED, f"{SHORT}/constructed-fused"]
+OF_RANDOM = [f"{SHORT}/trained-{kind}-3l-s0" for kind in ("gpt", "attn-only")]
 
 FUSED, ONE_STEP = "fused", "one-step"
 CLAIMS = {
@@ -76,6 +87,28 @@ def measure(name: str) -> Figures:
                 except NotApplicable as reason:
                     found[algorithm][claim.id] = {"not applicable": str(reason)}
     return found
+
+
+def measure_circuit(name: str, *, random: bool = False) -> Figures:
+    """What score and value of the last layer are made of, beside another model's table of scores.
+
+    Args:
+        name: Of a model.
+        random: With random weights in place of its own.
+    """
+
+    def trial(model: HookedModel) -> Trial:
+        experiment = mtd_lens.Experiment.of(model, None, SEED, algorithm=FUSED)
+        return experiment.drawn(N_OF_CIRCUIT).trial()
+
+    model = mtd_lens.load_model(name)
+    if random:
+        model = randomized(model, SEED, "null")
+    other = TRAINED[TRAINED.index(name) - 1] if name in TRAINED else None
+    table = None
+    if other is not None:
+        table = circuit_study.score_table(trial(mtd_lens.load_model(other)))
+    return circuit_study.measure(trial(model), table)
 
 
 def figures(measured: Sequence[Measurement]) -> Figures:
@@ -224,15 +257,29 @@ def page(data: Figures) -> str:
     }
     over_training = [*OVER_TRAINING, f"{SHORT}/trained-attn-only-3l-s0"]
     template = pages.templates().get_template("standard.md.jinja")
+    circuits = circuits_of(data)
     return template.render(
         {name: table(columns, every) for name, columns in tables.items()},
         training=table(training, over_training),
         in_short=in_short(data),
+        circuit=standard_circuit.tables(circuits),
+        circuit_short=standard_circuit.sentences(circuits),
+        n_of_circuit=N_OF_CIRCUIT // 2,
         figure=FIGURE.name,
         n_sequences=N_SEQUENCES,
         seed=SEED,
         short=SHORT,
     )
+
+
+def circuits_of(data: Figures) -> dict[str, Figures]:
+    """How score and value make the correction, by the words for a model, as far as measured."""
+    of_random = [(CIRCUIT_RANDOM, name, ", random weights") for name in OF_RANDOM]
+    return {
+        f"`{name.removeprefix(SHORT + '/')}`{words}": data[name][key]
+        for key, name, words in [*[(CIRCUIT, name, "") for name in OF_CIRCUIT], *of_random]
+        if key in data.get(name, {})
+    }
 
 
 SHOWN = {
@@ -329,6 +376,17 @@ class Standard:
                 data[name] = measure(name)
                 measurements.write(DATA, data)
                 print(f"measured {name}", flush=True)
+        self.measure_circuits(data, missing=missing)
+
+    def measure_circuits(self, data: Figures, *, missing: bool) -> None:
+        """The same of how score and value make the correction, which is added to the figures."""
+        wanted = [(CIRCUIT, name) for name in OF_CIRCUIT]
+        wanted += [(CIRCUIT_RANDOM, name) for name in OF_RANDOM]
+        for key, name in wanted:
+            if not (missing and key in data[name]):
+                data[name][key] = measure_circuit(name, random=key == CIRCUIT_RANDOM)
+                measurements.write(DATA, data)
+                print(f"measured {name}: {key}", flush=True)
 
     def read(self) -> Any:
         """What was measured, by model."""
