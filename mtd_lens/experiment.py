@@ -59,7 +59,7 @@ def asked(question: Callable[Parameters, Answer]) -> Callable[Parameters, Answer
 
     @functools.wraps(question)
     def answered(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Answer:
-        with own_modes(), within_memory(FEWER_SEQUENCES):
+        with own_modes(), torch.enable_grad(), within_memory(FEWER_SEQUENCES):
             return question(*args, **kwargs)
 
     return answered

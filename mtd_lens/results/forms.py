@@ -128,7 +128,7 @@ def text_table(
         table.add_row(*row)
     console = Console(
         file=io.StringIO(), width=MAX_TABLE_WIDTH, color_system=None, legacy_windows=False,
-        markup=False, emoji=False, highlight=False,
+        markup=False, emoji=False, highlight=False, force_jupyter=False,
     )  # fmt: skip
     console.print(table)
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]

@@ -222,7 +222,9 @@ def test_intervals_of_correlations_are_those_of_resampled_sequences():
 
 def test_the_same_seed_gives_the_same_result(built):
     few = {"n_sequences": 96, "form": "own pairs"}
-    one, two, other = (mtd_lens.fit_algorithm(built, **few, seed=seed) for seed in (3, 3, 4))
+    one, other = (mtd_lens.fit_algorithm(built, **few, seed=seed) for seed in (3, 4))
+    with torch.no_grad():  # as in notebooks where nothing is trained
+        two = mtd_lens.fit_algorithm(built, **few, seed=3)
     assert one.to_json() == two.to_json()
     assert not torch.equal(one.table, other.table)
 
