@@ -109,7 +109,9 @@ def test_the_algorithms_row_bears_its_name(family, algorithm, task, causal_model
     assert float(own[algorithm.name][0].mean()) < 1e-4
 
 
-def test_names(family, task):
+def test_names(family, algorithm, task):
+    if algorithm is not family.algorithms[0]:
+        pytest.skip("names are the family's")
     assert task.family == family.name
     assert set(family.presets) <= set(mtd_lens.list_tasks())
     for preset, load in family.presets.items():

@@ -245,7 +245,7 @@ ARGUMENTS = {
         lambda task, t: mtd_lens.construct(task, 1.0, dtype=torch.int64),
         r"floating-point torch dtype.*got torch\.int64",
     ),
-    "not a task": (lambda task, t: mtd_lens.construct("mtd", 1.0), r"MTDTask; got 'mtd'"),
+    "not a task": (lambda task, t: mtd_lens.construct(3, 1.0), r"expected a task; got int"),
     "part": (
         lambda task, t: mtd_lens.ablate_construction(mtd_lens.construct(task, 1.0), "averag"),
         r"part 'averag'.*average",

@@ -166,7 +166,7 @@ ARGUMENTS: dict[str, Callable[[], Any]] = {
     "mtd_lens.align:model": idle,
     "mtd_lens.compare:model": idle,
     "mtd_lens.compete:model": idle,
-    "mtd_lens.compete:n_sequences": lambda: 128,
+    "mtd_lens.Trial.held_against:algorithm": lambda: experiment().algorithm,
     "mtd_lens.Competition.__getitem__:id": lambda: "one-step",
     "mtd_lens.fit_algorithm:model": idle,
     "mtd_lens.localize:model": idle,
@@ -259,6 +259,7 @@ ARGUMENTS: dict[str, Callable[[], Any]] = {
 """A valid value, by ``door:parameter``, by ``module:parameter``, or by the parameter alone."""
 
 SHORT: dict[str, Callable[[], Any]] = {
+    "mtd_lens.compete:n_sequences": lambda: 128,
     "mtd_lens.inspect:n_sequences": lambda: 1,
     "mtd_lens.dashboard:n_sequences": lambda: 1,
     "n_sequences": lambda: DRAWN,

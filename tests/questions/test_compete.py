@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from known_truth import one_step, rivals
+from known_truth import one_step
 from known_truth.rivals import passes
 
 import mtd_lens
@@ -186,16 +186,6 @@ def test_a_sentence_says_where_predictions_alone_speak():
     assert found.nearest.verdict == SUPPORTED
     assert found.nearest.interchange is None
     assert found.conclusion.startswith("By predictions alone, ")
-
-
-def test_the_sentence_has_the_scores():
-    """Three passes are none of the algorithms; two come near, and the sentence says how near."""
-    tested = mtd_lens.load_task("mtd-q5-m3-t32")
-    found = mtd_lens.compete(rivals.passes(tested, n_passes=2, factor=0.5), n_sequences=256)
-    nearest = found.nearest
-    assert nearest.id == "two-pass"
-    assert nearest.predictions.high < 0.99
-    assert f"predictions {nearest.predictions}" in found.conclusion
 
 
 def test_a_task_with_impossible_contexts_is_held(task):

@@ -30,7 +30,7 @@ def test_page_and_cards_are_those_of_the_data(results):
         assert path.read_text(encoding="utf-8") == text, f"run make results: {path}"
 
 
-@pytest.mark.parametrize("name", set(site.PAGES) - set(FAMILIES))
+@pytest.mark.parametrize("name", sorted(set(site.PAGES) - set(FAMILIES)))
 def test_further_pages_are_those_of_the_data(name):
     further = site.PAGES[name]
     for path, text in further.pages(further.read()).items():

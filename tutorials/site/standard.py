@@ -13,7 +13,7 @@ from mtd_lens.families.mtd import circuit_study
 from mtd_lens.families.mtd.score_claims import COMPETING, COMPETING_ALONE, ONE_CODE
 from mtd_lens.families.mtd.score_form import ANY, OF_GAMMA, OF_LAST, OWN, PAIRS
 from mtd_lens.hooked import randomized
-from mtd_lens.measures.choice import earliest_best
+from mtd_lens.measures.choice import chosen, controls_of, ratio_of
 from mtd_lens.trial import Trial
 from mtd_lens.views.plots import style
 from probes import files
@@ -113,26 +113,21 @@ def measure_circuit(name: str, *, random: bool = False) -> Figures:
 
 def figures(measured: Sequence[Measurement]) -> Figures:
     """The best layer's score with its interval, controls and details, and every layer's score."""
-    best = measured[earliest_best({i: m.selection for i, m in enumerate(measured)})]
+    best = chosen(measured) or measured[0]
     return {
         "layer": best.layer,
-        "score, low, high": interval(best.numerator, best.denominator),
+        "score, low, high": rounded(ratio_of(best.numerator, best.denominator, SEED)),
         "by layer": {
             str(m.layer): 1 - float(m.numerator.mean() / m.denominator.mean()) for m in measured
         },
         "dose": None if best.dose is None else list(vars(best.dose).values()),
-        "controls": {
-            name: interval(*found)
-            for name, found in best.controls.items()
-            if isinstance(found, tuple)
-        },
+        "controls": {name: rounded(found) for name, found in controls_of(best, SEED).items()},
         "details": dict(best.details),
     }
 
 
-def interval(numerator: torch.Tensor, denominator: torch.Tensor) -> list[float]:
+def rounded(found: probes.Interval) -> list[float]:
     """The score and the ends of its interval."""
-    found = probes.one_minus_ratio(numerator, denominator, seed=SEED, expanded=True)
     return [round(x, 4) for x in (found.score, found.low, found.high)]
 
 
