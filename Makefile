@@ -7,6 +7,8 @@ DOCS_READY := .venv/.docs-ready
 LOWEST := .venv-lowest
 # What test-lowest runs; .ci/run names a part in which every library that the package needs is used.
 LOWEST_TESTS ?= tests
+# What test-slow runs; .ci/run names a part that fits its time.
+SLOW_TESTS ?= tests
 TL4 := .venv-tl4
 TL4_TESTS ?= tests
 
@@ -19,7 +21,7 @@ test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadscope -m "not slow"
 
 test-slow: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadscope -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadscope -m slow $(SLOW_TESTS)
 
 # With the lowest versions that pyproject.toml allows, but for torch. Old releases may use what newer
 # ones of their own requirements deprecate.
