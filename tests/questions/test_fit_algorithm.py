@@ -67,7 +67,7 @@ def test_one_step_is_found_in_the_weights_of_one_step(small, fitted):
 @pytest.mark.slow
 def test_the_product_of_likelihoods_is_found_in_its_weights(small):
     found = mtd_lens.fit_algorithm(vertices(small), n_sequences=N)
-    assert found.fitted.divergence.high < 1e-8
+    assert found.fitted.explained.low > 1 - 1e-5  # a large table, fitted to a few hundred sequences
     assert found.best_reference.name == "product of likelihoods"
     assert named(found, "log p").correlation.score == pytest.approx(1, abs=1e-5)
     assert named(found, "γ").correlation.high < 0.99
