@@ -28,6 +28,10 @@ AT_BOUND = 1e-3
 LEAST_PROBABILITY = 1e-300
 """To which predicted probabilities are raised, so that their logarithms are finite."""
 
+EVERY, LAST, BUT_LAST = slice(None), slice(-1, None), slice(None, -1)
+"""Query positions, as an index into a variable's query axis. At the last one, a later layer holds
+what was computed from all of them."""
+
 Causal = TypeVar("Causal", bound="Intervenable")
 
 
@@ -85,6 +89,33 @@ class Intervenable:
                 f"broadcasts to {tuple(natural.shape)}."
             ) from error
         return value.where(~value.isnan(), natural)
+
+
+class Staged(Intervenable):
+    """One whose later variables can be computed at some queries alone, for less work."""
+
+    def last_prediction(self, tokens: Tensor) -> Tensor:
+        """The prediction at the last query, for the work of one query.
+
+        Args:
+            tokens: ``[sequence, position]``; of vectors ``[sequence, position, component]``.
+
+        Returns:
+            ``[sequence, outcome]``, float64.
+
+        Raises:
+            TokensError: Tokens that do not fit the task.
+            ArgumentError: An intervention whose shape does not fit.
+        """
+        return self._stages(tokens, LAST)[-1][:, -1]
+
+    def _run(self, tokens: Tensor) -> dict[str, Tensor]:
+        """All variables by name, at every query."""
+        return dict(zip(self.variables, self._stages(tokens, EVERY), strict=True))
+
+    def _stages(self, tokens: Tensor, queries: slice) -> tuple[Tensor, ...]:
+        """The variables in order, the later ones at ``EVERY`` query, or the ``LAST`` alone."""
+        raise NotImplementedError
 
 
 def positions_from(first: int, length: int) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mtd_lens.additive import Additive
+from mtd_lens.algorithms import BUT_LAST as BUT_LAST, EVERY as EVERY, LAST as LAST
 from mtd_lens.claims import Claim, Code, QueryTokens, Record
 from mtd_lens.errors import ArgumentError, shown
 from mtd_lens.spaces import Space
@@ -117,11 +118,6 @@ def last_prediction(causal_model: CausalModel, tokens: Tensor) -> Tensor:
         raise ArgumentError(f"causal_model must be a causal model; got {shown(causal_model)}.")
     own = getattr(causal_model, "last_prediction", None)
     return causal_model.run(tokens)["prediction"][:, -1] if own is None else own(tokens)
-
-
-EVERY, LAST, BUT_LAST = slice(None), slice(-1, None), slice(None, -1)
-"""Query positions, as an index into a variable's query axis. At the last one, a later layer holds
-what was computed from all of them."""
 
 
 @dataclass(frozen=True)

@@ -59,14 +59,14 @@ class Algorithms:
         ]
 
     def measure(self, *, missing: bool, processes: int) -> None:
-        """Hold every model against every algorithm, and keep what was found."""
+        """Hold every model, or those that were not yet, against every algorithm."""
         kept = {(f.model, f.seed): f for f in self.read()} if missing and DATA.exists() else {}
         wanted = [run for run in self.runs() if run not in kept]
         with ProcessPoolExecutor(processes) as pool:
             for run, found in zip(wanted, pool.map(compete, wanted), strict=True):
                 kept[run] = found
+                measurements.write(DATA, [kept[r].to_dict() for r in self.runs() if r in kept])
                 print(f"measured {run[0]}, seed {run[1]}", flush=True)
-        measurements.write(DATA, [kept[run].to_dict() for run in self.runs()])
 
     def read(self) -> list[Competition]:
         """What was measured."""

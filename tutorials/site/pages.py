@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jinja2
 
@@ -25,6 +25,33 @@ N_FIRST_STEPS = 200
 
 Model = dict[str, Any]
 """What is known of a trained model: its measurements, manifest and metrics, for the templates."""
+
+
+class Page(Protocol):
+    """A results page: what is measured for it, and what it says.
+
+    Attributes:
+        family: By which it is asked for.
+        page: Its file.
+    """
+
+    @property
+    def family(self) -> str: ...  # noqa: D102
+
+    @property
+    def page(self) -> Path: ...  # noqa: D102
+
+    def measure(self, *, missing: bool, processes: int) -> None:
+        """Measure all of it, or with ``missing`` what was not yet, and keep what was found."""
+
+    def read(self) -> Any:
+        """What was measured."""
+
+    def draw(self, found: Any) -> None:
+        """Draw its figures."""
+
+    def pages(self, found: Any) -> dict[Path, str]:
+        """The text of each file that it writes, by path."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ Writes pages and figures into ``tutorials/results/`` and, beside each checkpoint
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
 
 from probes import files
 from tutorials.site.algorithms import ALGORITHMS
@@ -18,13 +17,14 @@ from tutorials.site.autoregressive import AUTOREGRESSIVE
 from tutorials.site.fitted import FITTED_PAGE
 from tutorials.site.mtd import MTD
 from tutorials.site.ngram import NGRAM
+from tutorials.site.pages import Page
 from tutorials.site.paper import PAPER
 from tutorials.site.standard import STANDARD
 
 RESULTS = {results.family: results for results in (MTD, NGRAM, AUTOREGRESSIVE)}
 """Of a family's trained models, a page each."""
 
-PAGES: dict[str, Any] = RESULTS | {
+PAGES: dict[str, Page] = RESULTS | {
     page.family: page for page in (ALGORITHMS, FITTED_PAGE, STANDARD, PAPER)
 }
 

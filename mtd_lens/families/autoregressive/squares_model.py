@@ -10,17 +10,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from mtd_lens.algorithms import Intervenable, positions_from
-from mtd_lens.contracts import EVERY, LAST
+from mtd_lens.algorithms import Staged, positions_from
+from mtd_lens.contracts import LAST
 from mtd_lens.families.autoregressive import estimators
 from mtd_lens.families.autoregressive.task import AutoregressiveTask, check_task, check_tokens
 
 
 @dataclass(frozen=True)
-class LeastSquaresCausalModel(Intervenable):
+class LeastSquaresCausalModel(Staged):
     """Least squares on the context, stage by stage, with interventions.
 
     It is what many steps of gradient descent tend to (Sander et al. 2024, section 3). Where several
@@ -78,22 +77,7 @@ class LeastSquaresCausalModel(Intervenable):
             TokensError: Tokens that do not fit the task.
             ArgumentError: An intervention whose shape does not fit.
         """
-        return dict(zip(self.variables, self._stages(tokens, EVERY), strict=True))
-
-    def last_prediction(self, tokens: Tensor) -> Float[Tensor, "sequence component"]:
-        """The prediction at the last query, for the work of one query.
-
-        Args:
-            tokens: ``[sequence, position, component]``.
-
-        Returns:
-            ``[sequence, component]``, float64.
-
-        Raises:
-            TokensError: Tokens that do not fit the task.
-            ArgumentError: An intervention whose shape does not fit.
-        """
-        return self._stages(tokens, LAST)[-1][:, -1]
+        return self._run(tokens)
 
     def _stages(self, tokens: Tensor, queries: slice) -> tuple[Tensor, ...]:
         """The variables in order, those after the augmented token at some queries alone."""

@@ -17,12 +17,13 @@ from jaxtyping import Float, Int
 from scipy import optimize
 from torch import Tensor
 
-from mtd_lens.contracts import EVERY, LAST
+from mtd_lens.algorithms import Staged
+from mtd_lens.contracts import EVERY
 from mtd_lens.errors import ArgumentError
 from mtd_lens.families.mtd import estimators
 from mtd_lens.families.mtd.causal_model import OnMixtures
 from mtd_lens.families.mtd.task import MTDTask, check_task, check_tokens
-from mtd_lens.shapes import Predictions, Tokens
+from mtd_lens.shapes import Tokens
 from probes import checks
 from probes.statistics.divergences import kl_of_distributions
 from probes.statistics.intervals import NEGLIGIBLE
@@ -52,7 +53,7 @@ Table = Float[Tensor, "block entry lag"]
 
 
 @dataclass(frozen=True, eq=False)
-class AdditiveCausalModel(OnMixtures):
+class AdditiveCausalModel(OnMixtures, Staged):
     """Evidence from a table, its weighted sum, and what follows, stage by stage.
 
     A table of windows is one block of ``q^(m+1)`` entries, that of the window
@@ -142,33 +143,19 @@ class AdditiveCausalModel(OnMixtures):
             TokensError: Tokens that do not fit the task, or more than it has positions.
             ArgumentError: An intervention whose shape does not fit.
         """
+        return self._run(tokens)
+
+    def _stages(self, tokens: Tensor, queries: slice) -> tuple[Tensor, ...]:
         evidence = self._evidence(tokens)
         n = evidence.shape[1]
-        ages = torch.arange(n)[:, None] - torch.arange(n)
-        weights = self.position_weights.to(evidence)[ages.clamp_min(0).to(evidence.device)]
-        total = torch.einsum("qk,nkl->nql", weights.tril(), evidence)
-        rows = estimators.parent_rows(self.task, tokens)
-        values = (evidence, *self._from_total(total, rows, EVERY))
-        return dict(zip(self.variables, values, strict=True))
-
-    def last_prediction(self, tokens: Tensor) -> Predictions:
-        """The prediction at the last query, for the work of one query.
-
-        Args:
-            tokens: ``[sequence, position]``.
-
-        Returns:
-            ``[sequence, token]``, float64.
-
-        Raises:
-            TokensError: Tokens that do not fit the task, or more than it has positions.
-            ArgumentError: An intervention whose shape does not fit.
-        """
-        evidence = self._evidence(tokens)
-        weights = self.position_weights[: evidence.shape[1]].flip(0).to(evidence)
-        total = torch.einsum("k,nkl->nl", weights, evidence)[:, None]
-        rows = estimators.parent_rows(self.task, tokens[:, -self.task.order - 1 :])
-        return self._from_total(total, rows, LAST)[-1][:, -1]
+        if queries == EVERY:
+            ages = torch.arange(n)[:, None] - torch.arange(n)
+            weights = self.position_weights.to(evidence)[ages.clamp_min(0).to(evidence.device)]
+            total = torch.einsum("qk,nkl->nql", weights.tril(), evidence)
+        else:
+            weights = self.position_weights[:n].flip(0).to(evidence)
+            total = torch.einsum("k,nkl->nl", weights, evidence)[:, None]
+        return evidence, *self._from_total(total, self._rows(tokens, queries), queries)
 
     def _evidence(self, tokens: Tensor) -> Float[Tensor, "sequence evidence lag"]:
         tokens = check_tokens(self.task, tokens, self.task.seq_len)

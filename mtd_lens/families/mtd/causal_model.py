@@ -16,6 +16,7 @@ from mtd_lens.algorithms import (
     FIT_SEED,
     N_FIT_SEQUENCES,
     Intervenable,
+    Staged,
     around,
     check_fit,
     is_at_bound,
@@ -23,7 +24,7 @@ from mtd_lens.algorithms import (
     positions_from,
     with_flag,
 )
-from mtd_lens.contracts import EVERY, LAST
+from mtd_lens.contracts import EVERY
 from mtd_lens.errors import ArgumentError
 from mtd_lens.families.mtd import estimators
 from mtd_lens.families.mtd.task import MTDTask, check_task
@@ -54,9 +55,31 @@ class OnMixtures(Intervenable):
         """
         return positions_from(self.task.order, length)
 
+    def _rows(self, tokens: Tensor, queries: slice) -> Float[Tensor, "sequence query lag token"]:
+        """What the parents at some queries predict."""
+        return estimators.parent_rows(
+            self.task, tokens if queries == EVERY else tokens[:, -self.task.order - 1 :]
+        )
+
+
+class OnMeans(OnMixtures, Staged):
+    """What follows from the mean of the responsibilities."""
+
+    def _stages(self, tokens: Tensor, queries: slice) -> tuple[Tensor, ...]:
+        gamma = self.held("responsibilities", estimators.responsibilities(self.task, tokens))
+        every = queries == EVERY
+        mean = estimators.running_mean(gamma) if every else gamma.mean(1, keepdim=True)
+        return gamma, *self._from_mean(mean, self._rows(tokens, queries), queries)
+
+    def _from_mean(
+        self, mean: Tensor, rows: Float[Tensor, "sequence query lag token"], queries: slice
+    ) -> tuple[Tensor, ...]:
+        """The variables from the mean on, at some queries, from what their parents predict."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True)
-class MTDCausalModel(OnMixtures):
+class MTDCausalModel(OnMeans):
     """One step of mirror descent, stage by stage, with interventions.
 
     The stages are those of the construction (D'Angelo & Flammarion 2026, Proposition 3).
@@ -110,27 +133,7 @@ class MTDCausalModel(OnMixtures):
             TokensError: Tokens that do not fit the task.
             ArgumentError: An intervention whose shape does not fit.
         """
-        gamma = self.held("responsibilities", estimators.responsibilities(self.task, tokens))
-        rows = estimators.parent_rows(self.task, tokens)
-        values = (gamma, *self._from_mean(estimators.running_mean(gamma), rows, EVERY))
-        return dict(zip(self.variables, values, strict=True))
-
-    def last_prediction(self, tokens: Tensor) -> Predictions:
-        """The prediction at the last query, for the work of one query.
-
-        Args:
-            tokens: ``[sequence, position]``.
-
-        Returns:
-            ``[sequence, token]``, float64.
-
-        Raises:
-            TokensError: Tokens that do not fit the task.
-            ArgumentError: An intervention whose shape does not fit.
-        """
-        gamma = self.held("responsibilities", estimators.responsibilities(self.task, tokens))
-        rows = estimators.parent_rows(self.task, tokens[:, -self.task.order - 1 :])
-        return self._from_mean(gamma.mean(1, keepdim=True), rows, LAST)[-1][:, -1]
+        return self._run(tokens)
 
     def _from_mean(
         self, mean: Tensor, rows: Float[Tensor, "sequence query lag token"], queries: slice

@@ -14,14 +14,14 @@ from mtd_lens.families.mtd.causal_model import best_beta, check_beta
 from mtd_lens.families.mtd.fused_model import best_fused
 from mtd_lens.families.mtd.fused_weights import construct_fused
 from mtd_lens.families.mtd.gated import construct_gated
-from mtd_lens.families.mtd.plan import READ_OUTS, Plan
+from mtd_lens.families.mtd.plan import READ_OUTS, Plan, assembled
 from mtd_lens.families.mtd.posterior_model import PosteriorCausalModel, product_of_likelihoods
 from mtd_lens.families.mtd.posterior_weights import construct_posterior
 from mtd_lens.families.mtd.relative import construct_relative
 from mtd_lens.families.mtd.task import MTDTask, check_task
 from mtd_lens.families.mtd.two_pass_model import best_two_passes
 from mtd_lens.families.mtd.two_pass_weights import construct_two_pass
-from mtd_lens.hooked import ModelInfo, info_of
+from mtd_lens.hooked import info_of
 from probes import checks
 from probes.subject import HookedModel
 
@@ -173,10 +173,4 @@ def random_construction(task: MTDTask, dtype: torch.dtype, form: str) -> HookedM
 
 def _build(plan: Plan, form: str, dtype: torch.dtype, name: str | None = None) -> HookedModel:
     architecture, weights = FORMS[form](plan)
-    info = ModelInfo(
-        task=plan.task,
-        name=name or f"{plan.task.name or plan.task.family}/constructed-{form}",
-        probabilities=plan.read_out == "probs",
-        blueprint=(plan, form),
-    )
-    return hooked.assemble(architecture, weights, info, hooked.check_dtype(dtype))
+    return assembled(plan.task, form, architecture, weights, (plan, form), dtype, name)

@@ -19,13 +19,12 @@ from mtd_lens.algorithms import (
     nearest,
     with_flag,
 )
-from mtd_lens.contracts import EVERY, LAST
 from mtd_lens.families.mtd import estimators
 from mtd_lens.families.mtd.causal_model import (
     BETA_RANGE,
     BETA_SPAN,
     MAX_BETA,
-    OnMixtures,
+    OnMeans,
     check_beta,
     own_predictions,
 )
@@ -38,7 +37,7 @@ an even one, ``1/q``."""
 
 
 @dataclass(frozen=True)
-class FusedCausalModel(OnMixtures):
+class FusedCausalModel(OnMeans):
     """One step of mirror descent to first order in β, with interventions.
 
     The prediction of one step is ``Σ_g softmax(β S_t)(g) π[y_{t+1-g}, ·]`` with the mean
@@ -99,27 +98,7 @@ class FusedCausalModel(OnMixtures):
             TokensError: Tokens that do not fit the task.
             ArgumentError: An intervention whose shape does not fit.
         """
-        gamma = self.held("responsibilities", estimators.responsibilities(self.task, tokens))
-        rows = estimators.parent_rows(self.task, tokens)
-        values = (gamma, *self._from_mean(estimators.running_mean(gamma), rows, EVERY))
-        return dict(zip(self.variables, values, strict=True))
-
-    def last_prediction(self, tokens: Tensor) -> Predictions:
-        """The prediction at the last query, for the work of one query.
-
-        Args:
-            tokens: ``[sequence, position]``.
-
-        Returns:
-            ``[sequence, token]``, float64.
-
-        Raises:
-            TokensError: Tokens that do not fit the task.
-            ArgumentError: An intervention whose shape does not fit.
-        """
-        gamma = self.held("responsibilities", estimators.responsibilities(self.task, tokens))
-        rows = estimators.parent_rows(self.task, tokens[:, -self.task.order - 1 :])
-        return self._from_mean(gamma.mean(1, keepdim=True), rows, LAST)[-1][:, -1]
+        return self._run(tokens)
 
     def _from_mean(
         self, mean: Tensor, rows: Float[Tensor, "sequence query lag token"], queries: slice

@@ -15,7 +15,6 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from mtd_lens import hooked
 from mtd_lens.architectures.layout import Layout, ReadOut
 from mtd_lens.architectures.parts import (
     Layer,
@@ -31,8 +30,7 @@ from mtd_lens.architectures.writing import MARGIN, eye, zeros
 from mtd_lens.errors import ArgumentError
 from mtd_lens.families.mtd import stages
 from mtd_lens.families.mtd.fused_model import FLOOR, FusedCausalModel
-from mtd_lens.families.mtd.plan import READ_OUTS
-from mtd_lens.hooked import ModelInfo
+from mtd_lens.families.mtd.plan import READ_OUTS, assembled
 from probes import checks
 from probes.subject import HookedModel
 
@@ -81,7 +79,6 @@ def construct_fused(
     )  # fmt: skip
     checks.choice(read_out, "read_out", READ_OUTS, ArgumentError)
     epsilon = checks.number(epsilon, "epsilon", 0, MAX_EPSILON, ArgumentError)
-    dtype = hooked.check_dtype(dtype)
     task = causal.task
     layout = lay_out(causal)
     recent = [copies(layout, g - 1, name) for g, name in enumerate(parents(causal), 1) if g > 1]
@@ -98,13 +95,7 @@ def construct_fused(
         read_out=cast(ReadOut, read_out),
     )
     architecture = replace(architecture, probability_floor=FLOOR / task.n_tokens)
-    info = ModelInfo(
-        task=task,
-        name=f"{task.name or task.family}/constructed-fused",
-        probabilities=read_out == "probs",
-        blueprint=causal,
-    )
-    return hooked.assemble(architecture, weights, info, dtype)
+    return assembled(task, "fused", architecture, weights, causal, dtype)
 
 
 def parents(causal: FusedCausalModel) -> list[str]:

@@ -4,14 +4,19 @@ Every gap leaves at least the margin of :mod:`mtd_lens.architectures.writing`. S
 band are never shifted, so they keep full precision.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from mtd_lens.architectures.layout import Layout, ReadOut
+from mtd_lens import hooked
+from mtd_lens.architectures.layout import Architecture, Layout, ReadOut
 from mtd_lens.architectures.writing import MARGIN, zeros
 from mtd_lens.families.mtd.task import MTDTask
+from mtd_lens.hooked import ModelInfo
 from mtd_lens.shapes import Transition
+from probes.subject import HookedModel
 
 READ_OUTS = ("log_probs", "probs")
 
@@ -71,3 +76,31 @@ def unembed(plan: Plan, layout: Layout) -> dict[str, Tensor]:
     W_U = zeros(layout.size, plan.task.n_tokens)
     W_U[layout["output"]] = plan.task.transition
     return {"unembed.W_U": W_U}
+
+
+def assembled(
+    task: MTDTask,
+    kind: str,
+    architecture: Architecture,
+    weights: Mapping[str, Tensor],
+    blueprint: object,
+    dtype: torch.dtype,
+    name: str | None = None,
+) -> HookedModel:
+    """A construction as a HookedTransformer that knows its task and what it was built from.
+
+    Args:
+        task: Its task.
+        kind: Of construction, as in the model's name.
+        architecture: Its shape and read-out.
+        weights: Float64, by name.
+        blueprint: What it was built from.
+        dtype: Of the parameters.
+        name: Of the model; by default its task's, and its kind.
+
+    Raises:
+        ArgumentError: A dtype that is not floating.
+    """
+    name = name or f"{task.name or task.family}/constructed-{kind}"
+    info = ModelInfo(task, name, architecture.read_out == "probs", blueprint)
+    return hooked.assemble(architecture, weights, info, hooked.check_dtype(dtype))

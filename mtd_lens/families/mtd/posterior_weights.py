@@ -11,14 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mtd_lens import hooked
 from mtd_lens.architectures.layout import Architecture, Layout, ReadOut
 from mtd_lens.architectures.writing import MARGIN, eye, for_block, zeros
 from mtd_lens.errors import ArgumentError
-from mtd_lens.families.mtd.plan import READ_OUTS
+from mtd_lens.families.mtd.plan import READ_OUTS, assembled
 from mtd_lens.families.mtd.posterior_model import PosteriorCausalModel, explained
 from mtd_lens.families.mtd.task import MTDTask
-from mtd_lens.hooked import ModelInfo
 from probes import checks
 from probes.subject import HookedModel
 
@@ -64,7 +62,7 @@ def construct_posterior(
         "Use PosteriorCausalModel(task).",
     )  # fmt: skip
     checks.choice(read_out, "read_out", READ_OUTS, ArgumentError)
-    dtype, task = hooked.check_dtype(dtype), causal.task
+    task = causal.task
     check_windows(task)
     layout = lay_out(causal)
     stages = (embed, copy_window, look_up, add_up, choose, mix)
@@ -81,13 +79,7 @@ def construct_posterior(
         d_mlp=max(n_windows(task), task.order * task.n_tokens),
         activation="relu",
     )
-    info = ModelInfo(
-        task=task,
-        name=f"{task.name or task.family}/constructed-{NAMES[causal.rule]}",
-        probabilities=read_out == "probs",
-        blueprint=causal,
-    )
-    return hooked.assemble(architecture, weights, info, dtype)
+    return assembled(task, NAMES[causal.rule], architecture, weights, causal, dtype)
 
 
 def n_windows(task: MTDTask) -> int:

@@ -9,15 +9,13 @@ from typing import cast
 
 import torch
 
-from mtd_lens import hooked
 from mtd_lens.architectures.layout import Layout, ReadOut
 from mtd_lens.architectures.parts import Layer, put_together
 from mtd_lens.errors import ArgumentError
 from mtd_lens.families.mtd import stages
-from mtd_lens.families.mtd.plan import READ_OUTS
+from mtd_lens.families.mtd.plan import READ_OUTS, assembled
 from mtd_lens.families.mtd.task import MTDTask
 from mtd_lens.families.mtd.two_pass_model import TwoPassCausalModel
-from mtd_lens.hooked import ModelInfo
 from probes import checks
 from probes.subject import HookedModel
 
@@ -54,19 +52,13 @@ def construct_two_pass(
         "Use TwoPassCausalModel(task, first_beta, second_beta).",
     )  # fmt: skip
     checks.choice(read_out, "read_out", READ_OUTS, ArgumentError)
-    dtype, task = hooked.check_dtype(dtype), causal.task
+    task = causal.task
     layout, layers = passes(task, [float(causal.first_beta), float(causal.second_beta)])
     architecture, weights = put_together(
         layout, layers, stages.ends(task, layout),
         n_ctx=task.seq_len, n_tokens=task.n_tokens, read_out=cast(ReadOut, read_out),
     )  # fmt: skip
-    info = ModelInfo(
-        task=task,
-        name=f"{task.name or task.family}/constructed-two-pass",
-        probabilities=read_out == "probs",
-        blueprint=causal,
-    )
-    return hooked.assemble(architecture, weights, info, dtype)
+    return assembled(task, "two-pass", architecture, weights, causal, dtype)
 
 
 def passes(task: MTDTask, betas: Sequence[float]) -> tuple[Layout, list[Layer]]:

@@ -21,7 +21,7 @@ import probes
 from mtd_lens.algorithms import (
     FIT_SEED,
     N_FIT_SEQUENCES,
-    Intervenable,
+    Staged,
     around,
     check_fit,
     is_at_bound,
@@ -29,7 +29,6 @@ from mtd_lens.algorithms import (
     search,
     with_flag,
 )
-from mtd_lens.contracts import EVERY, LAST
 from mtd_lens.errors import ArgumentError
 from mtd_lens.families.ngram import estimators
 from mtd_lens.families.ngram.task import NGramTask, check_task, check_tokens
@@ -46,7 +45,7 @@ SHARPNESS_SPAN = 2.0
 """A model's sharpness is sought within this factor of the task's best one, on either side."""
 
 
-class Selecting(Intervenable):
+class Selecting(Staged):
     """What the family's causal models share: the copier and the selector.
 
     Attributes:
@@ -157,22 +156,7 @@ class NGramCausalModel(Selecting):
             TokensError: Tokens that do not fit the task.
             ArgumentError: An intervention whose shape does not fit.
         """
-        return dict(zip(self.variables, self._stages(tokens, EVERY), strict=True))
-
-    def last_prediction(self, tokens: Tensor) -> Predictions:
-        """The prediction at the last query, for the work of one query.
-
-        Args:
-            tokens: ``[sequence, position]``.
-
-        Returns:
-            ``[sequence, token]``, float64.
-
-        Raises:
-            TokensError: Tokens that do not fit the task.
-            ArgumentError: An intervention whose shape does not fit.
-        """
-        return self._stages(tokens, LAST)[-1][:, -1]
+        return self._run(tokens)
 
     def _stages(self, tokens: Tensor, queries: slice) -> tuple[Tensor, ...]:
         """The variables in order, those after the features at some queries alone."""

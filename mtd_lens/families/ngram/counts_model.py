@@ -12,7 +12,6 @@ from typing import Any
 from torch import Tensor
 
 from mtd_lens.algorithms import around, check_fit, is_at_bound, nearest, with_flag
-from mtd_lens.contracts import EVERY, LAST
 from mtd_lens.errors import ArgumentError
 from mtd_lens.families.ngram import estimators
 from mtd_lens.families.ngram.causal_model import Selecting
@@ -98,22 +97,7 @@ class NGramCountsModel(Selecting):
             TokensError: Tokens that do not fit the task.
             ArgumentError: An intervention whose shape does not fit.
         """
-        return dict(zip(self.variables, self._stages(tokens, EVERY), strict=True))
-
-    def last_prediction(self, tokens: Tensor) -> Predictions:
-        """The prediction at the last query, for the work of one query.
-
-        Args:
-            tokens: ``[sequence, position]``.
-
-        Returns:
-            ``[sequence, token]``, float64.
-
-        Raises:
-            TokensError: Tokens that do not fit the task.
-            ArgumentError: An intervention whose shape does not fit.
-        """
-        return self._stages(tokens, LAST)[-1][:, -1]
+        return self._run(tokens)
 
     def _stages(self, tokens: Tensor, queries: slice) -> tuple[Tensor, ...]:
         """The variables in order, those after the features at some queries alone."""
