@@ -5,6 +5,7 @@ from dataclasses import replace
 from mtd_lens.claims import Claim
 from mtd_lens.contracts import BUT_LAST, LAST
 from mtd_lens.errors import ArgumentError
+from mtd_lens.families.mtd.claims import SAME_GIVEN_QUERY
 from mtd_lens.families.mtd.task import MTDTask, check_task
 from mtd_lens.measures import Chain, Interchange, Path
 from mtd_lens.measures.words import last_write
@@ -50,20 +51,20 @@ def chain_claims(task: MTDTask, algorithm: str = "one-step") -> list[Claim]:
         ),
         Claim(
             f"{path}_given_query",
-            "The same, with sources that share the query's own tokens.",
+            SAME_GIVEN_QUERY,
             Path(first_given, second_given),
             slow=True,
         ),
         Claim(
             joint,
-            f"Swapped together, from a source each, the {sums} settle the prediction, whatever the "
-            f"{evidence}.",
+            f"With both swapped, from a source each, the prediction follows the {sums} alone, "
+            f"whatever the {evidence}.",
             Chain((first, second)),
             slow=True,
         ),
         Claim(
             f"{joint}_given_query",
-            "The same, with sources that share the query's own tokens.",
+            SAME_GIVEN_QUERY,
             Chain((first_given, second_given)),
             slow=True,
         ),
@@ -76,8 +77,8 @@ def chain_claims(task: MTDTask, algorithm: str = "one-step") -> list[Claim]:
         ),
         Claim(
             f"{third.variable}.joint",
-            f"Swapped together, from a source each, the {weights} settle the prediction, whatever "
-            f"the {evidence} and the {sums}.",
+            f"With all three swapped, from a source each, the prediction follows the {weights} "
+            f"alone, whatever the {evidence} and the {sums}.",
             Chain((first, second, third)),
             slow=True,
         ),
