@@ -22,8 +22,10 @@ class Additive(Record):
     Attributes:
         sizes: ``task -> by form of a table, how many numbers are fitted``: the most general form
             first, each a special case of the one before.
+        check: ``(task, form) -> form``: it refuses a form that there is not, or whose table is too
+            large, before any model is run.
         fit: ``(task, form, tokens, predictions) -> causal model``: that of least
-            ``D(predictions ‖ causal model)`` after ``tokens``. It refuses a form that is too large.
+            ``D(predictions ‖ causal model)`` after ``tokens``.
         restore: ``(task, table, position weights) -> causal model``: the one that was fitted.
         algorithm: ``causal model -> algorithm``: what models are held against with it.
         rules: ``(task, tokens) -> by name, [sequence, evidence, lag]``: evidence as known
@@ -34,6 +36,7 @@ class Additive(Record):
     """
 
     sizes: Callable[[Any], Mapping[str, int]]
+    check: Callable[[Any, str], str]
     fit: Callable[[Any, str, Tensor, Tensor], Any]
     restore: Callable[[Any, Tensor, Tensor], Any]
     algorithm: Callable[[Any], Any]
@@ -41,5 +44,5 @@ class Additive(Record):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("sizes", "fit", "restore", "algorithm", "rules"):
+        for name in ("sizes", "check", "fit", "restore", "algorithm", "rules"):
             checks.function(getattr(self, name), name, ArgumentError)

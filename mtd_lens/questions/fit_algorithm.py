@@ -142,8 +142,7 @@ def fit_algorithm(
             "Choose a model on a task of another, such as mtd-q5-m3-t32/trained-gpt-3l-s0."
         )
     sizes = additive.sizes(tested)
-    form = default_form(sizes) if form is None else form
-    checks.choice(form, "form of a table", sizes, ArgumentError)
+    form = additive.check(tested, default_form(sizes) if form is None else form)
     check_room(n_sequences, tested.seq_len)
     smaller = list(sizes)[list(sizes).index(form) + 1 :]
     shown = None if progress else True

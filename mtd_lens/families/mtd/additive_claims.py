@@ -9,7 +9,12 @@ from mtd_lens.claims import Claim
 from mtd_lens.contracts import BUT_LAST, LAST, Algorithm, AnalyticPattern, Carrier
 from mtd_lens.errors import ArgumentError
 from mtd_lens.families.mtd import estimators
-from mtd_lens.families.mtd.additive_model import AdditiveCausalModel, fit_additive, sizes
+from mtd_lens.families.mtd.additive_model import (
+    AdditiveCausalModel,
+    check_size,
+    fit_additive,
+    sizes,
+)
 from mtd_lens.families.mtd.claims import (
     predicted,
     query_tokens,
@@ -146,6 +151,7 @@ def rules(task: MTDTask, tokens: Tokens) -> dict[str, Float[Tensor, "sequence ev
 
 ADDITIVE = Additive(
     sizes=sizes,
+    check=check_size,
     fit=fit_additive,
     restore=AdditiveCausalModel,
     algorithm=additive_algorithm,

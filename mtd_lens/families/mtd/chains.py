@@ -37,7 +37,7 @@ def chain_claims(task: MTDTask, algorithm: str = "one-step") -> list[Claim]:
         ArgumentError: No task, or an algorithm without such claims.
     """
     check_task(task)
-    checks.choice(algorithm, "mtd algorithm", STAGES, ArgumentError)
+    checks.choice(algorithm, "algorithm with chains", STAGES, ArgumentError)
     first, second, third = STAGES[algorithm]
     first_given, second_given = (replace(stage, given_query=True) for stage in (first, second))
     evidence, sums, weights = (stage.variable.replace("_", " ") for stage in (first, second, third))
