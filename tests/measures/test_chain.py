@@ -200,7 +200,7 @@ def test_a_null_is_measured_on_few_pairs_with_no_controls(whole):
         (lambda: Chain((GAMMA, "mean")), "stages"),
         (lambda: Path(GAMMA, "mean"), "late must be"),
         (lambda: chain_claims("x"), "MTDTask"),
-        (lambda: chain_claims(mtd_lens.load_task(SMALL), "bayes"), "unknown mtd algorithm"),
+        (lambda: chain_claims(mtd_lens.load_task(SMALL), "bayes"), "unknown algorithm with chains"),
     ],
 )
 def test_errors(make, message):
