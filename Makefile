@@ -5,6 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 DOCS_READY := .venv/.docs-ready
 LOWEST := .venv-lowest
+RELEASED := build/released
 # What test-lowest runs; .ci/run names a part in which every library that the package needs is used.
 LOWEST_TESTS ?= tests
 # What test-slow runs; .ci/run names a part that fits its time.
@@ -12,7 +13,7 @@ SLOW_TESTS ?= tests
 TL4 := .venv-tl4
 TL4_TESTS ?= tests
 
-.PHONY: demo test test-slow test-lowest lowest test-tl4 tl4 lint bench results notebooks pictures docs clean
+.PHONY: demo test test-slow test-lowest lowest test-tl4 tl4 lint bench results notebooks pictures docs release clean
 
 demo: $(READY)
 	$(BIN)/mtd-lens score $(MODEL) --json report.json --html report.html
@@ -69,6 +70,17 @@ pictures: $(READY)
 # The variable silences a notice of mkdocs-material about other projects.
 docs: $(DOCS_READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+# Builds what would be uploaded, checks it, and stops there; RELEASED is the wheel in an environment of its own.
+release: lint docs
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[release]"
+	rm -rf dist $(RELEASED)
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	$(PYTHON) -m venv $(RELEASED)
+	$(RELEASED)/bin/pip install --quiet --constraint constraints.txt dist/*.whl
+	cd $(RELEASED) && bin/mtd-lens --version && bin/mtd-lens score $(MODEL) --quick --html report.html
+	@echo 'dist/ holds what would be uploaded: .venv/bin/twine upload dist/*'
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("mtd-lens needs Python 3.11 or later; set PYTHON=..." if sys.version_info < (3, 11) else 0)'
