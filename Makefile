@@ -83,9 +83,10 @@ release: lint docs
 	@echo 'dist/ holds what would be uploaded: .venv/bin/twine upload dist/*'
 
 $(READY): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit("mtd-lens needs Python 3.11 or later; set PYTHON=..." if sys.version_info < (3, 11) else 0)'
+	@echo 'Setting up .venv, once: torch, transformer-lens and what else is pinned; minutes, most of them downloads.'
+	@$(PYTHON) -c 'import sys; sys.exit("mtd-lens needs Python 3.11 or later; set PYTHON=..." if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/pip install --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
 $(DOCS_READY): $(READY)
