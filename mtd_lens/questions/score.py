@@ -10,7 +10,7 @@ from mtd_lens.claims import Claim, Measurement, NotApplicable
 from mtd_lens.contracts import Algorithm, Task
 from mtd_lens.errors import ArgumentError
 from mtd_lens.experiment import NULL_SEED, Experiment, asked
-from mtd_lens.measures.choice import chosen, controls_of, score_of
+from mtd_lens.measures.choice import chosen, controls_of, rows_of, score_of
 from mtd_lens.questions.conclusion import conclusion
 from mtd_lens.questions.estimators import from_model, means
 from mtd_lens.questions.rivals import nearest_algorithm
@@ -255,6 +255,7 @@ def _decided(
         controls=controls,
         dose=best.dose,
         details=best.details,
+        rows=rows_of(best),
     )
 
 

@@ -4,6 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from jaxtyping import Float
+from torch import Tensor
+
 from mtd_lens.errors import UnknownNameError
 from mtd_lens.results import forms
 from mtd_lens.results.base import Result
@@ -21,7 +24,7 @@ FIRST_FIELDS = (
 """Of a scorecard in its first form, where all others are parameters."""
 
 
-NESTED = ("details", "controls", "dose")
+NESTED = ("details", "controls", "dose", "rows")
 """Fields of a claim that no column of a data frame holds."""
 
 
@@ -48,6 +51,10 @@ class ClaimResult:
         floor: The largest of 0 and the upper ends of the random model and of the controls.
         controls: By name, the scores of what must not pass.
         dose: How much of the source's value the patched model acts on.
+        rows: ``[numerator or denominator, row]``: what each sequence or pair contributes to the
+            score ``1 - E[numerator] / E[denominator]``, in units of the mean denominator; by them
+            two scorecards of the same sequences are paired. None where rows alone do not say how
+            uncertain the score is.
     """
 
     id: str
@@ -67,6 +74,7 @@ class ClaimResult:
     floor: float | None = None
     controls: Mapping[str, Interval] = field(default_factory=dict)
     dose: Interval | None = None
+    rows: Float[Tensor, "2 row"] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def not_made(
