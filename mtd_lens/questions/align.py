@@ -24,7 +24,7 @@ from mtd_lens.trial import Trial
 from mtd_lens.vocabulary import Vocabulary
 from probes import checks
 from probes.alignment import STEPS, Alignment
-from probes.sites import HEADED, HEADLESS, hook_name
+from probes.sites import HEADED, HEADLESS, component_of, hook_name
 from probes.statistics import Interval
 from probes.subject import HookedModel, subject_of
 from probes.subspaces import TOLERANCE, Variation
@@ -69,7 +69,7 @@ def align(
             in a later one is not passed on.
         width: Dimension of the subspace (of each variable's); by default one less than the variable
             has outputs, which is the dimension of their simplex.
-        kind: Of site, one of ``mtd_lens.questions.align.KINDS``.
+        kind: Of site, one of ``mtd_lens.questions.align.KINDS``, by any of its names.
         head: Counted from 0; needed where the site has heads.
         last: So many last query positions as one space, for a variable that is sought at the last
             one.
@@ -98,6 +98,7 @@ def align(
         SiteError: A layer, head or hook that the model does not have.
         DataError: A width that the site does not have, or a site that leads to no prediction.
     """
+    kind, _ = component_of(kind, layer, ArgumentError)
     checks.choice(kind, "kind of site", KINDS, ArgumentError)
     steps = checks.integer(steps, "steps", 1, ArgumentError)
     given_query = checks.flag(given_query, "given_query", ArgumentError)
