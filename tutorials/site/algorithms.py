@@ -18,9 +18,9 @@ from mtd_lens.registry import list_models, load_task
 from mtd_lens.results.competition import Competition
 from mtd_lens.results.forms import figure as number, interval, parameters
 from mtd_lens.views.plots import style
-from mtd_lens.views.plots.scorecards import VERDICT_COLOURS
 from probes import files
 from tutorials.site import RESULTS, measurements, pages
+from tutorials.site.verdict_figures import draw_seeds, legend_of
 
 TASKS = ("mtd-q3-m2-t32", "mtd-q5-m3-t32", "mtd-q5-m3-t64")
 SEEDS = (0, 1, 2)
@@ -184,7 +184,7 @@ def draw_matrices(by_task: dict[str, dict[str, list[Competition]]]) -> Any:
         held = algorithms(task)
         for row, (name, found) in enumerate(members.items()):
             for column, algorithm in enumerate(held):
-                _draw_seeds(axes, column, row, [f[algorithm.id].verdict for f in found])
+                draw_seeds(axes, column, row, [f[algorithm.id].verdict for f in found])
                 if algorithm.id == runs(name):
                     axes.add_patch(_frame(column, row))
         labels = [name.split("/")[1].removeprefix("constructed-") for name in members]
@@ -199,35 +199,22 @@ def draw_matrices(by_task: dict[str, dict[str, list[Competition]]]) -> Any:
         axes.spines[:].set_visible(False)
     style.add_legend_below(
         figure,
-        {
-            words: _disc(axes, verdict)
-            for words, verdict in (
-                ("supported", verdicts.SUPPORTED), ("partial", verdicts.PARTIAL),
-                ("refuted", verdicts.REFUTED), ("cannot be told apart", verdicts.NOT_DIAGNOSTIC),
-            )
-        },
-    )  # fmt: skip
+        legend_of(
+            axes,
+            {
+                "supported": verdicts.SUPPORTED,
+                "partial": verdicts.PARTIAL,
+                "refuted": verdicts.REFUTED,
+                "cannot be told apart": verdicts.NOT_DIAGNOSTIC,
+            },
+        ),
+    )
     style.add_title(
         figure,
         f"Constructions (rows) held against every algorithm, a disc for each of {len(SEEDS)} seeds"
         "\nframed: what the construction runs",
     )
     return figure
-
-
-def _draw_seeds(axes: Any, column: int, row: int, found: list[str]) -> None:
-    """The verdict of each seed, side by side."""
-    for index, verdict in enumerate(found):
-        at = column + 0.22 * (index - (len(found) - 1) / 2)
-        axes.plot(at, row, "o", color=_colour(verdict), markersize=5, markeredgewidth=0)
-
-
-def _disc(axes: Any, verdict: str) -> Any:
-    return axes.plot([], [], "o", color=_colour(verdict), markersize=5, markeredgewidth=0)[0]
-
-
-def _colour(verdict: str) -> Any:
-    return VERDICT_COLOURS.get(verdict, (style.INK, 0.3))
 
 
 def _frame(column: int, row: int) -> Any:

@@ -9,8 +9,9 @@ from typing import Any
 import mtd_lens
 from mtd_lens.families.autoregressive import study
 from tutorials.site import measurements
+from tutorials.site.answers import Answer, has, sentences
 from tutorials.site.autoregressive_figures import draw_studies
-from tutorials.site.pages import Model, Results, supported
+from tutorials.site.pages import Model, Results, groups, supported
 
 TASK = "ar-d5-t32"
 TRAINED = {
@@ -20,6 +21,34 @@ TRAINED = {
 """Models of ``TASK`` that are held against gradient descent, by what their kind is called."""
 
 FOLDER = Path(study.__file__).parent / "studies"
+
+
+ESTIMATOR, INNER = "prediction.estimator", "inner_products.attention"
+
+ANSWERS = (
+    Answer(
+        lambda m: has(m, "supported", ESTIMATOR),
+        "predict like one step of gradient descent",
+        {"predictions": ESTIMATOR, "inner products as a pattern": INNER},
+    ),
+    Answer(
+        lambda m: has(m, "supported", INNER),
+        "attend by the inner products that one step takes, and predict otherwise",
+        {"inner products as a pattern": INNER, "predictions": ESTIMATOR},
+    ),
+    Answer(
+        lambda m: True,
+        "do neither, or in part",
+        {"inner products as a pattern": INNER, "predictions": ESTIMATOR},
+    ),
+)
+"""What models do, the first that holds."""
+
+
+def answers(finals: list[Model]) -> list[str]:
+    """How depth compares with steps, and what models do."""
+    depth = {(row["source"], row["depth"]): row for row in data_of("depth")}
+    return [against_descent(depth).replace("\n", " "), *sentences(groups(finals), ANSWERS)]
 
 
 def measure_depth() -> list[dict[str, Any]]:
@@ -95,7 +124,6 @@ def context(models: list[Model]) -> dict[str, Any]:
         "depth": depth,
         "depths": study.DEPTHS,
         "sources": list(dict.fromkeys(source for source, _ in depth)),
-        "against_descent": against_descent(depth),
         "heads": heads(data_of("heads")),
         "heads_dim": study.DIM,
         "heads_length": study.LENGTH,
@@ -156,5 +184,6 @@ AUTOREGRESSIVE = Results(
     context,
     at_end,
     oddities,
+    answers,
     measure_studies,
 )

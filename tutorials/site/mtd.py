@@ -8,6 +8,7 @@ from mtd_lens.families.mtd import study
 from mtd_lens.results import forms
 from probes.subject import HookedModel
 from tutorials.site import RESULTS
+from tutorials.site.answers import Answer, has, sentences
 from tutorials.site.measurements import Figures
 from tutorials.site.pages import Model, Results, comparison, final, groups, nearest_first
 
@@ -33,6 +34,47 @@ CODES = {
 IN_CONSTRUCTION = {"responsibilities": 0, "mean_responsibility": 1, "mixture_weights": 2}
 """The layer in which the construction has each variable."""
 
+SWAPS = {f"{v.replace('_', ' ')}": f"{v}.interchange" for v in IN_CONSTRUCTION}
+"""Claims that layers carry the variables from any source, under their words."""
+
+ESTIMATOR, ALGORITHM = "prediction.estimator", "prediction.algorithm"
+
+MEAN_SCORES = {
+    "mean responsibility given the query": GIVEN_QUERY,
+    "for any source": SWAPS["mean responsibility"],
+}
+
+ANSWERS = (
+    Answer(
+        lambda m: has(m, "supported", *SWAPS.values()),
+        "carry the responsibilities, their mean and the mixture weights, each in one layer, as the "
+        "construction does",
+        SWAPS,
+    ),
+    Answer(
+        lambda m: (
+            has(m, "supported", GIVEN_QUERY, ESTIMATOR)
+            and not any(has(m, "supported", swap) for swap in SWAPS.values())
+        ),
+        "predict like one step's group, but of the three carry the mean responsibility alone, and "
+        "that only between sequences that end in the same tokens",
+        MEAN_SCORES,
+    ),
+    Answer(
+        lambda m: has(m, "supported", ESTIMATOR) and has(m, "partial", GIVEN_QUERY),
+        "predict like one step's group, and between such sequences carry the mean responsibility "
+        "in part",
+        MEAN_SCORES,
+    ),
+    Answer(
+        lambda m: not has(m, "supported", ESTIMATOR),
+        "do not predict like one step's group, or do so in part",
+        {"predictions": ESTIMATOR},
+    ),
+    Answer(lambda m: True, "do none of this", {"predictions": ESTIMATOR}),
+)
+"""What models do, the first that holds."""
+
 VIA_AVERAGE = "selector.via_average"
 
 UNIFORM, POSITIONAL = 0.15, 0.15
@@ -45,6 +87,17 @@ def kind_of(layer: dict[str, Any]) -> str:
     if layer["tv_between_sequence_and_mean"] < POSITIONAL:
         return "uniform average" if uniform else "by position alone"
     return "average weighted by content" if uniform else "by content"
+
+
+def answers(finals: list[Model]) -> list[str]:
+    """What models do, and how many predict as one step and as no rival."""
+    alone = sum(has(model, "supported", ALGORITHM) for model in finals)
+    nearer = sum(has(model, "refuted", ALGORITHM) for model in finals)
+    return [
+        *sentences(groups(finals), ANSWERS),
+        f"Of the reference estimators, one step is nearer than every rival to {alone} of "
+        f"{len(finals)} models, and a rival is nearer to {nearer}.",
+    ]
 
 
 def measure(model: HookedModel) -> Figures:
@@ -276,4 +329,4 @@ def context(models: list[Model]) -> dict[str, Any]:
     }
 
 
-MTD = Results("mtd", measure, draw_figures, context, at_end, oddities)
+MTD = Results("mtd", measure, draw_figures, context, at_end, oddities, answers)

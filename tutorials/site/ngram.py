@@ -5,13 +5,57 @@ from typing import Any
 import mtd_lens
 from mtd_lens.families.ngram import study
 from tutorials.site import RESULTS
-from tutorials.site.pages import Model, Results, comparison, final, groups, supported
+from tutorials.site.answers import Answer, has, sentences
+from tutorials.site.pages import (
+    Model,
+    Results,
+    comparison,
+    final,
+    groups,
+    nearest_first,
+    supported,
+)
 
 NEAR = 1.1
 """A model whose excess loss is within this factor of exact Bayes' is said to reach it."""
 
 DRAWN = ("uniform", "exact Bayes, lags {1}", "exact Bayes, lags {2}", "exact Bayes")
 """Of the estimators, in figures: those that give no token a probability of 0."""
+
+
+COPIED, NOTHING_ELSE = "copied_parents.attention", "copied_parents.scrubbing"
+MATCHED, SWAPPED = "match_weights.attention", "match_weights.interchange"
+
+ANSWERS = (
+    Answer(
+        lambda m: has(m, "supported", COPIED, NOTHING_ELSE),
+        "copy the parents by heads, as a generalized induction head does, and pass nothing else there",
+        {"copying": COPIED, "nothing else": NOTHING_ELSE, "match weights as a pattern": MATCHED},
+    ),
+    Answer(
+        lambda m: has(m, "supported", COPIED),
+        "copy the parents by heads, where something else passes too",
+        {"copying": COPIED, "nothing else": NOTHING_ELSE, "match weights as a pattern": MATCHED},
+    ),
+    Answer(
+        lambda m: True,
+        "copy no parents by a head that is found",
+        {"copying": COPIED, "predictions": "prediction.estimator"},
+    ),
+)
+"""What models do, the first that holds."""
+
+
+def answers(finals: list[Model]) -> list[str]:
+    """What models do, whether they act as the kernel, and which estimator is nearest."""
+    acting = sum(has(model, "supported", SWAPPED) for model in finals)
+    nearest = [next(iter(nearest_first(model))) for model in finals]
+    said = ", ".join(f"{name} in {nearest.count(name)}" for name in dict.fromkeys(nearest))
+    return [
+        *sentences(groups(finals), ANSWERS),
+        f"Swapped match weights act as the kernel's say in {acting} of {len(finals)}. "
+        f"Of the reference estimators nearest to predictions is {said}.",
+    ]
 
 
 def at_end(model: Model) -> str:
@@ -77,4 +121,4 @@ def context(models: list[Model]) -> dict[str, Any]:
     }
 
 
-NGRAM = Results("ngram", study.measure, draw_figures, context, at_end, oddities)
+NGRAM = Results("ngram", study.measure, draw_figures, context, at_end, oddities, answers)

@@ -19,6 +19,20 @@ from tutorials.site import NOTEBOOKS
 
 SECONDS_A_CELL = 600
 
+INSTALL = """\
+# Where mtd_lens is missing, this installs it from the checkout that the notebook lies in.
+# In Colab, upload a checkout and say here where it is.
+import importlib.util
+import subprocess
+import sys
+
+CHECKOUT = "../.."
+if importlib.util.find_spec("mtd_lens") is None:
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", CHECKOUT], check=True)"""
+"""The first code cell of every notebook."""
+
+INSTALL_TAG = "install"
+
 
 class ThisInterpreter(KernelSpecManager):
     """Kernels that run this interpreter, whatever kernels the machine has installed."""
@@ -48,10 +62,22 @@ def execute(notebook: Any, folder: str | os.PathLike[str]) -> None:
     notebook.metadata["language_info"] = {"name": "python"}  # not this machine's version
 
 
+def with_install_cell(notebook: Any) -> None:
+    """Put the cell that installs the package below the title, where it is not there yet."""
+    found = [cell for cell in notebook.cells if INSTALL_TAG in cell.metadata.get("tags", ())]
+    if not found:
+        cell = nbformat.v4.new_code_cell(id=INSTALL_TAG, metadata={"tags": [INSTALL_TAG]})
+        first = [cell.cell_type for cell in notebook.cells].index("code")
+        notebook.cells.insert(first, cell)
+        found = [cell]
+    found[0].source = INSTALL
+
+
 def main(names: list[str]) -> None:
     """Run notebooks, all of them by default, and write them back with their outputs."""
     for path in [Path(name) for name in names] or sorted(NOTEBOOKS.glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
+        with_install_cell(notebook)
         started = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             execute(notebook, folder)

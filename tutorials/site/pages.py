@@ -17,8 +17,12 @@ from mtd_lens.results.comparison import Comparison
 from mtd_lens.results.scorecard import EstimatorResult
 from mtd_lens.training.config import TrainingConfig
 from mtd_lens.training.run_folder import read_metrics
+from mtd_lens.views.plots import style
+from probes import files
 from tutorials.site import RESULTS, TEMPLATES, measurements
+from tutorials.site.answers import has
 from tutorials.site.measurements import Study
+from tutorials.site.verdict_figures import draw_claims
 
 N_FIRST_STEPS = 200
 """Steps of training whose losses stand on a model's card."""
@@ -61,26 +65,33 @@ class Results:
     Attributes:
         family: Its name, and that of its page and of the page's template.
         study: What is measured of a model beside its scorecard and its comparison.
-        draw: Draw the page's figures.
+        draw_figures: Draw the page's figures but for that of its claims.
         context: What the page's template is given beside what all pages are.
         at_end: What a model's card says below its divergence from the truth.
         oddities: What a user of a model should know, for its card.
+        answers: The sentences that the page begins with, of models at the end of training.
         measure_studies: Makes further measurements, once, not for each model; with ``missing``,
             those that were not made yet.
     """
 
     family: str
     study: Study
-    draw: Callable[[list[Model]], None]
+    draw_figures: Callable[[list[Model]], None]
     context: Callable[[list[Model]], dict[str, Any]]
     at_end: Callable[[Model], str]
     oddities: Callable[[Model], list[str]]
+    answers: Callable[[list[Model]], list[str]]
     measure_studies: Callable[..., None] = lambda *, missing: None
 
     @property
     def page(self) -> Path:
         """The page's file."""
         return RESULTS / f"{self.family}.md"
+
+    @property
+    def figure(self) -> Path:
+        """Every claim of every model, in one figure."""
+        return RESULTS / f"claims-{self.family}.png"
 
     def names(self) -> list[str]:
         """The family's trained models, checkpoints of their training among them."""
@@ -91,12 +102,18 @@ class Results:
         """What was measured of every model."""
         return [read_model(name) for name in self.names()]
 
+    def draw(self, models: list[Model]) -> None:
+        """Draw the page's figures."""
+        title = "Verdicts on every claim (rows) of every kind of trained model, a disc a seed"
+        with style.applied():
+            files.write_figure(draw_claims(groups(final(models)), title), self.figure)
+        self.draw_figures(models)
+
     def pages(self, models: list[Model]) -> dict[Path, str]:
         """The text of the page and of every final model's card, by path."""
         environment = templates()
         environment.globals |= {
             "verdicts": verdicts,
-            "summary": summary,
             "nearest_first": nearest_first,
             "at_end": self.at_end,
             "oddities": self.oddities,
@@ -105,6 +122,8 @@ class Results:
         common = {
             "models": finals,
             "groups": groups(finals),
+            "answers": self.answers(finals),
+            "figure": self.figure.name,
             "n_held_out": N_SEQUENCES,
             "seed": SEED,
             "versions": finals[0]["scorecard"]["versions"],
@@ -184,32 +203,9 @@ def _deep_first(group: tuple[str, list[Model]]) -> tuple[Any, ...]:
     return members[0]["seq_len"], -config.n_layers, config.architecture != "disentangled", label
 
 
-def summary(members: list[Model]) -> str:
-    """Which claims all seeds of a group support, which some do, and which hold in part."""
-    claims = members[0]["claims"]
-    every = [c for c in claims if _all(members, c, "supported")]
-    some = [c for c in claims if c not in every and _any(members, c, "supported")]
-    part = [c for c in claims if c not in every + some and _any(members, c, "partial")]
-    seeds = f"each of {len(members)} seeds" if len(members) > 1 else "its one seed"
-    parts = [f"supported in {seeds}: {', '.join(every) or 'nothing'}"]
-    if some:
-        parts.append(f"in some seeds: {', '.join(some)}")
-    if part:
-        parts.append(f"partial at most: {', '.join(part)}")
-    return "; ".join(parts) + f"; of {len(claims)} claims."
-
-
-def _all(members: list[Model], claim: str, verdict: str) -> bool:
-    return all(model["claims"][claim]["verdict"] == verdict for model in members)
-
-
-def _any(members: list[Model], claim: str, verdict: str) -> bool:
-    return any(model["claims"][claim]["verdict"] == verdict for model in members)
-
-
 def supported(model: Model) -> list[str]:
     """The claims that hold for a model."""
-    return [name for name in model["claims"] if _all([model], name, "supported")]
+    return [name for name in model["claims"] if has(model, "supported", name)]
 
 
 def verdicts(members: list[Model], claim: str) -> str:

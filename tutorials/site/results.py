@@ -20,12 +20,13 @@ from tutorials.site.ngram import NGRAM
 from tutorials.site.pages import Page
 from tutorials.site.paper import PAPER
 from tutorials.site.standard import STANDARD
+from tutorials.site.story import STORY
 
 RESULTS = {results.family: results for results in (MTD, NGRAM, AUTOREGRESSIVE)}
 """Of a family's trained models, a page each."""
 
 PAGES: dict[str, Page] = RESULTS | {
-    page.family: page for page in (ALGORITHMS, FITTED_PAGE, STANDARD, PAPER)
+    page.family: page for page in (ALGORITHMS, FITTED_PAGE, STANDARD, PAPER, STORY)
 }
 
 

@@ -1,0 +1,158 @@
+"""The one story of README, home page and third notebook, with its drawing, from what was measured.
+
+Each of the three has a place for it; what stands there is written by ``make results``.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from mtd_lens.registry import load_task
+from tutorials.site import NOTEBOOKS, PICTURES, TUTORIALS, algorithms, diagrams, pages, standard
+from tutorials.site.diagrams import ONE_STEP, Stage
+from tutorials.site.pages import Model
+
+FOLLOWS = "mtd-q5-m3-t32/trained-disentangled-3l-s0"
+OWN = "mtd-q5-m3-t32/trained-attn-only-3l-s0"
+
+README, HOME = TUTORIALS.parent / "README.md", TUTORIALS / "index.md"
+NOTEBOOK = NOTEBOOKS / "3_testing_a_trained_model.ipynb"
+PLACE = re.compile(r"(<!-- story -->\n).*?(<!-- end of the story -->)", re.DOTALL)
+TAG = "story"
+"""Of the notebook's cell."""
+
+SWAPS = ("responsibilities", "mean_responsibility", "mixture_weights")
+GIVEN = "mean_responsibility.interchange_given_query"
+ESTIMATOR = "prediction.estimator"
+NUMBERS = {2: "two", 3: "three"}
+
+
+class Story:
+    """What two models of one task do, and where that is told."""
+
+    family = "story"
+    page: Path = README
+
+    def measure(self, *, missing: bool, processes: int) -> None:
+        """Nothing that other pages do not measure."""
+
+    def read(self) -> dict[str, Any]:
+        """Of both models, and of constructions, what other pages have measured."""
+        return {
+            "follows": pages.read_model(FOLLOWS),
+            "own": pages.read_model(OWN),
+            "together": standard.STANDARD.read()[OWN][standard.CIRCUIT]["together"],
+            "calibration": algorithms.ALGORITHMS.read(),
+        }
+
+    def draw(self, found: dict[str, Any]) -> None:
+        """The drawing is text, and one of the pages."""
+
+    def pages(self, found: dict[str, Any]) -> dict[Path, str]:
+        """The texts of the three places and of the drawings, by their paths."""
+        told = text(found)
+        written = {path: in_place(path, told) for path in (README, HOME)}
+        written[NOTEBOOK] = in_notebook(NOTEBOOK, told)
+        for name, (title, stages) in diagrams.FLOWS.items():
+            written[PICTURES / f"{name}.svg"] = diagrams.flow(title, stages)
+        written[PICTURES / "story.svg"] = drawing(found["follows"], found["own"])
+        return written
+
+
+STORY = Story()
+
+
+def text(found: dict[str, Any]) -> str:
+    """The story.
+
+    Raises:
+        ValueError: What was measured is another story.
+    """
+    follows, own, together = found["follows"], found["own"], found["together"]
+    by_task = algorithms.constructions(found["calibration"])
+    members = [m for constructed in by_task.values() for m in constructed.items()]
+    told = {
+        **{(FOLLOWS, f"{name}.interchange"): "supported" for name in SWAPS},
+        **{(OWN, f"{name}.interchange"): "refuted" for name in SWAPS},
+        **{(name, ESTIMATOR): "supported" for name in (FOLLOWS, OWN)},
+        (OWN, GIVEN): "supported",
+    }
+    claims = {FOLLOWS: follows["claims"], OWN: own["claims"]}
+    others = [f"{m}: {c}" for (m, c), v in told.items() if claims[m][c]["verdict"] != v]
+    others += [text for constructed in by_task.values() for text in algorithms.departures(constructed)]
+    if others:
+        raise ValueError(f"the story of the README no longer holds: {'; '.join(others)}")
+    template = pages.templates().get_template("story.md.jinja")
+    return template.render(
+        lags=NUMBERS[load_task(follows["task"]).order],
+        follows=follows,
+        own=own,
+        of_follows=[_score(follows, f"{name}.interchange") for name in SWAPS],
+        of_own=[_score(own, f"{name}.interchange") for name in SWAPS],
+        estimator=[_score(model, ESTIMATOR) for model in (follows, own)],
+        given=_score(own, GIVEN),
+        given_layer=own["claims"][GIVEN]["layer"],
+        covariance=_number(together["covariance, own parts"][0]),
+        mean_scores=_number(together["mean scores"][0]),
+        mean_values=_number(together["mean values"][0]),
+        n_constructions=len(members),
+        n_algorithms=len({algorithms.runs(name) for name, _ in members}),
+        n_seeds=len(algorithms.SEEDS),
+    )
+
+
+def drawing(follows: Model, own: Model) -> str:
+    """The construction's stages, and beside each what was found of both models."""
+
+    def cells(claim: str) -> list[Model]:
+        return [model["claims"][claim] for model in (follows, own)]
+
+    first, mean, weights, prediction = ONE_STEP
+    given = Stage("… given the query", "swaps between equal endings", "", cells(GIVEN), aside=True)
+    stages = [
+        Stage(first.what, first.words, first.where, cells("responsibilities.interchange")),
+        Stage(mean.what, mean.words, mean.where, cells("mean_responsibility.interchange")),
+        given,
+        Stage(weights.what, weights.words, weights.where, cells("mixture_weights.interchange")),
+        Stage(prediction.what, prediction.words, prediction.where, cells(ESTIMATOR)),
+    ]
+    return diagrams.beside(
+        "The construction's stages, and the scores of two trained models at each",
+        stages,
+        ("The construction", "one step of mirror descent"),
+        [
+            ("follows it", follows["variant"].removeprefix("trained-")),
+            ("its own way", own["variant"].removeprefix("trained-")),
+        ],
+        [
+            "Does another sequence's value, put into a layer, act as the algorithm",
+            "says? 1: it does; 0: no better than the best guess without it. Last",
+            "row: are predictions the algorithm's (1), or those of even weights (0)?",
+        ],
+    )
+
+
+def in_place(path: Path, told: str) -> str:
+    """A page with the story in its place."""
+    page, count = PLACE.subn(lambda m: f"{m[1]}\n{told}\n{m[2]}", path.read_text(encoding="utf-8"))
+    if count != 1:
+        raise ValueError(f"{path} has {count} places for the story; it must have one")
+    return page
+
+
+def in_notebook(path: Path, told: str) -> str:
+    """A notebook with the story in the cell that is tagged for it."""
+    notebook = nbformat.read(path, as_version=4)
+    [cell] = [c for c in notebook.cells if TAG in c.metadata.get("tags", ())]
+    cell.source = told.strip()
+    return f"{nbformat.writes(notebook)}\n"
+
+
+def _score(model: Model, claim: str) -> str:
+    return _number(model["claims"][claim]["score"])
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}"
