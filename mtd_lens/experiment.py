@@ -6,6 +6,7 @@ for the model, the null and the ceiling; what a test reads of one of them, in on
 """
 
 import functools
+import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -95,7 +96,7 @@ class Experiment:
     def of(
         cls,
         model: HookedModel,
-        task: Task | str | None,
+        task: Task | str | os.PathLike[str] | None,
         seed: int,
         *,
         name: str | None = None,
@@ -106,7 +107,8 @@ class Experiment:
 
         Args:
             model: The model under test.
-            task: What it is tested on, or its name; by default the task that the model knows.
+            task: What it is tested on, its name, or its JSON file; by default the task that the
+                model knows.
             seed: Of everything random.
             name: What results call the model; by default its own.
             vocabulary: Which of the model's ids stand for the task's tokens, if they are not the
@@ -125,7 +127,7 @@ class Experiment:
         if not isinstance(model, torch.nn.Module):
             example = shown(model) if isinstance(model, str) else "NAME"
             raise ModelError(f"expected a model; got {shown(model)}. Use load_model({example}).")
-        named = load_task(task) if isinstance(task, str) else task
+        named = load_task(task) if isinstance(task, str | os.PathLike) else task
         tested: Task = task_of(model) if named is None else named
         family = family_of(tested)
         chosen = family.algorithm(algorithm)

@@ -68,7 +68,7 @@ class Run:
 
 
 def train(
-    task: Task | str,
+    task: Task | str | os.PathLike[str],
     config: TrainingConfig,
     out: str | os.PathLike[str],
     *,
@@ -84,7 +84,7 @@ def train(
     caller's own are left in charge.
 
     Args:
-        task: The task, or its name.
+        task: The task, its name, or its JSON file.
         config: Every setting of the run.
         out: Its folder: new or empty, or with ``resume`` that of an unfinished run.
         resume: Go on from the last checkpoint; on a CPU the result is bit-identical to that of a
@@ -107,7 +107,7 @@ def train(
         KeyboardInterrupt: SIGINT came; the message says where the run stands. SIGTERM raises a
             SystemExit.
     """
-    task = load_task(task) if isinstance(task, str) else task
+    task = load_task(task) if isinstance(task, str | os.PathLike) else task
     family = family_of(task)
     if not isinstance(config, TrainingConfig):
         raise ArgumentError(f"config must be a TrainingConfig; got {type(config).__name__}.")
@@ -164,7 +164,7 @@ def train(
 
 
 def train_or_resume(
-    task: Task | str | None,
+    task: Task | str | os.PathLike[str] | None,
     settings: Mapping[str, Any],
     out: str | os.PathLike[str] | None,
     resume: str | os.PathLike[str] | None,
@@ -173,7 +173,7 @@ def train_or_resume(
     """Start a run in ``out``, or go on with the one in the folder ``resume``.
 
     Args:
-        task: The task, or its name; None to resume on the run's own.
+        task: The task, its name, or its JSON file; None to resume on the run's own.
         settings: Fields of :class:`TrainingConfig`; to resume, those left out are the run's.
         out: A new folder, to start.
         resume: A run's folder, to go on.
