@@ -31,13 +31,15 @@ from mtd_lens.errors import (
     ProbesError,
     UnknownNameError,
     nearest,
-    shown,
+    unknown_model,
+    unknown_task,
 )
 from mtd_lens.hooked import ModelInfo, info_of, moved, with_info
 from mtd_lens.spaces import check_model
 from probes import checks, files
 from probes.errors import InputPathError
 from probes.memory import within_memory
+from probes.progress import tell
 from probes.subject import HookedModel
 
 DEFAULT_TASK = "mtd-q5-m3-t64"
@@ -160,11 +162,7 @@ def load_task(name: str | os.PathLike[str]) -> Any:
         return _named(_called(loaders[name], f"task {name!r}", Task), name)
     path = _existing(name, os.path.isfile)
     if path is None:
-        raise UnknownNameError(
-            f"no task is named {shown(_text(name))}, nor is there such a file. "
-            f"{nearest(_text(name), loaders)} list_tasks() or `mtd-lens tasks` lists all; a task's "
-            "JSON file is taken as well."
-        )
+        raise unknown_task(_text(name), loaders)
     try:
         data, where = files.read_json(path)
     except InputPathError as error:
@@ -261,11 +259,7 @@ def load_model(
     elif (folder := _existing(given, os.path.isdir)) is not None:
         return moved(load_checkpoint(folder, target), dtype=dtype).eval()
     else:
-        raise UnknownNameError(
-            f"no model is named {shown(name)}, nor is there such a folder. "
-            f"{nearest(name, list_models())} list_models() or `mtd-lens models` lists all; the "
-            "folder of a training run or of a checkpoint is taken as well."
-        )
+        raise unknown_model(name, list_models())
     return _knowing(moved(model, target), name, task).eval()
 
 
@@ -331,6 +325,8 @@ def load_checkpoint(
     """
     target = _checked_device(device)
     folder = checkpoints.checkpoint_folder(path)
+    if folder != Path(path):
+        tell(f"of {path}, its last checkpoint is taken, {folder.name}")
     manifest = checkpoints.read_manifest(folder)
     task = task_from_json(manifest["task"], str(folder))
     trained = checkpoints.read_trained(folder, manifest, task)

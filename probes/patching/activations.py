@@ -4,7 +4,7 @@ Effects are those of a plain hooked loop, in fewer and shorter forward passes; s
 :mod:`probes.patching.engines`. Kinds of activations are those of :mod:`probes.sites`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,13 +13,14 @@ from torch import Tensor
 
 from probes import checks
 from probes.capture import check_tokens
-from probes.errors import DataError, shown
+from probes.errors import DataError, shown as in_short
 from probes.passes import alone
 from probes.patching.edits import Selection
 from probes.patching.engines import Run
 from probes.patching.grid import Grid
 from probes.patching.partial_runs import without_rounding
 from probes.patching.trust import choose_engine
+from probes.progress import shown, steps
 from probes.subject import HookedModel
 
 DIRECTIONS = ("denoising", "noising")
@@ -44,7 +45,7 @@ def patch_activations(
     logits: str = "last",
     max_memory: float | int | None = None,
     accelerate: bool = True,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> Grid:
     """Put one run's activations into the other's, site after site.
 
@@ -69,7 +70,7 @@ def patch_activations(
         max_memory: Bytes, roughly, for natural runs and forward passes, beside the activations that
             are written; by default half of what is free.
         accelerate: False runs the plain hooked loop.
-        progress: Show a progress bar on standard error.
+        progress: Whether to show how far it is; see :func:`probes.progress.shown`.
 
     Returns:
         A Grid with one value a sequence at every site.
@@ -108,7 +109,7 @@ def ablate(
     logits: str = "last",
     max_memory: float | int | None = None,
     accelerate: bool = True,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> Grid:
     """Replace activations by what holds no information of the sequence, site after site.
 
@@ -129,7 +130,7 @@ def ablate(
         logits: ``"last"`` or ``"all"``.
         max_memory: Bytes.
         accelerate: False runs the plain hooked loop.
-        progress: Show a progress bar.
+        progress: Whether to show how far it is; see :func:`probes.progress.shown`.
 
     Returns:
         A Grid with one value a sequence at every site.
@@ -206,13 +207,13 @@ def _grid(
 ) -> Grid:
     base, from_source = intervention.base, intervention.from_source
     plan = selection.plan(model, base)
-    with torch.no_grad():
+    with shown(intervention.name, run.progress), torch.no_grad():
         engine, how, inert = choose_engine(model, base, plan, run)
         measure = checked_metric(metric, len(base))
         natural = measure(engine.outputs)
         origin, outputs = engine.natural(intervention.origin, plan.layers, with_outputs=from_source)
         found = natural.new_zeros(*map(len, plan.axes.values()), len(base))
-        for index, layer in enumerate(_shown(plan.layers, run.progress)):
+        for index, layer in enumerate(steps(plan.layers, "layers")):
             written = intervention.replace(origin[layer])
             for edit, edited in engine.run(layer, written, plan.edits):
                 found[(index, *edit.place)] = measure(edited)
@@ -255,7 +256,7 @@ def checked_metric(metric: Metric, n: int) -> Metric:
         value = metric(outputs.clone())  # which it may edit in place
         fits = isinstance(value, Tensor) and value.shape == (n,) and not value.is_complex()
         if not fits or not value.isfinite().all():
-            got = "NaN or infinity" if fits else shown(value)
+            got = "NaN or infinity" if fits else in_short(value)
             raise DataError(
                 f"the metric must return one finite value for each of the {n} sequences; got "
                 f"{got} from logits of shape {tuple(outputs.shape)}. Leave out a final mean()."
@@ -265,10 +266,3 @@ def checked_metric(metric: Metric, n: int) -> Metric:
         return value.clone() if value.is_floating_point() else value.double()
 
     return measure
-
-
-def _shown(layers: Sequence[int], progress: bool) -> Iterator[int]:
-    from tqdm.auto import tqdm
-
-    shown = tqdm(layers, desc="layers", disable=None if progress else True, delay=2, leave=False)
-    return iter(shown)

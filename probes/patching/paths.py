@@ -28,6 +28,7 @@ from probes.patching.engines import Run
 from probes.patching.grid import Grid
 from probes.patching.partial_runs import without_rounding
 from probes.patching.trust import choose_engine, inert_hooks
+from probes.progress import shown, steps
 from probes.sites import Site, hook_name
 from probes.subject import HookedModel, subject_of
 
@@ -50,6 +51,7 @@ def patch_paths(
     freeze_mlps: bool = False,
     logits: str = "last",
     max_memory: float | int | None = None,
+    progress: bool | None = None,
 ) -> Grid:
     """The effect of every head below a receiver, along its direct path to the receiver alone.
 
@@ -68,6 +70,7 @@ def patch_paths(
         freeze_mlps: Keep MLPs between sender and receiver natural as well.
         logits: ``"last"`` or ``"all"``: what the metric sees.
         max_memory: Bytes that the runs may take; by default half of what is free.
+        progress: Whether to show how far it is; see :func:`probes.progress.shown`.
 
     Returns:
         A Grid of senders by layer and head.
@@ -79,7 +82,7 @@ def patch_paths(
     checks.choice(direction, "direction", DIRECTIONS, DataError)
     checks.choice(receiver_input, "input of the receiver", INPUTS, SiteError)
     freeze_mlps = checks.flag(freeze_mlps, "freeze_mlps", DataError)
-    run = Run(logits, max_memory)
+    run = Run(logits, max_memory, progress=progress)
     check_pair(model, clean, corrupted)
     base, source = (corrupted, clean) if direction == "denoising" else (clean, corrupted)
     top, head = _receiver(model, receiver, receiver_input)
@@ -89,7 +92,7 @@ def patch_paths(
     received = "resid_post" if head is None else receiver_input
     block = subject_of(model).n_layers - 1 if head is None else top
     whole = Edit((), tuple(range(base.shape[1])), head)
-    with torch.no_grad():
+    with shown("path patching", run.progress), torch.no_grad():
         inert = inert_hooks(model, base, senders)
         sent = read_activations(model, source, {name: Site(name) for name in senders.hooks})
         path = _Path(model, base, senders.layers, top, freeze_mlps)
@@ -98,7 +101,7 @@ def patch_paths(
         engine, how, _ = choose_engine(model, base, arrival, run)
         natural = measure(engine.outputs)
         found = natural.new_zeros(*map(len, senders.axes.values()), len(base))
-        for index, layer in enumerate(senders.layers):
+        for index, layer in enumerate(steps(senders.layers, "layers")):
             for edit in senders.edits:
                 arriving = path.arriving(layer, sent[senders.hooks[index]], edit, received, block)
                 ((_, outputs),) = engine.run(block, arriving, [whole])
