@@ -12,8 +12,8 @@ import typer
 
 from mtd_lens import cli
 from mtd_lens.errors import OutputPathError
+from mtd_lens.printing import text_table
 from mtd_lens.results.base import Result
-from mtd_lens.results.forms import text_table
 
 
 def run(capsys, monkeypatch, *arguments):

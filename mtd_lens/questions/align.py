@@ -53,6 +53,7 @@ def align(
     steps: int = STEPS,
     vocabulary: Vocabulary | None = None,
     algorithm: str | Algorithm | None = None,
+    progress: bool | None = None,
 ) -> AlignmentReport:
     """Seek the subspace of one site, or of several together, that carries a variable.
 
@@ -83,6 +84,8 @@ def align(
         vocabulary: Which of the model's ids stand for the task's tokens, if they are not the same.
         algorithm: What the model is held against, such as ``"one-step"`` or ``"posterior"`` on
             mixtures, or an algorithm of the caller's own; by default the family's first.
+        progress: Whether to show how far it is; by default where somebody looks on, on a terminal
+            or in a notebook (see :func:`probes.progress.shown`).
 
     Returns:
         The scores of the learned subspace and of what stands beside it, with a verdict.

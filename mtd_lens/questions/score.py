@@ -8,6 +8,7 @@ import numpy as np
 import probes
 from mtd_lens.claims import Claim, Measurement, NotApplicable
 from mtd_lens.contracts import Algorithm, Task
+from mtd_lens.defaults import SCORE
 from mtd_lens.errors import ArgumentError
 from mtd_lens.experiment import NULL_SEED, Experiment, asked
 from mtd_lens.measures.choice import chosen, controls_of, rows_of, score_of
@@ -19,10 +20,11 @@ from mtd_lens.trial import Trial
 from mtd_lens.verdicts import REFUTED, THRESHOLD, decide
 from mtd_lens.vocabulary import Vocabulary
 from probes import checks
+from probes.progress import part, step as progress_step
 from probes.statistics import Interval
 from probes.subject import HookedModel
 
-N_SEQUENCES = 768
+N_SEQUENCES = SCORE.default
 
 N_EXACT_NULLS = 20
 """Random models behind the null of a score that is read from parameters alone."""
@@ -44,7 +46,7 @@ def score(
     quick: bool = False,
     name: str | None = None,
     vocabulary: Vocabulary | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
     algorithm: str | Algorithm | None = None,
 ) -> Scorecard:
     """Test, layer by layer, whether a model computes its task's algorithm.
@@ -67,7 +69,8 @@ def score(
             of a group it is.
         name: What the scorecard calls the model.
         vocabulary: Which of the model's ids stand for the task's tokens, if they are not the same.
-        progress: Show a progress bar on standard error once two seconds have passed.
+        progress: Whether to show how far it is; by default where somebody looks on, on a terminal
+            or in a notebook (see :func:`probes.progress.shown`).
         algorithm: What the model is held against, such as ``"one-step"`` or ``"two-pass"`` on
             mixtures, or an algorithm of the caller's own; by default the family's first.
 
@@ -82,11 +85,8 @@ def score(
         ModelError: The model does not fit the task, or no task is known.
         SiteError: The model lacks a hook, or ignores edits of one.
     """
-    from tqdm.auto import tqdm
-
     threshold = checks.number(threshold, "threshold", 0, 1, ArgumentError)
     quick = checks.flag(quick, "quick", ArgumentError)
-    progress = checks.flag(progress, "progress", ArgumentError)
     experiment = Experiment.of(
         model, task, seed, name=name, vocabulary=vocabulary, algorithm=algorithm
     )
@@ -101,18 +101,16 @@ def score(
 
     ceiling = experiment.ceiling()
     n_tests = (2 if ceiling is None else 3) * len(tested)
-    shown = None if progress else True
-    bar = tqdm(total=n_tests, desc="claims", disable=shown, delay=2, leave=False)
 
     def measured(who: Trial) -> list[Found]:
         who.read_for(tested)
         found = []
         for claim in tested:
             found.append(_measured(claim, who))
-            bar.update()
+            progress_step()
         return found
 
-    with bar:  # what was read of a subject goes before the next one's turn
+    with part("claims", n_tests):  # what was read of a subject goes before the next one's turn
         trial.read_for(tested)  # what the estimators are held against, in the same pass
         references = from_model(experiment.family, trial)
         of_model = measured(trial)

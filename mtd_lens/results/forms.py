@@ -1,16 +1,13 @@
 """Forms of results: numbers in words, plain-text tables, and HTML."""
 
-import io
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from mtd_lens.printing import text_table
 from probes.statistics.intervals import Interval
-
-MAX_TABLE_WIDTH = 1000
-"""Characters; tables are as wide as what they hold, and cut off beyond this."""
 
 AT_BOUND = "_at_bound"
 """Ends the name of the flag beside a parameter that was fitted to the end of its range."""
@@ -105,34 +102,16 @@ class Table:
     title: str = ""
 
     def __str__(self) -> str:
-        return f"{self.title}\n\n" * bool(self.title) + text_table(
-            self.header, self.rows, self.left
-        )
+        return self.text()
 
+    def text(self, width: int | None = None) -> str:
+        """The table in plain text.
 
-def text_table(
-    header: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[int] = (0,)
-) -> str:
-    """A plain-text table; columns in ``left`` are flush left, the others right.
-
-    Cells are shown as they are: nothing in them is markup.
-    """
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table as RichTable
-
-    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
-    for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index in left else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    console = Console(
-        file=io.StringIO(), width=MAX_TABLE_WIDTH, color_system=None, legacy_windows=False,
-        markup=False, emoji=False, highlight=False, force_jupyter=False,
-    )  # fmt: skip
-    console.print(table)
-    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
-    return "\n".join(line.rstrip() for line in lines if line.strip())
+        Args:
+            width: Of the lines; see ``text_table``.
+        """
+        table = text_table(self.header, self.rows, self.left, width)
+        return f"{self.title}\n\n" * bool(self.title) + table
 
 
 def html(template: str, **values: Any) -> str:

@@ -4,7 +4,7 @@ Effects are those of a plain hooked loop, in fewer and shorter forward passes; s
 :mod:`probes.patching.engines`. Kinds of activations are those of :mod:`probes.sites`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,6 +22,7 @@ from probes.patching.metrics import Metric, checked_metric, metric_name
 from probes.patching.partial_runs import without_rounding
 from probes.patching.sources import CachedRun, Source, base_and_source
 from probes.patching.trust import choose_engine
+from probes.progress import shown, steps
 from probes.subject import HookedModel
 
 ABLATIONS = ("zero", "mean", "resample")
@@ -43,7 +44,7 @@ def patch_activations(
     logits: str = "last",
     max_memory: float | int | None = None,
     accelerate: bool = True,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> Grid:
     """Put one run's activations into the other's, site after site.
 
@@ -77,7 +78,7 @@ def patch_activations(
         max_memory: Bytes, roughly, for natural runs and forward passes, beside the activations that
             are written; by default half of what is free.
         accelerate: False runs the plain hooked loop.
-        progress: Show a progress bar on standard error.
+        progress: Whether to show how far it is; see :func:`probes.progress.shown`.
 
     Returns:
         A Grid with one value a sequence at every site.
@@ -114,7 +115,7 @@ def ablate(
     logits: str = "last",
     max_memory: float | int | None = None,
     accelerate: bool = True,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> Grid:
     """Replace activations by what holds no information of the sequence, site after site.
 
@@ -135,7 +136,7 @@ def ablate(
         logits: ``"last"`` or ``"all"``.
         max_memory: Bytes.
         accelerate: False runs the plain hooked loop.
-        progress: Show a progress bar.
+        progress: Whether to show how far it is; see :func:`probes.progress.shown`.
 
     Returns:
         A Grid with one value a sequence at every site.
@@ -212,13 +213,13 @@ def _grid(
 ) -> Grid:
     base, from_source = intervention.base, intervention.from_source
     plan = selection.plan(model, base)
-    with torch.no_grad():
+    with shown(intervention.name, run.progress), torch.no_grad():
         engine, how, inert = choose_engine(model, base, plan, run)
         measure = checked_metric(metric, len(base), last_only=run.last_only)
         natural = measure(engine.outputs)
         origin, outputs = _natural(engine, intervention.origin, plan, with_outputs=from_source)
         found = natural.new_zeros(*map(len, plan.axes.values()), len(base))
-        for index, layer in enumerate(_shown(plan.layers, run.progress)):
+        for index, layer in enumerate(steps(plan.layers, "layers")):
             written = intervention.replace(origin[layer])
             for edit, edited in engine.run(layer, written, plan.edits):
                 found[(index, *edit.place)] = measure(edited)
@@ -245,10 +246,3 @@ def _natural(
     found = origin.read(plan.hooks)
     outputs = origin.outputs(engine.rows, last_only=engine.last_only) if with_outputs else None
     return {n: found[hook] for n, hook in zip(plan.layers, plan.hooks, strict=True)}, outputs
-
-
-def _shown(layers: Sequence[int], progress: bool) -> Iterator[int]:
-    from tqdm.auto import tqdm
-
-    shown = tqdm(layers, desc="layers", disable=None if progress else True, delay=2, leave=False)
-    return iter(shown)

@@ -19,6 +19,7 @@ from probes.errors import DataError
 from probes.patching.edits import Edit, write
 from probes.patching.fused import fused_attention
 from probes.patching.partial_runs import PartialRunner, without_rounding
+from probes.progress import checked
 from probes.sites import NEURONS, PATTERN, Site, hook_name
 from probes.subject import HookedModel, subject_of
 
@@ -34,7 +35,7 @@ class Run:
         logits: ``"last"``: outputs at the last position; ``"all"``: at every one.
         max_memory: Bytes that they may take; None: half of what is free.
         accelerate: False takes the hooked loop.
-        progress: Show a progress bar.
+        progress: Whether to show how far it is; see :func:`probes.progress.shown`.
 
     Raises:
         DataError: Other logits, or a switch that is neither on nor off.
@@ -43,12 +44,13 @@ class Run:
     logits: str = "last"
     max_memory: float | int | None = None
     accelerate: bool = True
-    progress: bool = False
+    progress: bool | None = None
 
     def __post_init__(self) -> None:
         checks.choice(self.logits, "kind of logits", ("last", "all"), DataError)
-        for switch in ("accelerate", "progress"):
-            object.__setattr__(self, switch, checks.flag(getattr(self, switch), switch, DataError))
+        object.__setattr__(self, "progress", checked(self.progress))
+        accelerate = checks.flag(self.accelerate, "accelerate", DataError)
+        object.__setattr__(self, "accelerate", accelerate)
 
     @property
     def last_only(self) -> bool:

@@ -23,6 +23,7 @@ from probes.patching.metrics import Metric, checked_metric, metric_name
 from probes.patching.partial_runs import without_rounding
 from probes.patching.sources import CachedRun, Source, base_and_source, read_source
 from probes.patching.trust import choose_engine, inert_hooks
+from probes.progress import shown, steps
 from probes.sites import Site, hook_name
 from probes.subject import HookedModel, subject_of
 
@@ -45,6 +46,7 @@ def patch_paths(
     freeze_mlps: bool = False,
     logits: str = "last",
     max_memory: float | int | None = None,
+    progress: bool | None = None,
 ) -> Grid:
     """The effect of every head below a receiver, along its direct path to the receiver alone.
 
@@ -63,6 +65,7 @@ def patch_paths(
         freeze_mlps: Keep MLPs between sender and receiver natural as well.
         logits: ``"last"`` or ``"all"``: what the metric sees.
         max_memory: Bytes that the runs may take; by default half of what is free.
+        progress: Whether to show how far it is; see :func:`probes.progress.shown`.
 
     Returns:
         A Grid of senders by layer and head.
@@ -74,7 +77,7 @@ def patch_paths(
     """
     checks.choice(receiver_input, "input of the receiver", INPUTS, SiteError)
     freeze_mlps = checks.flag(freeze_mlps, "freeze_mlps", DataError)
-    run = Run(logits, max_memory)
+    run = Run(logits, max_memory, progress=progress)
     base, source = base_and_source(model, clean, corrupted, direction)
     top, head = _receiver(model, receiver, receiver_input)
     senders = Selection("z", ["head"], layers, heads, positions).plan(
@@ -83,7 +86,7 @@ def patch_paths(
     received = "resid_post" if head is None else receiver_input
     block = subject_of(model).n_layers - 1 if head is None else top
     whole = Edit((), tuple(range(base.shape[1])), head)
-    with torch.no_grad():
+    with shown("path patching", run.progress), torch.no_grad():
         inert = inert_hooks(model, base, senders)
         sent = read_source(model, source, senders.hooks)
         path = _Path(model, base, senders.layers, top, freeze_mlps)
@@ -92,7 +95,7 @@ def patch_paths(
         engine, how, _ = choose_engine(model, base, arrival, run)
         natural = measure(engine.outputs)
         found = natural.new_zeros(*map(len, senders.axes.values()), len(base))
-        for index, layer in enumerate(senders.layers):
+        for index, layer in enumerate(steps(senders.layers, "layers")):
             for edit in senders.edits:
                 arriving = path.arriving(layer, sent[senders.hooks[index]], edit, received, block)
                 ((_, outputs),) = engine.run(block, arriving, [whole])

@@ -81,7 +81,9 @@ def text(found: dict[str, Any]) -> str:
     }
     claims = {FOLLOWS: follows["claims"], OWN: own["claims"]}
     others = [f"{m}: {c}" for (m, c), v in told.items() if claims[m][c]["verdict"] != v]
-    others += [text for constructed in by_task.values() for text in algorithms.departures(constructed)]
+    others += [
+        text for constructed in by_task.values() for text in algorithms.departures(constructed)
+    ]
     if others:
         raise ValueError(f"the story of the README no longer holds: {'; '.join(others)}")
     template = pages.templates().get_template("story.md.jinja")
