@@ -66,13 +66,12 @@ def _integers(text: str | None) -> list[int] | None:
         ) from None
 
 
-Model = Annotated[
-    str,
-    typer.Argument(
-        help="A model's name, TASK/VARIANT (see `mtd-lens models`), or the folder of a checkpoint "
-        "or of a training run, whose last checkpoint is taken."
-    ),
-]
+NAMED = (
+    "A model's name, TASK/VARIANT (see `mtd-lens models`), or the folder of a checkpoint or of a "
+    "training run, whose last checkpoint is taken."
+)
+Model = Annotated[str, typer.Argument(help=NAMED)]
+Models = Annotated[list[str], typer.Argument(metavar="NAME...", help=NAMED)]
 SEQUENCES, OF_THEM = "--sequences", "Number of sequences."
 Sequences = Annotated[int, typer.Option(SEQUENCES, help=OF_THEM, min=MIN_SEQUENCES)]
 Competing = Annotated[int, typer.Option(SEQUENCES, help=OF_THEM, min=COMPETE.least)]
@@ -163,7 +162,7 @@ def tasks() -> None:
 
 @app.command()
 def score(
-    name: Model,
+    names: Models,
     sequences: Sequences = SCORE.default,
     seed: Seed = 0,
     json: Json = None,
@@ -179,22 +178,31 @@ def score(
     ] = False,
     algorithm: Held = None,
 ) -> None:
-    """Score a model: does each layer compute its part of the algorithm?"""
-    listing.check_model(name, algorithm=algorithm)
+    """Score a model: does each layer compute its part of the algorithm?
+
+    Of several models, claim by claim, how the others differ from the first.
+    """
+    for name in names:
+        listing.check_model(name, algorithm=algorithm)
     _check_outputs(json, html)
     with shown("score", True):
-        model = _load(name, device)
+        models = [_load(name, device) for name in names]
+        from mtd_lens.questions.compare_scorecards import compare_scorecards
         from mtd_lens.questions.score import score
 
-        found = score(
-            model,
-            n_sequences=sequences,
-            seed=seed,
-            threshold=threshold,
-            quick=quick,
-            algorithm=algorithm,
-        )
-    _finish(found, json=json, html=html)
+        found = [
+            score(
+                model,
+                n_sequences=sequences,
+                seed=seed,
+                threshold=threshold,
+                quick=quick,
+                algorithm=algorithm,
+            )
+            for model in models
+        ]
+        result = found[0] if len(found) == 1 else compare_scorecards(found)
+    _finish(result, json=json, html=html)
 
 
 @app.command()

@@ -90,7 +90,7 @@ def compare_scorecards(
             ComparedCard(
                 name=name, model=card.model, task=card.task_name, seed=card.seed,
                 n_sequences=card.n_sequences, parameters=card.parameters, quick=card.quick,
-                unpaired=why,
+                conclusion=card.conclusion, unpaired=why,
             )
             for name, card, why in zip(called, listed, unlike, strict=True)
         ),

@@ -37,6 +37,7 @@ class ComparedCard:
         n_sequences: Half for choices, half for scores.
         parameters: Of the algorithm, fitted to its model.
         quick: Whether the slow tests were left out.
+        conclusion: In two or three sentences.
         unpaired: Why its sequences are not the first one's; empty where they are.
     """
 
@@ -47,6 +48,7 @@ class ComparedCard:
     n_sequences: int
     parameters: Mapping[str, float]
     quick: bool
+    conclusion: str
     unpaired: str
 
 
@@ -208,7 +210,9 @@ class ScorecardComparison(Result):
         return Table(header, rows, (0, 2, 4, 9), title)
 
     def _notes(self) -> list[str]:
-        letters, first, notes = self.letters, self.letters[0], []
+        letters, first = self.letters, self.letters[0]
+        told = zip(letters, self.cards, strict=True)
+        notes = [f"{letter}, {card.name}: {card.conclusion}" for letter, card in told]
         for index in range(1, len(self.cards)):
             found = self.differing(index)
             n = sum(claim.differences[index - 1] is not None for claim in self.claims)
