@@ -83,11 +83,12 @@ class OfStages:
 class Path(OfStages):
     """``1 - E [D(counterfactual ‖ through) + D(natural ‖ around)] / E D(counterfactual ‖ blind)``.
 
-    Each variable has the layer that is best for it alone on the fit split. Two runs of each base. *Through*: at the later variable's site it holds what arrives there when
-    the earlier one is at its source value, and all else is the base's own. This path alone must
-    act as swapping the earlier variable. *Around*: the earlier variable's site holds the source's
-    activation, the later one's the base's own. All other paths together must do nothing. So a part
-    p that goes around costs twice, and a score of 1 says that all goes through.
+    Each variable has the layer that is best for it alone on the fit split. Two runs of each base.
+    *Through*: at the later variable's site it holds what arrives there when the earlier one is at
+    its source value, and all else is the base's own. This path alone must act as swapping the
+    earlier variable. *Around*: the earlier variable's site holds the source's activation, the later
+    one's the base's own. All other paths together must do nothing. So a part p that goes around
+    costs twice, and a score of 1 says that all goes through.
 
     Beside it stand the dose that goes through, and a wrong source; in the details, each run by
     itself: ``alone``, the score of the earlier variable's swap with nothing held; ``through``; and
@@ -180,12 +181,12 @@ class Chain(OfStages):
     """``1 - E D(counterfactual ‖ patched) / E D(counterfactual ‖ blind)``, all swapped in one run.
 
     The layers are those that follow each other and whose scores on the fit split, of each variable
-    swapped alone, sum to the most. Each variable has a source of its own. The counterfactual is the algorithm's prediction with all
-    of them held; the last one settles it, whatever the others' sources were. A model in which a
-    part of theirs reaches the output by another way departs from it. Blind is without a look at the
-    last one's source. Beside it stand the score of the earlier sources (all but the last swapped)
-    as the answer, and the dose: how much of the last source's value acts, from 0 where the earlier
-    ones' does.
+    swapped alone, sum to the most. Each variable has a source of its own. The counterfactual is the
+    algorithm's prediction with all of them held; the last one settles it, whatever the others'
+    sources were. A model in which a part of theirs reaches the output by another way departs from
+    it. Blind is without a look at the last one's source. Beside it stand the score of the earlier
+    sources (all but the last swapped) as the answer, and the dose: how much of the last source's
+    value acts, from 0 where the earlier ones' does.
 
     Attributes:
         stages: Swaps of two or three variables, in causal order; all given the query, or none. The
