@@ -132,6 +132,8 @@ class Scorecard(Result):
         algorithm: Name of the estimator that is the algorithm itself.
         conclusion: What it comes to, in two or three sentences.
         quick: Whether the slow tests were left out.
+        only: Patterns of the ids of those claims that were asked for; empty where all were, and
+            then left out in ``to_dict``.
         outside_mass: Of a model with a vocabulary of its own, the mean probability that it gives to
             ids that stand for none of the task's tokens, after the last position of the sequences
             for scores; predictions are renormalised without it. None for others, and left out in
@@ -146,6 +148,7 @@ class Scorecard(Result):
     algorithm: str
     conclusion: str = ""
     quick: bool = False
+    only: tuple[str, ...] = ()
     outside_mass: float | None = None
 
     @classmethod
@@ -161,7 +164,8 @@ class Scorecard(Result):
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as ``to_json`` writes it."""
         data = super().to_dict()
-        return {k: v for k, v in data.items() if k != "outside_mass" or v is not None}
+        absent = {"outside_mass": None, "only": []}
+        return {k: v for k, v in data.items() if k not in absent or v != absent[k]}
 
     def __iter__(self) -> Iterator[ClaimResult]:
         return iter(self.claims)
@@ -222,6 +226,7 @@ class Scorecard(Result):
         return [
             *([outside] if outside else []),
             *([left_out] if self.quick else []),
+            *([f"Only claims named {', '.join(self.only)} were asked for."] if self.only else []),
             *([self.conclusion] if self.conclusion else []),
         ]
 

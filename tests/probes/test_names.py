@@ -1,4 +1,4 @@
-"""Names of activations and axes as TransformerLens has them, and metrics as its users write them."""
+"""Names of activations and axes as TransformerLens has them, and metrics as users write them."""
 
 import numpy as np
 import pytest
@@ -67,7 +67,7 @@ def test_names_of_one_activation_give_one_grid(gpt, pair):
         patch(gpt, *pair, "blocks.1.attn.hook_z", metric, layers=[1])
     with pytest.raises(probes.SiteError, match="is of layer 1, and layer 0 is asked for"):
         probes.Site.at("blocks.1.attn.hook_z", 0)
-    with pytest.raises(probes.SiteError, match="every layer's hook is meant. Use 'attn.hook_z'"):
+    with pytest.raises(probes.SiteError, match=r"every layer's hook is meant\. Use 'attn"):
         suffix_of("blocks.1.attn.hook_z")
 
 
@@ -204,7 +204,7 @@ class TestMetrics:
             def fail(logits, error=error):
                 raise error
 
-            with pytest.raises(type(error), match="^mine$"):
+            with pytest.raises(type(error), match=r"^mine$"):
                 patch(gpt, *pair, "z", fail)
 
     def test_values_may_be_arrays_lists_or_one_number(self, gpt, pair):
