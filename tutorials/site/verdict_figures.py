@@ -41,7 +41,9 @@ def draw_claims(groups: Mapping[str, Sequence[Mapping[str, Any]]], title: str) -
         groups: Models that differ in their seed alone, by what they have in common.
         title: Of the figure.
     """
-    claims = list(dict.fromkeys(c for models in groups.values() for m in models for c in m["claims"]))
+    claims = list(
+        dict.fromkeys(c for models in groups.values() for m in models for c in m["claims"])
+    )
     rows = dict(zip(claims, _rows(claims), strict=True))
     tall = max(rows.values()) + 1
     inches = (2.6 + IN_COLUMN * len(groups), 2.3 + IN_ROW * tall)
