@@ -22,8 +22,7 @@ from tutorials.site import RESULTS, measurements, pages, standard_circuit
 
 SEED, N_SEQUENCES = 0, 768
 
-FIGURE = RESULTS / "standard-transformers.png"
-DATA, PAGE = RESULTS / "standard-transformers.json", RESULTS / "standard-transformers.md"
+DATA, PAGE, FIGURE = (RESULTS / f"standard-transformers.{kind}" for kind in ("json", "md", "png"))
 
 SHORT, LONG = "mtd-q5-m3-t32", "mtd-q5-m3-t64"
 TRAINED = [
@@ -308,7 +307,6 @@ def in_short(data: Figures) -> list[str]:
         for layer, score in data[name][FUSED][SHOWN["swap of c"]]["by layer"].items()
         if int(layer) < 2
     )
-    kept = [data[name][CIRCUIT]["together"]["covariance, own parts"][0] for name in TRAINED]
     return [
         "The last layer's attention writes the correction at the last query: swapped in from a "
         f"sequence of the same last tokens it acts as c does, {span(SHOWN['swap of c'])} over "
@@ -319,8 +317,7 @@ def in_short(data: Figures) -> list[str]:
         "Scores compare windows of keys with the query's own parents, lags competing: "
         f"{span(SHOWN['scores, lags competing'])} of what is beyond last token × parents; one code "
         f"of parents serves all lags: {span('correction.one_code')}.",
-        "The output is to a varying part a covariance over keys of score and value, which alone "
-        f"keeps {min(kept):.2f} to {max(kept):.2f} of the predictions.",
+        standard_circuit.as_covariance([data[name][CIRCUIT] for name in TRAINED]),
     ]
 
 
