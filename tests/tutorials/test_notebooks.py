@@ -10,7 +10,7 @@ import matplotlib.font_manager  # noqa: F401 - its first import builds a cache, 
 import nbformat
 import pytest
 
-from tutorials.site.notebooks import execute
+from tutorials.site.notebooks import INSTALL, INSTALL_TAG, execute
 
 NOTEBOOKS = Path(__file__).parents[2] / "tutorials" / "notebooks"
 
@@ -105,6 +105,22 @@ def test_committed_outputs_are_those_of_a_clean_run(name):
     assert {o.output_type for o in outputs} <= {"stream", "display_data", "execute_result"}
     assert not any(stream(cell, "stderr") for cell in cells)
     assert any("image/png" in output.get("data", {}) for output in outputs)
+
+
+@notebooks
+def test_its_first_code_installs_the_package_where_it_is_missing(name, monkeypatch):
+    first = code_cells(read(name))[0]
+    assert first.metadata["tags"] == [INSTALL_TAG]
+    assert first.source == INSTALL
+    ran = []
+    monkeypatch.setattr("subprocess.run", lambda command, check: ran.append(command))
+    exec(INSTALL, {})
+    assert ran == []
+    monkeypatch.setattr("importlib.util.find_spec", lambda package: None)
+    exec(INSTALL, {})
+    [command] = ran
+    assert command[1:] == ["-m", "pip", "install", "--quiet", "../.."]
+    assert (NOTEBOOKS / command[-1] / "pyproject.toml").is_file()
 
 
 @notebooks

@@ -1,15 +1,26 @@
 """The results pages say what was measured, and measuring again gives the same."""
 
-from dataclasses import replace
+import re
+from types import SimpleNamespace
 
 import pytest
 
 from mtd_lens.checkpoints import read_manifest
 from mtd_lens.registry import shipped_checkpoints
-from tutorials.site import algorithms, measurements, results as site, standard
+from tutorials.site import (
+    algorithms,
+    answers,
+    measurements,
+    pages,
+    results as site,
+    standard,
+    story,
+)
 
 FAMILIES = ("mtd", "ngram", "autoregressive")
 MAX_BYTES = 16_000
+LONGEST_TABLE = 12
+"""Lines of one that is not folded."""
 
 
 @pytest.fixture(params=FAMILIES)
@@ -37,6 +48,56 @@ def test_further_pages_are_those_of_the_data(name):
         assert path.read_text(encoding="utf-8") == text, f"run make results: {path}"
 
 
+@pytest.mark.parametrize("name", sorted(set(site.PAGES) - {"story"}))
+def test_pages_begin_with_sentences_and_a_figure(name):
+    """And long tables are folded, so that a reader meets none on the way."""
+    head, *lines = site.PAGES[name].page.read_text(encoding="utf-8").splitlines()
+    assert head.startswith("# ")
+    before = lines[: next(i for i, line in enumerate(lines) if line.startswith("!["))]
+    assert 2 <= sum(line.startswith("- ") for line in before) <= 6
+    assert not any(line.startswith(("|", "#")) or "`make" in line for line in before)
+    folded, rows = False, 0
+    for line in lines:
+        folded = line == "<details markdown>" or (folded and line != "</details>")
+        rows = rows + 1 if line.startswith("|") and not folded else 0
+        assert rows <= LONGEST_TABLE, line
+
+
+def test_answers_count_every_model_once(results):
+    finals = pages.final(results.read())
+    counted = [re.match(r"\*\*(\d+) of (\d+) models\*\*", text) for text in results.answers(finals)]
+    counts = [(int(found[1]), int(found[2])) for found in counted if found]
+    assert sum(n for n, _ in counts) == len(finals)
+    assert {of for _, of in counts} == {len(finals)}
+
+
+def test_an_answer_is_a_models_that_holds_first():
+    def model(seed, verdict):
+        claim = {"verdict": verdict, "score": 0.5 - seed}
+        return {"config": SimpleNamespace(seed=seed), "claims": {"a.b": claim}}
+
+    given = {"x, T = 2": [model(0, "supported"), model(1, "refuted")], "y": [model(2, "refuted")]}
+    said = answers.sentences(
+        given,
+        [
+            answers.Answer(lambda m: answers.has(m, "supported", "a.b"), "do", {}),
+            answers.Answer(lambda m: True, "do not", {"b": "a.b"}),
+        ],
+    )
+    assert said == [
+        "**1 of 3 models** do: x, T\u00a0=\u00a02, seed 0.",
+        "**2 of 3 models** do not: x, T\u00a0=\u00a02, seed 1; y. Scores: b −1.50 to −0.50.",
+    ]
+
+
+def test_another_story_is_not_told():
+    found = story.STORY.read()
+    assert "**How we know.**" in story.text(found)
+    found["own"]["claims"]["mixture_weights.interchange"]["verdict"] = "supported"
+    with pytest.raises(ValueError, match=f"no longer holds: {story.OWN}: mixture_weights"):
+        story.text(found)
+
+
 def test_every_model_of_a_further_page_is_measured():
     measured = {*standard.TRAINED, *standard.BESIDE, *standard.OVER_TRAINING}
     assert set(standard.STANDARD.read()) == measured
@@ -61,7 +122,8 @@ def test_every_figure_of_the_page_is_there(results):
 def test_pages_are_written_without_measuring(results, monkeypatch, capsys):
     """``--page`` writes what is there again, and changes nothing."""
     before = results.page.read_bytes()
-    monkeypatch.setattr(site, "PAGES", {results.family: replace(results, draw=lambda _: None)})
+    monkeypatch.setattr(site, "PAGES", {results.family: results})
+    monkeypatch.setattr(type(results), "draw", lambda self, models: None)
     monkeypatch.setattr(type(results), "measure", None)
     site.main(["--page", results.family])
     assert capsys.readouterr().out == f"wrote {results.page}\n"

@@ -1,10 +1,10 @@
-"""What makes the site: results pages and model cards, the README's pictures, notebooks' outputs.
+"""What makes the site: results pages, model cards, the story, pictures, notebooks' outputs.
 
 Run from the repository's root:
 
-    python -m tutorials.site.results      # measures trained models, and writes pages and cards
+    python -m tutorials.site.results      # measures trained models, and writes of them
     python -m tutorials.site.notebooks    # runs the notebooks, in place
-    python -m tutorials.site.pictures     # makes the README's pictures
+    python -m tutorials.site.pictures     # makes pictures of README and guides
 """
 
 from pathlib import Path

@@ -91,6 +91,7 @@ class Algorithms:
                 figure=FIGURE.name,
                 runs=runs,
                 said=said,
+                answers=answers(found),
                 wrong=[text for members in by_task.values() for text in departures(members)],
                 groups=named_groups(found),
                 trained=[f for f in found if not is_construction(f.model)],
@@ -149,6 +150,41 @@ def said(members: list[Competition], id: str) -> str:
         for v, n in counts.items()
     )
     return f"**{words}**" if set(found) == {verdicts.SUPPORTED} else words
+
+
+def answers(found: list[Competition]) -> list[str]:
+    """What constructions are found to run, and how many trained models run one algorithm."""
+    by_task = constructions(found)
+    wrong = [text for members in by_task.values() for text in departures(members)]
+    runs_of = [f for f in found if is_construction(f.model)]
+    right = (
+        "in every one, what the construction runs is supported, and nothing else is"
+        if not wrong
+        else f"there are {len(wrong)} departures from what is known, which stand below"
+    )
+    trained = [f for f in found if not is_construction(f.model)]
+    one = sum(any(c.verdict == verdicts.SUPPORTED for c in f) for f in trained)
+    nearest = [f.nearest.name for f in trained]
+    said = ", ".join(f"{name} of {nearest.count(name)}" for name in dict.fromkeys(nearest))
+    between = [
+        f
+        for f in trained
+        if f.nearest.predictions is not None and f.nearest.predictions.low > verdicts.THRESHOLD
+    ]
+    parted = [
+        f
+        for f in between
+        if any(d.share is not None and d.share.low > 0 for d in f.against_nearest())
+    ]
+    return [
+        f"Constructions of known algorithms were held against every algorithm, {len(runs_of)} runs "
+        f"on {len(by_task)} tasks: {right}.",
+        f"Of {len(trained)} trained models, {one} run one of these algorithms by all tests. "
+        f"Nearest to predictions is {said}.",
+        f"{len(between)} of them predict like their nearest algorithm (a score above "
+        f"{verdicts.THRESHOLD}); {len(parted)} of these lie part of the "
+        "way to a rival (a share whose interval lies above 0).",
+    ]
 
 
 def departures(members: dict[str, list[Competition]]) -> list[str]:

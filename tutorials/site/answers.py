@@ -1,4 +1,4 @@
-"""The sentences that results pages begin with: what models do, from the verdicts on their claims."""
+"""The sentences that results pages begin with: what models do, from verdicts on their claims."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,16 +45,21 @@ def sentences(groups: Mapping[str, Sequence[Model]], answers: Sequence[Answer]) 
         models = [model for each in doing.values() for model in each]
         if models:
             kinds = "; ".join(
-                label if len(each) == len(groups[label]) else f"{label}, {_seeds(each)}"
+                unbroken(label) + ("" if len(each) == len(groups[label]) else f", {_seeds(each)}")
                 for label, each in doing.items()
                 if each
             )
             scores = "; ".join(f"{w} {_span(models, c)}" for w, c in answer.claims.items())
             found.append(
-                f"**{len(models)} of {everyone}** {answer.said}: {kinds}."
+                f"**{len(models)} of {everyone} models** {answer.said}: {kinds}."
                 + (f" Scores: {scores}." if scores else "")
             )
     return found
+
+
+def unbroken(label: str) -> str:
+    """A group's name whose length stays on one line."""
+    return label.replace(" = ", "\u00a0=\u00a0")
 
 
 def _seeds(models: Sequence[Model]) -> str:
@@ -66,5 +71,5 @@ def _span(models: Sequence[Model], claim: str) -> str:
     known = [m["claims"][claim]["score"] for m in models if m["claims"][claim]["score"] is not None]
     if not known:
         return "none"
-    low, high = (f"{end(known):.2f}" for end in (min, max))
+    low, high = (f"{end(known):.2f}".replace("-", "−") for end in (min, max))
     return low if low == high else f"{low} to {high}"

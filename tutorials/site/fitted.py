@@ -23,6 +23,9 @@ DATA, FIGURE = RESULTS / "fitted.json", RESULTS / "fitted.png"
 FIRST = 4
 """Weights of positions that the page shows: the query's own, and those before it."""
 
+SHUFFLED, GAMMA, ALIKE = "shuffled context", "γ", 0.9
+"""A control, a known rule, and the correlation above which a table is said to be like it."""
+
 DRAWN = {
     FITTED: ("fitted sum of evidence", "o"),
     "best": ("nearest textbook estimator", "s"),
@@ -76,6 +79,7 @@ class Fitted:
             .render(
                 found=found,
                 below=below,
+                answers=answers(found),
                 others=[name for name in found if name not in below],
                 row=row,
                 best=best,
@@ -123,6 +127,27 @@ def best(model: Figures) -> Figures:
     return min(references, key=lambda misfit: misfit["divergence"]["score"])
 
 
+def answers(found: Figures) -> list[str]:
+    """How much the fitted sum explains beside its controls, and what its table is like."""
+    own = [fitted_sum(model)["explained"] for model in found.values()]
+    shuffled = [row(model, SHUFFLED)["explained"] for model in found.values()]
+    explained = [interval["score"] for interval in own]
+    above = sum(o["low"] > c["high"] for o, c in zip(own, shuffled, strict=True))
+    gamma = [model["resemblances"][GAMMA]["score"] for model in found.values()]
+    high = sum(value > ALIKE for value in gamma)
+    return [
+        f"The sum explains {min(explained):.2f} to {max(explained):.2f} of what no evidence "
+        f"leaves, more than a sum fitted to shuffled contexts in {above} of {len(found)}.",
+        f"Its table correlates above {ALIKE} with the responsibilities γ in {high} of "
+        f"{len(found)} models ({min(gamma):.2f} to {max(gamma):.2f} over all).",
+    ]
+
+
+def fitted_sum(model: Figures) -> Figures:
+    """What was found of the fitted sum itself."""
+    return next(misfit for misfit in model["misfits"] if misfit["kind"] == FITTED)
+
+
 def controls(model: Figures) -> list[Figures]:
     """What must not do as well."""
     return [misfit for misfit in model["misfits"] if misfit["kind"] == CONTROL]
@@ -135,7 +160,7 @@ def draw_misfits(found: Figures) -> Any:
     axes.set_xscale("log")
     handles = {}
     for height, model in enumerate(found.values()):
-        own = next(misfit for misfit in model["misfits"] if misfit["kind"] == FITTED)
+        own = fitted_sum(model)
         shown = {FITTED: own, "best": best(model)}
         shown |= {name: row(model, name) for name in DRAWN if name not in shown}
         for index, (key, (label, marker)) in enumerate(DRAWN.items()):

@@ -29,7 +29,8 @@ MATCHED, SWAPPED = "match_weights.attention", "match_weights.interchange"
 ANSWERS = (
     Answer(
         lambda m: has(m, "supported", COPIED, NOTHING_ELSE),
-        "copy the parents by heads, as a generalized induction head does, and pass nothing else there",
+        "copy the parents by heads, as a generalized induction head does, and pass nothing else "
+        "there",
         {"copying": COPIED, "nothing else": NOTHING_ELSE, "match weights as a pattern": MATCHED},
     ),
     Answer(

@@ -20,15 +20,16 @@ from tutorials.site import NOTEBOOKS
 SECONDS_A_CELL = 600
 
 INSTALL = """\
-# Where mtd_lens is missing, this installs it from the checkout that the notebook lies in.
-# In Colab, upload a checkout and say here where it is.
+# Where mtd_lens is missing, this installs it from the checkout around the
+# notebook. In Colab, upload a checkout and say here where it is.
 import importlib.util
 import subprocess
 import sys
 
 CHECKOUT = "../.."
 if importlib.util.find_spec("mtd_lens") is None:
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", CHECKOUT], check=True)"""
+    pip = [sys.executable, "-m", "pip", "install", "--quiet"]
+    subprocess.run([*pip, CHECKOUT], check=True)"""
 """The first code cell of every notebook."""
 
 INSTALL_TAG = "install"

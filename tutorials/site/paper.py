@@ -20,6 +20,8 @@ from mtd_lens.registry import family_of
 from mtd_lens.results.competition import Competition
 from mtd_lens.results.forms import interval as limits, parameters
 from mtd_lens.shapes import Likelihoods, Weights
+from mtd_lens.views.plots import style
+from probes import files
 from tutorials.site import RESULTS, algorithms, measurements, pages
 
 LAGS = (3, 4)
@@ -44,7 +46,11 @@ MIDDLE = 1
 
 N_OFFSETS = 8
 
-DATA = RESULTS / "paper.json"
+DATA, FIGURE = RESULTS / "paper.json", RESULTS / "paper.png"
+
+SECOND_STEPS = ("two steps, equal", "two steps, 4 : 1", "two steps, 1 : 4, prefix")
+NONE = 1e-6
+"""Below which a coefficient of an expansion counts as none."""
 
 
 class Paper:
@@ -71,16 +77,20 @@ class Paper:
         return measurements.read(DATA)
 
     def draw(self, found: Any) -> None:
-        """The page has no figure of its own; that of algorithms is on theirs."""
+        """Five layers beside each algorithm, and what the middle layer attends to."""
+        with style.applied():
+            files.write_figure(draw_answers(of_five_layers(), found["middle"]), FIGURE)
 
     def pages(self, found: Any) -> dict[Path, str]:
         """The text of the page, by its path."""
-        competition = next(f for f in algorithms.ALGORITHMS.read() if f.model == FIVE)
+        competition = of_five_layers()
         text = (
             pages.templates()
             .get_template("paper.md.jinja")
             .render(
                 found=found,
+                answers=answers(found, competition),
+                figure=FIGURE.name,
                 five=FIVE,
                 competition=competition,
                 nearer=nearer(competition),
@@ -98,6 +108,62 @@ class Paper:
 
 
 PAPER = Paper()
+
+
+def of_five_layers() -> Competition:
+    """What was found of the model of five layers, beside every algorithm."""
+    return next(f for f in algorithms.ALGORITHMS.read() if f.model == FIVE)
+
+
+def answers(found: dict[str, Any], competition: Competition) -> list[str]:
+    """The page's answers, in its order."""
+    second = [e for e in found["expansions"] if e["name"] in SECOND_STEPS]
+    bayes = [e for e in found["expansions"] if e["name"] == "posterior mean"]
+    none = all(abs(e["sum_of_squares"]) < NONE for e in second)
+    some = all(abs(e["sum_of_squares"]) > NONE for e in bayes)
+    costs = [m["cost"][what][0] for m in found["middle"].values() for what in ("uniform", "mean")]
+    lows = [m["cost"][what][1] for m in found["middle"].values() for what in ("uniform", "mean")]
+    dearer = sum(low > 1 for low in lows)
+    return [
+        f"Are five layers two steps, or Bayes? {competition.conclusion.replace(FIVE, 'The model')}",
+        f"Are step sizes tied? {tied(found['steps'])}",
+        "Does a second step give the second order of the posterior mean? "
+        + ("No: " if none and some else "Yes, in part: ")
+        + f"of the coefficient b, which the posterior mean has, {len(SECOND_STEPS)} kinds of two "
+        f"steps have {'none' if none else 'some'}.",
+        "Does the middle layer average alone? Its pattern replaced by a uniform or a mean one "
+        f"costs {min(costs):.2f} to {max(costs):.2f} times the KL from the truth; the 95% "
+        f"interval lies above 1 in {dearer} of {len(lows)} cases.",
+    ]
+
+
+def draw_answers(competition: Competition, middle: dict[str, Any]) -> Any:
+    """KL of every algorithm from the model of five layers, and attention by offset."""
+    figure, [[left, right]] = style.new_figure((8.0, 3.2), 1, 2)
+    for row, contender in enumerate(competition):
+        kl, colour = contender.divergence, style.MODEL_COLOURS[0]
+        left.plot([kl.low, kl.high], [row, row], color=colour, linewidth=1.4)
+        left.plot(kl.score, row, "o", color=colour, markersize=5)
+    left.set_yticks(range(len(competition)), [c.name for c in competition])
+    left.set_ylim(len(competition) - 0.5, -0.5)
+    left.set_xlim(0, None)
+    left.set_xlabel("KL(algorithm ‖ five layers), nats (bars: 95%)", fontsize="small")
+    handles = {}
+    for index, (name, found) in enumerate(middle.items()):
+        look = style.model_style(index) | {"linewidth": 1.4, "markersize": 4}
+        label = name.replace("trained-disentangled-", "")
+        handles[label] = right.plot(found["by_offset"], **look)[0]
+    right.axhline(1, color=style.INK, linewidth=0.8)
+    right.set_ylim(0, None)
+    right.set_xlabel("tokens before the query", fontsize="small")
+    right.set_ylabel("attention, of a uniform average's", fontsize="small")
+    style.plain(left, "x")
+    style.plain(right)
+    for axes in (left, right):
+        axes.tick_params(labelsize="small")
+    style.add_title(figure, "Five layers beside each algorithm, and what middle layers attend to")
+    style.add_legend_below(figure, handles)
+    return figure
 
 
 def expansions(m: int) -> list[dict[str, Any]]:

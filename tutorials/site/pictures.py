@@ -1,4 +1,4 @@
-"""Pictures of the README: a scorecard's figure, and a dashboard as a browser shows it.
+"""Pictures of README and guides: a scorecard's figure, and a dashboard as a browser shows it.
 
 Needs a Chromium on the PATH; run with ``make pictures``.
 """

@@ -5,7 +5,8 @@
     python -m tutorials.site.results --page     # only the pages, from figures measured before
 
 Writes pages and figures into ``tutorials/results/`` and, beside each checkpoint, ``card.md`` and
-``measurements.json``. No measured number of the pages is typed.
+``measurements.json``; and of what was measured the story of README, home page and notebook 3, with
+diagrams. No measured number of the pages is typed.
 """
 
 import argparse

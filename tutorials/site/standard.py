@@ -22,8 +22,7 @@ from tutorials.site import RESULTS, measurements, pages, standard_circuit
 
 SEED, N_SEQUENCES = 0, 768
 
-FIGURE = RESULTS / "standard-transformers.png"
-DATA, PAGE = RESULTS / "standard-transformers.json", RESULTS / "standard-transformers.md"
+DATA, PAGE, FIGURE = (RESULTS / f"standard-transformers.{kind}" for kind in ("json", "md", "png"))
 
 SHORT, LONG = "mtd-q5-m3-t32", "mtd-q5-m3-t64"
 TRAINED = [
@@ -318,6 +317,7 @@ def in_short(data: Figures) -> list[str]:
         "Scores compare windows of keys with the query's own parents, lags competing: "
         f"{span(SHOWN['scores, lags competing'])} of what is beyond last token × parents; one code "
         f"of parents serves all lags: {span('correction.one_code')}.",
+        standard_circuit.as_covariance([data[name][CIRCUIT] for name in TRAINED]),
     ]
 
 

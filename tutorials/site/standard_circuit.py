@@ -83,6 +83,15 @@ def tables(models: Mapping[str, Figures]) -> dict[str, str]:
     }
 
 
+def as_covariance(models: Sequence[Figures]) -> str:
+    """How far the output is a covariance of score and value, in a sentence."""
+    kept = [model["together"]["covariance, own parts"][0] for model in models]
+    return (
+        "The output is, to a varying part, a covariance over keys of score and value: that alone "
+        f"keeps {min(kept):.2f} to {max(kept):.2f} of the predictions."
+    )
+
+
 def sentences(models: Mapping[str, Figures]) -> list[str]:
     """What the figures say of all trained models together, with their ranges.
 

@@ -10,6 +10,7 @@ from typing import Any
 import nbformat
 
 from mtd_lens.registry import load_task
+from mtd_lens.results.competition import Competition
 from tutorials.site import NOTEBOOKS, PICTURES, TUTORIALS, algorithms, diagrams, pages, standard
 from tutorials.site.diagrams import ONE_STEP, Stage
 from tutorials.site.pages import Model
@@ -81,9 +82,10 @@ def text(found: dict[str, Any]) -> str:
     }
     claims = {FOLLOWS: follows["claims"], OWN: own["claims"]}
     others = [f"{m}: {c}" for (m, c), v in told.items() if claims[m][c]["verdict"] != v]
-    others += [
-        text for constructed in by_task.values() for text in algorithms.departures(constructed)
-    ]
+    for constructed in by_task.values():
+        others += algorithms.departures(constructed)
+    at_their_mean = [together[name][0] for name in ("mean scores", "mean values")]
+    others += [f"{OWN}: {kept:.2f} is kept at the mean" for kept in at_their_mean if kept > 0]
     if others:
         raise ValueError(f"the story of the README no longer holds: {'; '.join(others)}")
     template = pages.templates().get_template("story.md.jinja")
@@ -97,8 +99,8 @@ def text(found: dict[str, Any]) -> str:
         given=_score(own, GIVEN),
         given_layer=own["claims"][GIVEN]["layer"],
         covariance=_number(together["covariance, own parts"][0]),
-        mean_scores=_number(together["mean scores"][0]),
-        mean_values=_number(together["mean values"][0]),
+        at_their_mean=list(map(_number, at_their_mean)),
+        parted=[_parted(found["calibration"], name) for name in (FOLLOWS, OWN)],
         n_constructions=len(members),
         n_algorithms=len({algorithms.runs(name) for name, _ in members}),
         n_seeds=len(algorithms.SEEDS),
@@ -152,9 +154,18 @@ def in_notebook(path: Path, told: str) -> str:
     return f"{nbformat.writes(notebook)}\n"
 
 
+def _parted(found: list[Competition], name: str) -> dict[str, str]:
+    """How far a model's predictions lie from the nearest algorithm to the rival that draws most."""
+    competition = next(f for f in found if f.model == name)
+    duels = [duel for duel in competition.against_nearest() if duel.share is not None]
+    most = max(duels, key=lambda duel: duel.share.score if duel.share else 0.0)
+    share = "" if most.share is None else _number(most.share.score)
+    return {"nearest": competition.nearest.name, "other": most.other, "share": share}
+
+
 def _score(model: Model, claim: str) -> str:
     return _number(model["claims"][claim]["score"])
 
 
 def _number(value: float) -> str:
-    return f"{value:.2f}"
+    return f"{value:.2f}".replace("-", "−")
