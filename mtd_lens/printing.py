@@ -1,5 +1,6 @@
 """Printing that never fails a run, whoever reads it; and plain text in lines of any width."""
 
+import functools
 import io
 import os
 import re
@@ -84,19 +85,28 @@ def wrapped(text: str, width: int) -> list[str]:
 
 
 def _narrowed(columns: Sequence[Sequence[str]], width: int) -> list[Sequence[str]]:
-    """The columns with cells broken into lines, the widest first, until they fit a width.
+    """The columns with cells broken into lines until they fit a width, in as few lines as can be.
 
     No word is broken: what cannot fit stays wider.
     """
-    widths = [max(map(len, column)) for column in columns]
-    least = [max(len(line) for cell in column for line in wrapped(cell, 1)) for column in columns]
+    lines = functools.cache(wrapped)
+    widths = [min(width, max(map(len, column))) for column in columns]
+    least = [max(len(line) for cell in column for line in lines(cell, 1)) for column in columns]
+
+    def height(tried: Sequence[int]) -> int:
+        rows = zip(*columns, strict=True)
+        return sum(max(map(len, map(lines, row, tried))) for row in rows)
+
+    def less(index: int) -> list[int]:
+        return [size - (i == index) for i, size in enumerate(widths)]
+
     while sum(widths) > width:
         loose = [i for i in range(len(columns)) if widths[i] > least[i]]
         if not loose:
             break
-        widths[max(loose, key=lambda i: widths[i])] -= 1
+        widths = less(min(loose, key=lambda i: (height(less(i)), -widths[i])))
     return [
-        ["\n".join(wrapped(cell, most)) for cell in column]
+        ["\n".join(lines(cell, most)) for cell in column]
         for column, most in zip(columns, widths, strict=True)
     ]
 
@@ -123,7 +133,7 @@ def text_table(
         columns: list[Sequence[str]] = list(zip(header, *rows, strict=True))
         if 1 + sum(max(map(len, c)) for c in columns) + gap * (len(columns) - 1) > width:
             gap = 2
-            columns = _narrowed(columns, width - gap * (len(columns) - 1))
+            columns = _narrowed(columns, width - 1 - gap * (len(columns) - 1))
         header, *rows = (list(row) for row in zip(*columns, strict=True))
     from rich import box
     from rich.console import Console

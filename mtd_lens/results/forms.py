@@ -12,6 +12,12 @@ from probes.statistics.intervals import Interval
 AT_BOUND = "_at_bound"
 """Ends the name of the flag beside a parameter that was fitted to the end of its range."""
 
+AS = "_as_"
+"""Joins a parameter's name to that of the same in other units: ``beta_as_step_size``."""
+
+SYMBOLS = {"beta": "β"}
+"""Of words in the names of parameters."""
+
 NOTHING = "–"
 """Stands in tables for what there is not."""
 
@@ -57,10 +63,20 @@ def scored(found: Interval | None, digits: int = 3) -> str:
 
 
 def parameters(values: Mapping[str, float]) -> str:
-    """Fitted parameters in words; numbered ones, such as ``step_size_1``, share one label."""
+    """Fitted parameters in words; numbered ones, such as ``step_size_1``, share one label.
+
+    What one equals in other units stands in brackets behind it: ``β 13.96 (step size 0.07628)``.
+    """
     groups = grouped(values)
+    same = {
+        label_of(name): f" ({label_of(other)} {value:.4g})"
+        for both, value in values.items()
+        for name, joined, other in [both.partition(AS)]
+        if joined
+    }
     words = [
         f"{label} {', '.join(f'{value:.4g}' + '*' * at_bound for value, at_bound in listed)}"
+        + same.get(label, "")
         for label, listed in groups.items()
     ]
     marked = any(at_bound for listed in groups.values() for _, at_bound in listed)
@@ -83,10 +99,15 @@ def grouped(values: Mapping[str, float]) -> dict[str, list[tuple[float, bool]]]:
     """
     groups: dict[str, list[tuple[float, bool]]] = {}
     for name, value in values.items():
-        if not name.endswith(AT_BOUND):
-            label = re.sub(r"_\d+$", "", name).replace("_", " ")
+        if not name.endswith(AT_BOUND) and AS not in name:
+            label = label_of(re.sub(r"_\d+$", "", name))
             groups.setdefault(label, []).append((value, name + AT_BOUND in values))
     return groups
+
+
+def label_of(name: str) -> str:
+    """What tables and titles call a parameter."""
+    return " ".join(SYMBOLS.get(word, word) for word in name.split("_"))
 
 
 @dataclass(frozen=True)

@@ -244,7 +244,7 @@ class Scorecard(Result):
             (e.name, figure(e.divergence, 5), interval(e, 5), parameters(e.parameters))
             for e in sorted(self.estimators, key=lambda estimator: estimator.divergence)
         ]
-        title = f"Estimator ‖ model at the last query ({self.divergence})"
+        title = f"Estimator ‖ model at the last query ({self.divergence}), each fitted to be least"
         return Table(("estimator", "divergence", "95% interval", "fitted"), rows, (0, 3), title)
 
     def _matrix_table(self) -> Table:
