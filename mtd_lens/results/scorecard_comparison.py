@@ -211,14 +211,16 @@ class ScorecardComparison(Result):
 
     def _notes(self) -> list[str]:
         letters, first = self.letters, self.letters[0]
-        told = zip(letters, self.cards, strict=True)
-        notes = [f"{letter}, {card.name}: {card.conclusion}" for letter, card in told]
+        notes = []
         for index in range(1, len(self.cards)):
             found = self.differing(index)
-            n = sum(claim.differences[index - 1] is not None for claim in self.claims)
-            named = f": {', '.join(found)}" if 0 < len(found) < n else ""
+            both = [c.id for c in self.claims if c.differences[index - 1] is not None]
+            alike = [name for name in both if name not in found]
+            named = f": {', '.join(found)}" if 0 < len(found) <= len(alike) else ""
+            if found and alike and not named:
+                named = f", all but {', '.join(alike)}"
             notes.append(
-                f"{len(found)} of {n} scores of {letters[index]} differ from {first} "
+                f"{len(found)} of {len(both)} scores of {letters[index]} differ from {first} "
                 f"(corrected p below {LEVEL:g}){named}."
             )
         for index, letter in enumerate(letters[1:], start=1):
@@ -237,7 +239,8 @@ class ScorecardComparison(Result):
             f"Differences are {'; '.join(said)}. Intervals and p are over sequences, for these "
             "very models: how far models of other training seeds would lie apart they do not say."
         )
-        return notes
+        told = zip(letters, self.cards, strict=True)
+        return notes + [f"{n}, {card.name}: {card.conclusion}" for n, card in told]
 
     def _rows(self) -> list[dict[str, Any]]:
         """A row for each claim and further scorecard; ``first_`` are the first one's columns."""
