@@ -55,9 +55,7 @@ def _seed(value: int) -> int:
     return checks.integer(value, "--seed", 0, ArgumentError, MAX_SEED)
 
 
-def _integers(text: str | None) -> list[int] | None:
-    if text is None:
-        return None
+def _integers(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
@@ -94,7 +92,6 @@ Lengths = Annotated[
         "--lengths",
         help="Context lengths, separated by commas.",
         show_default="the task's and its halves",
-        callback=_integers,
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.", callback=_seed)]
@@ -216,7 +213,7 @@ def compare(
     device: Device = None,
 ) -> None:
     """Hold a model's predictions and the reference estimators against the truth."""
-    chosen: Any = lengths  # by now a list
+    chosen = None if lengths is None else _integers(lengths)
     listing.check_model(name, lengths=chosen)
     _check_outputs(json, figure=figure)
     with shown("compare", True):

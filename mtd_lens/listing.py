@@ -8,6 +8,7 @@ something, or the registry is loaded already, it is asked itself.
 import contextlib
 import functools
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -113,7 +114,7 @@ def check_model(
     """
     found = listed()
     if not any(name in own["models"] for own in found.values()):
-        if not Path(name).is_dir():
+        if not os.path.isdir(name):
             raise unknown_model(name, models())
         lengths = None  # the model may have another context than its task
     family, task = _family_and_task(name, found)
@@ -143,7 +144,7 @@ def _family_and_task(name: str, found: Mapping[str, Any]) -> tuple[str, str]:
 
 def check_task(name: str) -> None:
     """Raise an UnknownNameError where a task is of no known name and is no file either."""
-    if not Path(name).is_file() and name not in (known := [task for task, *_ in tasks()]):
+    if not os.path.isfile(name) and name not in (known := [task for task, *_ in tasks()]):
         raise unknown_task(name, known)
 
 

@@ -58,7 +58,12 @@ class Output:
 
 def width_of(stream: Any) -> int | None:
     """Characters that a line of a terminal has; None where the stream is no terminal."""
-    return shutil.get_terminal_size().columns if stream.isatty() else None
+    return shutil.get_terminal_size().columns if is_terminal(stream) else None
+
+
+def is_terminal(stream: Any) -> bool:
+    """Whether a stream is one."""
+    return bool(stream.isatty())
 
 
 def say(line: str) -> int:
@@ -85,16 +90,17 @@ def wrapped(text: str, width: int) -> list[str]:
 
 
 def _narrowed(columns: Sequence[Sequence[str]], width: int) -> list[Sequence[str]]:
-    """The columns with cells broken into lines until they fit a width, in as few lines as can be.
+    """The columns with cells broken into lines until they fit a width.
 
-    No word is broken: what cannot fit stays wider.
+    They take few lines below the header, which comes first. No word is broken: what cannot fit
+    stays wider.
     """
     lines = functools.cache(wrapped)
     widths = [min(width, max(map(len, column))) for column in columns]
     least = [max(len(line) for cell in column for line in lines(cell, 1)) for column in columns]
 
     def height(tried: Sequence[int]) -> int:
-        rows = zip(*columns, strict=True)
+        _, *rows = zip(*columns, strict=True)
         return sum(max(map(len, map(lines, row, tried))) for row in rows)
 
     def less(index: int) -> list[int]:
