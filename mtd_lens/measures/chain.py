@@ -98,6 +98,20 @@ class Path(OfStages):
     Attributes:
         early: Swaps the variable whose effect is followed; of ``linear`` values for a dose.
         late: Swaps the variable through which it is to go.
+
+    Examples:
+        >>> import mtd_lens
+        >>> from mtd_lens import measures
+        >>> from mtd_lens.contracts import LAST
+        >>> model = mtd_lens.load_model("mtd-q3-m2-t32/constructed-absolute")
+        >>> trial = mtd_lens.Experiment.of(model, None, seed=0).drawn(64).trial()
+        >>> average = measures.Interchange("mean_responsibility", "attn_out", LAST, linear=True)
+        >>> weights = measures.Interchange("mixture_weights", "pattern", LAST)
+        >>> [found] = measures.Path(average, weights)(trial)  # from the one through the other
+        >>> found.site
+        'blocks.1.hook_attn_out at position 31, then blocks.2.attn.hook_pattern at position 31'
+        >>> 1 - float(found.numerator.mean() / found.denominator.mean()) > 0.99
+        True
     """
 
     early: Interchange
@@ -191,6 +205,18 @@ class Chain(OfStages):
     Attributes:
         stages: Swaps of two or three variables, in causal order; all given the query, or none. The
             last one is of ``linear`` values for a dose.
+
+    Examples:
+        >>> import mtd_lens
+        >>> from mtd_lens import measures
+        >>> from mtd_lens.contracts import LAST
+        >>> model = mtd_lens.load_model("mtd-q3-m2-t32/constructed-absolute")
+        >>> trial = mtd_lens.Experiment.of(model, None, seed=0).drawn(64).trial()
+        >>> average = measures.Interchange("mean_responsibility", "attn_out", LAST, linear=True)
+        >>> weights = measures.Interchange("mixture_weights", "pattern", LAST)
+        >>> [found] = measures.Chain((average, weights))(trial)  # both from sources of their own
+        >>> 1 - float(found.numerator.mean() / found.denominator.mean()) > 0.99
+        True
     """
 
     stages: tuple[Interchange, ...]

@@ -101,7 +101,7 @@ def align(
         SiteError: A layer, head or hook that the model does not have.
         DataError: A width that the site does not have, or a site that leads to no prediction.
     """
-    kind, _ = component_of(kind, layer, ArgumentError)
+    kind, _ = component_of(kind, layer if isinstance(layer, int) else None, ArgumentError)
     checks.choice(kind, "kind of site", KINDS, ArgumentError)
     steps = checks.integer(steps, "steps", 1, ArgumentError)
     given_query = checks.flag(given_query, "given_query", ArgumentError)

@@ -164,7 +164,7 @@ class Scorecard(Result):
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as ``to_json`` writes it."""
         data = super().to_dict()
-        absent = {"outside_mass": None, "only": []}
+        absent: dict[str, Any] = {"outside_mass": None, "only": []}
         return {k: v for k, v in data.items() if k not in absent or v != absent[k]}
 
     def __iter__(self) -> Iterator[ClaimResult]:

@@ -1,5 +1,7 @@
 """Attribution patching against finite differences, exact patches and autograd by hand."""
 
+from importlib.metadata import version
+
 import pytest
 import torch
 from random_models import build, metric, sequences
@@ -110,6 +112,21 @@ def test_equals_autograd_by_hand(gpt, pair, direction):
     gpt.zero_grad(set_to_none=True)
     assert torch.allclose(grid.base, squares(gpt(base)[:, -1]).detach())
     assert torch.allclose(grid.source, squares(gpt(source)[:, -1]).detach())
+
+
+@pytest.mark.skipif(
+    int(version("transformer-lens").split(".")[0]) < 4, reason="is of transformer-lens 4"
+)
+def test_equals_the_librarys_own_estimates(gpt, pair):
+    from transformer_lens.tools import analysis
+
+    found = analysis.attribution_patch(gpt, *pair, lambda logits: metric(logits[:, -1])[0])
+    ours = probes.attribute_patches(gpt, *pair, "z", metric, by=["head", "position"])
+    heads = [node for node in found.node_scores if node.kind == "attn_head_out"]
+    assert len(heads) == ours.n_sites
+    for node in heads:
+        own = ours.differences[node.layer, node.head, node.position].mean()
+        assert found.node_scores[node] == pytest.approx(float(own), abs=1e-6)
 
 
 def test_axes_are_sums_of_finer_ones(gpt, pair):
