@@ -309,7 +309,7 @@ def in_short(data: Figures) -> list[str]:
     )
     return [
         "The last layer's attention writes the correction at the last query: swapped in from a "
-        f"sequence of the same last tokens it acts as c does, {span(SHOWN['swap of c'])} over "
+        f"sequence of the same last tokens it acts as such, {span(SHOWN['swap of c'])} over "
         f"{len(TRAINED)} models, and no layer before does ({before:.2f} at most).",
         f"Written in from the algorithm alone, it acts too: {span(SHOWN['injected c'])}.",
         "The evidence comes in through the attention pattern: with the pattern at its mean "
