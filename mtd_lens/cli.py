@@ -174,6 +174,14 @@ def score(
         ),
     ] = False,
     algorithm: Held = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only",
+            help="Ids of claims, or patterns such as 'mixture_weights.*'; may be given repeatedly.",
+            show_default="all",
+        ),
+    ] = None,
 ) -> None:
     """Score a model: does each layer compute its part of the algorithm?
 
@@ -195,6 +203,7 @@ def score(
                 threshold=threshold,
                 quick=quick,
                 algorithm=algorithm,
+                only=only or None,
             )
             for model in models
         ]
