@@ -19,6 +19,7 @@ from mtd_lens.spaces import Space
 from mtd_lens.vocabulary import Translated, Vocabulary
 from probes import checks
 from probes.capture import BATCH_SIZE, NaturalRuns, check_tokens
+from probes.progress import steps
 from probes.subject import HookedModel, subject_of
 
 N_SEQUENCES = INSPECT.default
@@ -180,7 +181,7 @@ def _analysis(experiment: Experiment, tokens: Tensor, batch: Batch | None) -> An
 def _nearest_heads(experiment: Experiment, n_kept: int) -> dict[str, Int[Tensor, "layer query"]]:
     sums: dict[str, Tensor] = {}
     tokens = experiment.fit_tokens[:N_CHOICE_SEQUENCES, :n_kept]
-    for part in tokens.split(BATCH_SIZE // 4):
+    for part in steps(tokens.split(BATCH_SIZE // 4), "nearest heads"):
         attention = _attention(experiment.model, part)
         for pattern in _patterns(experiment, part):
             away = distances(attention, pattern, subject_of(experiment.model).n_before).nan_to_num()
