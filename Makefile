@@ -1,10 +1,11 @@
 # Every target does its own set-up in .venv. PYTHON: any Python from 3.11.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-MODEL ?= mtd-q5-m3-t64/trained-attn-only-3l-s0
+MODELS ?= mtd-q5-m3-t32/trained-disentangled-3l-s0 mtd-q5-m3-t32/trained-attn-only-3l-s0
 BIN := .venv/bin
 READY := .venv/.ready
 DOCS_READY := .venv/.docs-ready
 LOWEST := .venv-lowest
+RELEASED := build/released
 # What test-lowest runs; .ci/run names a part in which every library that the package needs is used.
 LOWEST_TESTS ?= tests
 # What test-slow runs; .ci/run names a part that fits its time.
@@ -12,10 +13,15 @@ SLOW_TESTS ?= tests
 TL4 := .venv-tl4
 TL4_TESTS ?= tests
 
-.PHONY: demo test test-slow test-lowest lowest test-tl4 tl4 lint bench results notebooks pictures docs clean
+.PHONY: demo test test-slow test-lowest lowest test-tl4 tl4 lint bench results notebooks pictures docs release clean
 
 demo: $(READY)
-	$(BIN)/mtd-lens score $(MODEL) --json report.json --html report.html
+	@echo 'Two trained models, held against one step of mirror descent: what swaps of each quantity do.'
+	$(BIN)/mtd-lens score $(MODELS) --json report.json --html report.html
+	@echo
+	@echo 'What to look at. In A, whose layers the paper gives their parts: rows that end in interchange,'
+	@echo '1 where the output changes as the algorithm says. In B, a stock transformer that predicts about'
+	@echo 'as well: rows that end in given_query, the same where the last tokens of the context are equal.'
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadscope -m "not slow"
@@ -70,10 +76,22 @@ pictures: $(READY)
 docs: $(DOCS_READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
+# Builds what would be uploaded, checks it, and stops there; RELEASED is the wheel in an environment of its own.
+release: lint docs
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[release]"
+	rm -rf dist $(RELEASED)
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	$(PYTHON) -m venv $(RELEASED)
+	$(RELEASED)/bin/pip install --quiet --constraint constraints.txt dist/*.whl
+	cd $(RELEASED) && bin/mtd-lens --version && bin/mtd-lens score $(MODELS) --quick --html report.html
+	@echo 'dist/ holds what would be uploaded: .venv/bin/twine upload dist/*'
+
 $(READY): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit("mtd-lens needs Python 3.11 or later; set PYTHON=..." if sys.version_info < (3, 11) else 0)'
+	@echo 'Setting up .venv, once: torch, transformer-lens and what else is pinned; minutes, most of them downloads.'
+	@$(PYTHON) -c 'import sys; sys.exit("mtd-lens needs Python 3.11 or later; set PYTHON=..." if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/pip install --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
 $(DOCS_READY): $(READY)

@@ -120,6 +120,7 @@ from .families.ngram.task import NGramBatch as NGramBatch, NGramTask as NGramTas
 from .hooked.info import task_of as task_of
 from .questions.align import align as align
 from .questions.compare import compare as compare
+from .questions.compare_scorecards import compare_scorecards as compare_scorecards
 from .questions.compete import compete as compete
 from .questions.construct import construct as construct
 from .questions.fit_algorithm import fit_algorithm as fit_algorithm
@@ -146,6 +147,7 @@ from .results.fitted import FittedAlgorithm as FittedAlgorithm
 from .results.inspection import Inspection as Inspection
 from .results.localization import Localization as Localization
 from .results.scorecard import Scorecard as Scorecard
+from .results.scorecard_comparison import ScorecardComparison as ScorecardComparison
 from .results.weights import WeightReading as WeightReading
 from .training.config import TrainingConfig as TrainingConfig
 from .training.loop import Run as Run, train as train
@@ -163,6 +165,7 @@ from .views.plots import (
     plot_predictions as plot_predictions,
     plot_scatter as plot_scatter,
     plot_scorecard as plot_scorecard,
+    plot_scorecard_comparison as plot_scorecard_comparison,
     plot_simplex as plot_simplex,
     plot_training as plot_training,
     plot_weights as plot_weights,

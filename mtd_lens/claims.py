@@ -1,6 +1,7 @@
 """What claims are made of: the statement, the test that decides it, and what the test found."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,7 @@ class Claim(Record):
     """A statement about a model and the test that decides it.
 
     Attributes:
-        id: ``variable.test``.
+        id: ``variable.test``: what results and ``score(only=…)`` name it by.
         statement: The claim in one sentence.
         measure: The test: one measurement for every layer that it can be made at, or at least for
             the one that is best on the fit split where the trial is not ``complete``. None where
@@ -86,12 +87,43 @@ class Claim(Record):
             ``edits(trial)`` names the hook, or hooks, within a block that it edits, which are tried
             first.
         slow: True for a test that a quick scorecard leaves out.
+
+    Raises:
+        ArgumentError: An id that is empty, has spaces at its ends or cannot be shown, a statement
+            that cannot, or a test that is no function.
     """
 
     id: str
     statement: str
     measure: Callable[["Trial"], Sequence[Measurement]]
     slow: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        id = checks.text(self.id, "a claim's id", ArgumentError)
+        if not id or id != id.strip():
+            raise ArgumentError(
+                "a claim's id must be a text without spaces at its ends, variable.test; got "
+                f"{id!r}."
+            )
+        checks.text(self.statement, f"the statement of the claim {id!r}", ArgumentError)
+        checks.function(self.measure, f"the test of the claim {id!r}", ArgumentError)
+
+
+@contextmanager
+def naming(claim: Claim) -> Iterator[None]:
+    """A context in which what a claim's test raises bears a note with the claim's id.
+
+    Args:
+        claim: Whose test is called.
+    """
+    try:
+        yield
+    except NotApplicable:  # no error, but an answer
+        raise
+    except Exception as error:
+        error.add_note(f"Raised by the test of the claim {claim.id!r}.")
+        raise
 
 
 @dataclass(frozen=True)

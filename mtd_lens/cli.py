@@ -16,27 +16,109 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from mtd_lens.printing import Output, say
-from mtd_lens.training.config import SETTINGS, TrainingConfig, descriptions, option_of
+from mtd_lens import listing
+from mtd_lens.defaults import (
+    COMPARE,
+    COMPETE,
+    FIT,
+    INSPECT,
+    LOCALIZE,
+    MAX_SEED,
+    MIN_SEQUENCES,
+    SCORE,
+    THRESHOLD,
+)
+from mtd_lens.errors import ArgumentError, ProbesError
+from mtd_lens.printing import Output, say, text_table, width_of
+from mtd_lens.training.config import (
+    SETTINGS,
+    TrainingConfig,
+    descriptions,
+    option_of,
+    read_settings,
+)
 from mtd_lens.training.signals import Interrupted, Stopped
+from probes import checks, files
+from probes.progress import part, shown
 
 if TYPE_CHECKING:
     from probes.subject import HookedModel
 
 app = typer.Typer(name="mtd-lens", add_completion=False, pretty_exceptions_enable=False)
 
-Model = Annotated[str, typer.Argument(help="A model's name, TASK/VARIANT; see `mtd-lens models`.")]
-Sequences = Annotated[
-    int | None, typer.Option("--sequences", help="Number of sequences.", show_default=False)
+
+def _threshold(value: float) -> float:
+    return checks.number(value, "--threshold", 0, 1, ArgumentError, "It is a share.")
+
+
+def _seed(value: int) -> int:
+    return checks.integer(value, "--seed", 0, ArgumentError, MAX_SEED)
+
+
+def _integers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ArgumentError(
+            f"--lengths takes integers separated by commas, such as 16,32,64; got {text!r}."
+        ) from None
+
+
+NAMED = (
+    "A model's name, TASK/VARIANT (see `mtd-lens models`), or the folder of a checkpoint or of a "
+    "training run, whose last checkpoint is taken."
+)
+Model = Annotated[str, typer.Argument(help=NAMED)]
+Models = Annotated[list[str], typer.Argument(metavar="NAME...", help=NAMED)]
+SEQUENCES, OF_THEM = "--sequences", "Number of sequences."
+Sequences = Annotated[int, typer.Option(SEQUENCES, help=OF_THEM, min=MIN_SEQUENCES)]
+Competing = Annotated[int, typer.Option(SEQUENCES, help=OF_THEM, min=COMPETE.least)]
+Seen = Annotated[
+    int,
+    typer.Option(SEQUENCES, help="Sequences to look at.", min=INSPECT.least, max=INSPECT.most),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+Threshold = Annotated[
+    float,
+    typer.Option(
+        "--threshold",
+        help="What the interval of a supported claim, or of a set that is found, must lie above, "
+        "between 0 and 1.",
+        callback=_threshold,
+    ),
+]
+Lengths = Annotated[
+    str | None,
+    typer.Option(
+        "--lengths",
+        help="Context lengths, separated by commas.",
+        show_default="the task's and its halves",
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.", callback=_seed)]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the result as JSON.")]
 Html = Annotated[Path | None, typer.Option("--html", help="Write a self-contained page.")]
 Figure = Annotated[Path | None, typer.Option("--figure", help="Draw it, as PNG or SVG.")]
-Device = Annotated[str | None, typer.Option("--device", help="For example cpu or cuda.")]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        "--device", help="As torch calls it: cpu, cuda, cuda:1, mps, …", show_default="cpu"
+    ),
+]
 Held = Annotated[
     str | None,
-    typer.Option("--algorithm", help="What the model is held against, such as one-step."),
+    typer.Option(
+        "--algorithm",
+        help=f"What the model is held against: {listing.choices('algorithms')}.",
+        show_default="the first of the task's family",
+    ),
+]
+Form = Annotated[
+    str | None,
+    typer.Option(
+        "--form",
+        help=f"Of the table of evidence: {listing.choices('forms')}.",
+        show_default="the first of at most 65,536 numbers",
+    ),
 ]
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -65,34 +147,25 @@ def common(
 @app.command()
 def models() -> None:
     """List the models that can be loaded by name."""
-    from mtd_lens.registry import list_models
-
-    print("\n".join(list_models()))
+    print("\n".join(listing.models()))
 
 
 @app.command()
 def tasks() -> None:
     """List the tasks that can be loaded by name."""
-    from mtd_lens.registry import list_tasks, load_task
-    from mtd_lens.results.forms import text_table
-
-    loaded = {name: load_task(name) for name in list_tasks()}
-    rows = [[name, task.family, repr(task)] for name, task in loaded.items()]
-    print(text_table(["task", "family", "what it is"], rows, left=(0, 1, 2)))
+    header = ["task", "family", "what it is"]
+    print(text_table(header, listing.tasks(), left=(0, 1, 2), width=width_of(sys.stdout)))
 
 
 @app.command()
 def score(
-    name: Model,
-    sequences: Sequences = None,
+    names: Models,
+    sequences: Sequences = SCORE.default,
     seed: Seed = 0,
     json: Json = None,
     html: Html = None,
     device: Device = None,
-    threshold: Annotated[
-        float | None,
-        typer.Option("--threshold", help="What a supported claim's interval must lie above."),
-    ] = None,
+    threshold: Threshold = THRESHOLD,
     quick: Annotated[
         bool,
         typer.Option(
@@ -101,22 +174,48 @@ def score(
         ),
     ] = False,
     algorithm: Held = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only",
+            help="Ids of claims, or patterns such as 'mixture_weights.*'; may be given repeatedly.",
+            show_default="all",
+        ),
+    ] = None,
 ) -> None:
-    """Score a model: does each layer compute its part of the algorithm?"""
-    model = _model(name, device, json, html)
-    from mtd_lens.questions.score import score
+    """Score a model: does each layer compute its part of the algorithm?
 
-    given = _given(n_sequences=sequences, threshold=threshold, algorithm=algorithm)
-    _finish(score(model, seed=seed, quick=quick, progress=True, **given), json=json, html=html)
+    Of several models, claim by claim, how the others differ from the first.
+    """
+    for name in names:
+        listing.check_model(name, algorithm=algorithm)
+    _check_outputs(json, html)
+    with shown("score", True):
+        models = [_load(name, device) for name in names]
+        from mtd_lens.questions.compare_scorecards import compare_scorecards
+        from mtd_lens.questions.score import score
+
+        found = [
+            score(
+                model,
+                n_sequences=sequences,
+                seed=seed,
+                threshold=threshold,
+                quick=quick,
+                algorithm=algorithm,
+                only=only or None,
+            )
+            for model in models
+        ]
+        result = found[0] if len(found) == 1 else compare_scorecards(found)
+    _finish(result, json=json, html=html)
 
 
 @app.command()
 def compare(
     name: Model,
-    lengths: Annotated[
-        str | None, typer.Option("--lengths", help="Context lengths, separated by commas.")
-    ] = None,
-    sequences: Sequences = None,
+    lengths: Lengths = None,
+    sequences: Sequences = COMPARE.default,
     seed: Seed = 0,
     json: Json = None,
     figure: Figure = None,
@@ -124,17 +223,20 @@ def compare(
 ) -> None:
     """Hold a model's predictions and the reference estimators against the truth."""
     chosen = None if lengths is None else _integers(lengths)
-    model = _model(name, device, json, figure=figure)
-    from mtd_lens.questions.compare import compare
+    listing.check_model(name, lengths=chosen)
+    _check_outputs(json, figure=figure)
+    with shown("compare", True):
+        model = _load(name, device)
+        from mtd_lens.questions.compare import compare
 
-    given = _given(n_sequences=sequences, lengths=chosen)
-    _finish(compare(model, seed=seed, progress=True, **given), json=json, figure=figure)
+        found = compare(model, lengths=chosen, n_sequences=sequences, seed=seed)
+    _finish(found, json=json, figure=figure)
 
 
 @app.command()
 def compete(
     name: Model,
-    sequences: Sequences = None,
+    sequences: Competing = COMPETE.default,
     seed: Seed = 0,
     json: Json = None,
     html: Html = None,
@@ -145,57 +247,59 @@ def compete(
     device: Device = None,
 ) -> None:
     """Which of its task's algorithms does a model run, or does it run none of them?"""
-    model = _model(name, device, json, html, figure=figure)
-    from mtd_lens.questions.compete import compete
+    listing.check_model(name)
+    _check_outputs(json, html, figure=figure)
+    with shown("compete", True):
+        model = _load(name, device)
+        from mtd_lens.questions.compete import compete
 
-    given = _given(n_sequences=sequences)
-    found = compete(model, seed=seed, progress=True, **given)
+        found = compete(model, n_sequences=sequences, seed=seed)
     _finish(found, json=json, html=html, figure=figure)
 
 
 @app.command()
 def localize(
     name: Model,
-    sequences: Sequences = None,
+    sequences: Sequences = LOCALIZE.default,
     seed: Seed = 0,
-    threshold: Annotated[
-        float | None,
-        typer.Option("--threshold", help="What the interval of a found set must lie above."),
-    ] = None,
+    threshold: Threshold = THRESHOLD,
     json: Json = None,
     figure: Figure = None,
     device: Device = None,
     algorithm: Held = None,
 ) -> None:
     """Find where in a model each variable of the algorithm lives."""
-    model = _model(name, device, json, figure=figure)
-    from mtd_lens.questions.localize import localize
+    listing.check_model(name, algorithm=algorithm)
+    _check_outputs(json, figure=figure)
+    with shown("localize", True):
+        model = _load(name, device)
+        from mtd_lens.questions.localize import localize
 
-    given = _given(n_sequences=sequences, threshold=threshold, algorithm=algorithm)
-    _finish(localize(model, seed=seed, progress=True, **given), json=json, figure=figure)
+        found = localize(
+            model, n_sequences=sequences, seed=seed, threshold=threshold, algorithm=algorithm
+        )
+    _finish(found, json=json, figure=figure)
 
 
 @app.command()
 def fit(
     name: Model,
-    sequences: Sequences = None,
+    sequences: Sequences = FIT.default,
     seed: Seed = 0,
     json: Json = None,
     html: Html = None,
     figure: Figure = None,
     device: Device = None,
-    form: Annotated[
-        str | None,
-        typer.Option("--form", help="Of the table of evidence, such as windows or pairs."),
-    ] = None,
+    form: Form = None,
 ) -> None:
     """Read an algorithm off a model's predictions: a table of evidence, summed over positions."""
-    model = _model(name, device, json, html, figure=figure)
-    from mtd_lens.questions.fit_algorithm import fit_algorithm
+    listing.check_model(name, form=form)
+    _check_outputs(json, html, figure=figure)
+    with shown("fit", True):
+        model = _load(name, device)
+        from mtd_lens.questions.fit_algorithm import fit_algorithm
 
-    found = fit_algorithm(
-        model, seed=seed, progress=True, **_given(n_sequences=sequences, form=form)
-    )
+        found = fit_algorithm(model, n_sequences=sequences, seed=seed, form=form)
     _finish(found, json=json, html=html, figure=figure)
 
 
@@ -203,10 +307,7 @@ def fit(
 def dashboard(
     name: Model,
     out: Annotated[Path, typer.Option("--out", help="The page to write, such as page.html.")],
-    sequences: Annotated[
-        int | None,
-        typer.Option("--sequences", help="Number of sequences to look at.", show_default=False),
-    ] = None,
+    sequences: Seen = INSPECT.default,
     seed: Seed = 0,
     scored: Annotated[
         bool, typer.Option("--score/--no-score", help="With the scorecard, or quickly without.")
@@ -215,25 +316,31 @@ def dashboard(
     algorithm: Held = None,
 ) -> None:
     """Write a page that shows a model's attention beside the algorithm's, to open in a browser."""
-    model = _model(name, device, out)
-    from mtd_lens.questions.score import score
-    from mtd_lens.views.dashboard import dashboard
+    listing.check_model(name, algorithm=algorithm)
+    _check_outputs(out)
+    with shown("dashboard", True):
+        model = _load(name, device)
+        from mtd_lens.questions.score import score
+        from mtd_lens.views.dashboard import dashboard
 
-    held = _given(algorithm=algorithm)
-    page = dashboard(model, seed=seed, **held, **_given(n_sequences=sequences))
-    if scored:
-        page = page.with_scorecard(score(model, seed=seed, progress=True, **held))
-    page.to_html(out)
+        page = dashboard(model, seed=seed, algorithm=algorithm, n_sequences=sequences)
+        if scored:
+            page = page.with_scorecard(score(model, seed=seed, algorithm=algorithm))
+        page.to_html(out)
     _say_written(out)
 
 
 @app.command()
 def weights(name: Model, seed: Seed = 0, json: Json = None, device: Device = None) -> None:
     """Hold a model's parameters against the construction, on no data."""
-    model = _model(name, device, json)
-    from mtd_lens.questions.read_weights import read_weights
+    listing.check_model(name)
+    _check_outputs(json)
+    with shown("weights", True):
+        model = _load(name, device)
+        from mtd_lens.questions.read_weights import read_weights
 
-    _finish(read_weights(model, seed=seed), json=json)
+        found = read_weights(model, seed=seed)
+    _finish(found, json=json)
 
 
 def _with_settings(command: Command) -> Command:
@@ -257,7 +364,9 @@ def _with_settings(command: Command) -> Command:
 @app.command()
 @_with_settings
 def train(
-    task: Annotated[str | None, typer.Argument(help="A task's name; not needed to resume.")] = None,
+    task: Annotated[
+        str | None, typer.Argument(help="A task's name, or its JSON file; not needed to resume.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="New folder of the run.")] = None,
     resume: Annotated[
         Path | None, typer.Option("--resume", help="Go on with the run in this folder.")
@@ -275,14 +384,18 @@ def train(
     **settings: Any,
 ) -> None:
     """Train a model from scratch; a run that was stopped goes on with --resume."""
+    if task is not None:
+        listing.check_task(task)
+    given = {} if config is None else read_settings(config)
+    given |= {name: value for name, value in settings.items() if value is not None}
     try:
-        from mtd_lens.training.config import read_settings
-        from mtd_lens.training.loop import train_or_resume
+        with shown("train", True):
+            with part("loading torch"):
+                from mtd_lens.training.loop import train_or_resume
 
-        given = ({} if config is None else read_settings(config)) | _given(**settings)
-        run = train_or_resume(
-            task, given, out, resume, stop_after=stop_after, progress=True, tensorboard=tensorboard
-        )
+            run = train_or_resume(
+                task, given, out, resume, stop_after=stop_after, tensorboard=tensorboard
+            )
     except (Stopped, KeyboardInterrupt) as stopped:
         say(str(stopped) or "training was stopped before its first step.")
         raise typer.Exit(getattr(stopped, "exit_status", Interrupted.exit_status)) from None
@@ -297,15 +410,15 @@ def export(
     out: Annotated[Path, typer.Option("--out", help="A new folder.")],
 ) -> None:
     """Copy a checkpoint without its optimiser state, small enough to share."""
-    from mtd_lens.training.run_folder import export_checkpoint
+    with shown("export", True), part(f"copying {path}"):
+        from mtd_lens.training.run_folder import export_checkpoint
 
-    _say_written(export_checkpoint(path, out))
+        written = export_checkpoint(path, out)
+    _say_written(written)
 
 
 def main() -> None:
     """Run the command line; without arguments, show its help."""
-    from mtd_lens.errors import ProbesError
-
     given = sys.argv[1:]
     out, err = Output(sys.stdout, BrokenPipeError), Output(sys.stderr, OSError)
     with redirect_stdout(out), redirect_stderr(err):
@@ -323,24 +436,19 @@ def main() -> None:
     sys.exit(status)
 
 
-def _model(
-    name: str, device: str | None, *outputs: Path | None, figure: Path | None = None
-) -> "HookedModel":
-    """The model of that name, after the paths of all outputs, so that no work is lost on them."""
-    from mtd_lens.registry import load_model
-    from probes.files import check_output_paths
+def _load(name: str, device: str | None) -> "HookedModel":
+    """The model of that name, or in that folder."""
+    with part(f"loading {name}"):
+        from mtd_lens.registry import load_model
 
-    check_output_paths(*outputs, figure)
+        return load_model(name, device=device)
+
+
+def _check_outputs(*outputs: Path | None, figure: Path | None = None) -> None:
+    """Check where results will be written, so that no work is lost on it."""
+    files.check_output_paths(*outputs, figure)
     if figure:
-        from mtd_lens.views.plots import check_figure_path
-
-        check_figure_path(figure)
-    return load_model(name, device=device)
-
-
-def _given(**options: Any) -> dict[str, Any]:
-    """The options that were given; the defaults of the others are the function's own."""
-    return {name: value for name, value in options.items() if value is not None}
+        files.check_figure_path(figure, ArgumentError)
 
 
 def _finish(
@@ -348,14 +456,15 @@ def _finish(
 ) -> None:
     """Write the files that were asked for, and print a result whether or not that succeeds."""
     try:
-        if json:
-            result.to_json(json)
-        if html:
-            result.to_html(html)
-        if figure:
-            result.plot(figure)
+        with shown("writing", True):
+            if json:
+                result.to_json(json)
+            if html:
+                result.to_html(html)
+            if figure:
+                result.plot(figure)
     finally:
-        print(result)
+        print(result.text(width_of(sys.stdout)))
     _say_written(json, html, figure)
 
 
@@ -363,14 +472,3 @@ def _say_written(*paths: Path | None) -> None:
     for path in paths:
         if path is not None:
             say(f"wrote {path}")
-
-
-def _integers(text: str) -> list[int]:
-    from mtd_lens.errors import ArgumentError
-
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ArgumentError(
-            f"--lengths takes integers separated by commas, such as 16,32,64; got {text!r}."
-        ) from None

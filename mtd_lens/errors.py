@@ -4,6 +4,8 @@ Those of this package are :class:`MTDLensError` s as well; the instruments, whic
 their own.
 """
 
+from collections.abc import Iterable
+
 from probes.errors import (
     DataError,
     MemoryLimitError,
@@ -30,6 +32,8 @@ __all__ = [
     "UnknownNameError",
     "nearest",
     "shown",
+    "unknown_model",
+    "unknown_task",
 ]
 
 
@@ -51,6 +55,23 @@ class ArgumentError(MTDLensError):
 
 class UnknownNameError(MTDLensError):
     """A name that nothing is registered under."""
+
+
+def unknown_model(name: str, known: Iterable[str]) -> UnknownNameError:
+    """The error of a model that is of none of the known names, and no folder."""
+    return UnknownNameError(
+        f"no model is named {shown(name)}, nor is there such a folder. {nearest(name, known)} "
+        "list_models() or `mtd-lens models` lists all; the folder of a training run or of a "
+        "checkpoint is taken as well."
+    )
+
+
+def unknown_task(name: object, known: Iterable[str]) -> UnknownNameError:
+    """The error of a task that is of none of the known names, and no file."""
+    return UnknownNameError(
+        f"no task is named {shown(name)}, nor is there such a file. {nearest(name, known)} "
+        "list_tasks() or `mtd-lens tasks` lists all; a task's JSON file is taken as well."
+    )
 
 
 class ModelError(MTDLensError):

@@ -6,8 +6,11 @@ for the model, the null and the ceiling; what a test reads of one of them, in on
 """
 
 import functools
+import inspect
+import os
 import platform
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import metadata
@@ -19,6 +22,7 @@ from torch import Tensor
 
 from mtd_lens import hooked
 from mtd_lens.contracts import Algorithm, CausalModel, Family, Task
+from mtd_lens.defaults import MAX_SEED, MIN_SEQUENCES
 from mtd_lens.errors import ArgumentError, ModelError, shown
 from mtd_lens.hooked import info_of, task_of
 from mtd_lens.registry import family_of, load_task
@@ -28,21 +32,17 @@ from mtd_lens.vocabulary import Translated, Vocabulary, translated
 from probes import checks
 from probes.memory import check_memory, within_memory
 from probes.passes import own_modes
+from probes.progress import shown as progress_shown
 from probes.subject import HookedModel, check_runs, subject_of
 from probes.twins import stand_in, through
 
 Parameters = ParamSpec("Parameters")
 Answer = TypeVar("Answer")
 
-MIN_SEQUENCES = 64
-
 FEWER_SEQUENCES = "Use fewer: lower n_sequences (--sequences)."
 
 BYTES_A_POSITION = 16
 """To draw it: two integers and a uniform number, or a vector."""
-
-MAX_SEED = 2**62
-"""Of a question; above it there is room for those that are derived from it."""
 
 NULL_SEED = 1_000_003
 """Seed of the null's weights, far from the seeds that the registry's random models use."""
@@ -51,15 +51,24 @@ NULL_SEED = 1_000_003
 def asked(question: Callable[Parameters, Answer]) -> Callable[Parameters, Answer]:
     """A question whose answer does not depend on the caller's inference mode or autocast.
 
-    Where memory runs out it says what to lower.
+    Where memory runs out it says what to lower. Its argument ``progress``, if it has one, is seen
+    to here: see :func:`probes.progress.shown`.
 
     Both are switched off within, and gradients on: some estimators are fitted by them, and figures
     are those of the model's own dtype.
     """
 
+    shows = "progress" in inspect.signature(question).parameters
+
     @functools.wraps(question)
     def answered(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Answer:
-        with own_modes(), torch.enable_grad(), within_memory(FEWER_SEQUENCES):
+        wanted: Any = kwargs.get("progress")
+        with ExitStack() as stack:
+            if shows:
+                stack.enter_context(progress_shown(question.__name__, wanted, ArgumentError))
+            stack.enter_context(own_modes())
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(within_memory(FEWER_SEQUENCES))
             return question(*args, **kwargs)
 
     return answered
@@ -95,7 +104,7 @@ class Experiment:
     def of(
         cls,
         model: HookedModel,
-        task: Task | str | None,
+        task: Task | str | os.PathLike[str] | None,
         seed: int,
         *,
         name: str | None = None,
@@ -106,7 +115,8 @@ class Experiment:
 
         Args:
             model: The model under test.
-            task: What it is tested on, or its name; by default the task that the model knows.
+            task: What it is tested on, its name, or its JSON file; by default the task that the
+                model knows.
             seed: Of everything random.
             name: What results call the model; by default its own.
             vocabulary: Which of the model's ids stand for the task's tokens, if they are not the
@@ -125,7 +135,7 @@ class Experiment:
         if not isinstance(model, torch.nn.Module):
             example = shown(model) if isinstance(model, str) else "NAME"
             raise ModelError(f"expected a model; got {shown(model)}. Use load_model({example}).")
-        named = load_task(task) if isinstance(task, str) else task
+        named = load_task(task) if isinstance(task, str | os.PathLike) else task
         tested: Task = task_of(model) if named is None else named
         family = family_of(tested)
         chosen = family.algorithm(algorithm)

@@ -1,10 +1,17 @@
-"""Printing that never fails a run, whoever reads it."""
+"""Printing that never fails a run, whoever reads it; and plain text in lines of any width."""
 
+import functools
 import io
 import os
+import re
+import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from textwrap import TextWrapper
 from typing import Any
+
+MAX_TABLE_WIDTH = 1000
+"""Characters; tables are as wide as what they hold, and cut off beyond this."""
 
 
 class Output:
@@ -49,8 +56,105 @@ class Output:
                 ) from error
 
 
+def width_of(stream: Any) -> int | None:
+    """Characters that a line of a terminal has; None where the stream is no terminal."""
+    return shutil.get_terminal_size().columns if is_terminal(stream) else None
+
+
+def is_terminal(stream: Any) -> bool:
+    """Whether a stream is one."""
+    return bool(stream.isatty())
+
+
 def say(line: str) -> int:
     """One line on standard error, whatever is in it; returns the exit status of bad input."""
     shown = " ".join(part.strip() for part in line.splitlines())
     print("".join(c if c.isprintable() else repr(c)[1:-1] for c in shown), file=sys.stderr)
     return 2
+
+
+class _Broken(TextWrapper):
+    """Lines broken between words and, in names, after underscores and points."""
+
+    wordsep_re = re.compile(r"(\s+)|(?<=[^\W\d]_)(?=\w)|(?<=[^\W\d]\.)(?=[^\W\d])")
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """A text in lines of at most ``width`` characters, but for words that are longer.
+
+    Args:
+        text: Without line breaks.
+        width: Of a line.
+    """
+    return _Broken(width, break_long_words=False).wrap(text) or [""]
+
+
+def _narrowed(columns: Sequence[Sequence[str]], width: int) -> list[Sequence[str]]:
+    """The columns with cells broken into lines until they fit a width.
+
+    They take few lines below the header, which comes first. No word is broken: what cannot fit
+    stays wider.
+    """
+    lines = functools.cache(wrapped)
+    widths = [min(width, max(map(len, column))) for column in columns]
+    least = [max(len(line) for cell in column for line in lines(cell, 1)) for column in columns]
+
+    def height(tried: Sequence[int]) -> int:
+        _, *rows = zip(*columns, strict=True)
+        return sum(max(map(len, map(lines, row, tried))) for row in rows)
+
+    def less(index: int) -> list[int]:
+        return [size - (i == index) for i, size in enumerate(widths)]
+
+    while sum(widths) > width:
+        loose = [i for i in range(len(columns)) if widths[i] > least[i]]
+        if not loose:
+            break
+        widths = less(min(loose, key=lambda i: (height(less(i)), -widths[i])))
+    return [
+        ["\n".join(lines(cell, most)) for cell in column]
+        for column, most in zip(columns, widths, strict=True)
+    ]
+
+
+def text_table(
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    left: Sequence[int] = (0,),
+    width: int | None = None,
+) -> str:
+    """A plain-text table; columns in ``left`` are flush left, the others right.
+
+    Cells are shown as they are: nothing in them is markup.
+
+    Args:
+        header: Names of the columns.
+        rows: Of cells.
+        left: Columns that are flush left.
+        width: Of the lines, such as the terminal's; where the table is wider its cells are broken
+            into several lines. None leaves every cell whole.
+    """
+    rows, gap = [list(row) for row in rows], 3
+    if width is not None:
+        columns: list[Sequence[str]] = list(zip(header, *rows, strict=True))
+        if 1 + sum(max(map(len, c)) for c in columns) + gap * (len(columns) - 1) > width:
+            gap = 2
+            columns = _narrowed(columns, width - 1 - gap * (len(columns) - 1))
+        header, *rows = (list(row) for row in zip(*columns, strict=True))
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    padding = (0, 1) if gap == 3 else (0, 1, 0, 0)
+    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=padding)
+    for index, name in enumerate(header):
+        table.add_column(name, justify="left" if index in left else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console = Console(
+        file=io.StringIO(), width=MAX_TABLE_WIDTH, color_system=None, legacy_windows=False,
+        markup=False, emoji=False, highlight=False, force_jupyter=False,
+    )  # fmt: skip
+    console.print(table)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in lines if line.strip())

@@ -5,7 +5,8 @@ A model's name is ``TASK/VARIANT``. Variants of a family exist for all of its ta
 that it says; further models are registered one by one. Other packages offer theirs through the
 entry-point groups ``mtd_lens.families``, ``mtd_lens.tasks`` and ``mtd_lens.models``: an entry is a
 family's record, or a callable that returns a family, a task or a model; a model's entry is named
-``TASK/VARIANT``.
+``TASK/VARIANT``. Wherever a name is taken, so is the path of what was written: of a model its
+checkpoint's folder or its training run's, of a task its JSON file.
 """
 
 import copy
@@ -30,12 +31,15 @@ from mtd_lens.errors import (
     ProbesError,
     UnknownNameError,
     nearest,
-    shown,
+    unknown_model,
+    unknown_task,
 )
 from mtd_lens.hooked import ModelInfo, info_of, moved, with_info
 from mtd_lens.spaces import check_model
-from probes import checks
+from probes import checks, files
+from probes.errors import InputPathError
 from probes.memory import within_memory
+from probes.progress import tell
 from probes.subject import HookedModel
 
 DEFAULT_TASK = "mtd-q5-m3-t64"
@@ -132,14 +136,20 @@ def list_tasks() -> list[str]:
     return sorted(_task_loaders())
 
 
-def load_task(name: str) -> Any:
-    """The task of that name.
+def load_task(name: str | os.PathLike[str]) -> Any:
+    """The task of that name, or the one that a JSON file describes.
 
     Args:
-        name: As ``list_tasks`` has it.
+        name: As ``list_tasks`` has it, or the path of a file that holds what a task's ``to_json``
+            returned. A name goes before a file that is called the same: write ``./NAME`` for that.
+
+    Returns:
+        The task, which has that name; one of a file has its own, or else the file's without its
+        ending.
 
     Raises:
-        UnknownNameError: Nothing is registered under ``name``; the message lists the nearest names.
+        UnknownNameError: Neither a name nor a file; the message lists the nearest names.
+        CheckpointError: A file that describes no task, or one of a family that is not installed.
         ArgumentError: What registered it is at fault: its loader fails, or returns no task.
 
     Examples:
@@ -148,20 +158,29 @@ def load_task(name: str) -> Any:
         MTDTask('mtd-q5-m3-t32', n_tokens=5, order=3, seq_len=32, concentration=1)
     """
     loaders = _task_loaders()
-    if not isinstance(name, str) or name not in loaders:
-        raise UnknownNameError(
-            f"no task is named {shown(name)}. {nearest(name, loaders)} "
-            "list_tasks() or `mtd-lens tasks` lists all."
-        )
-    return _called(loaders[name], f"task {name!r}", Task)
+    if isinstance(name, str) and name in loaders:
+        return _named(_called(loaders[name], f"task {name!r}", Task), name)
+    path = _existing(name, os.path.isfile)
+    if path is None:
+        raise unknown_task(_text(name), loaders)
+    try:
+        data, where = files.read_json(path)
+    except InputPathError as error:
+        raise CheckpointError(f"{error} Give the file of a task, or a task's name.") from error
+    task = task_from_json(data, where)
+    return task if task.name else _named(task, path.stem)
 
 
-def register_task(name: str, task: Task) -> None:
+def register_task(name: str, task: Task) -> Any:
     """Make a task loadable by name, and with it the models that its family builds for any task.
 
     Args:
         name: Without a slash, not taken yet.
         task: The task.
+
+    Returns:
+        The task with that name, as ``load_task`` gives it: what is asked of it, or trained on it,
+        bears the name.
 
     Raises:
         ArgumentError: The name is taken, holds a slash or cannot be shown, or ``task`` is no task.
@@ -172,8 +191,9 @@ def register_task(name: str, task: Task) -> None:
     checks.text(name, "a task's name", ArgumentError)
     if name in _task_loaders():
         raise ArgumentError(f"a task is named {name!r} already. Choose another name.")
-    family_of(task)
-    _tasks[name] = lambda: task
+    named = _named(task, name)
+    _tasks[name] = lambda: named
+    return named
 
 
 def list_models() -> list[str]:
@@ -191,19 +211,25 @@ def list_models() -> list[str]:
 
 
 def load_model(
-    name: str = DEFAULT_MODEL,
+    name: str | os.PathLike[str] = DEFAULT_MODEL,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
 ) -> HookedModel:
-    """The HookedTransformer of that name, in evaluation mode; ``task_of(model)`` is its task.
+    """The HookedTransformer of that name or folder, in evaluation mode.
+
+    ``task_of(model)`` is its task.
 
     Args:
-        name: ``TASK/VARIANT``; see ``list_models``.
+        name: ``TASK/VARIANT``, see ``list_models``; or the folder of a checkpoint, exported or not,
+            or of a training run, whose last checkpoint is taken. A name goes before a folder that
+            is called the same: write ``./NAME`` for that.
         device: Default: the CPU.
-        dtype: Default: float32 for analytic models, as registered for others.
+        dtype: Default: float32 for analytic models, as registered or trained for others.
 
     Raises:
-        UnknownNameError: Nothing is registered under ``name``; the message lists the nearest names.
+        UnknownNameError: Neither a name nor a folder; the message lists the nearest names.
+        CheckpointError: A folder without a checkpoint, or with one that cannot be used.
+        MemoryLimitError: A checkpoint's model too large for memory.
         ArgumentError: A device or dtype that does not exist here.
 
     Examples:
@@ -212,11 +238,11 @@ def load_model(
         >>> mtd_lens.task_of(model).order
         2
     """
-    name = checks.text(name, "a model's name", UnknownNameError)
     target = _checked_device(device)
     if dtype is not None:
         hooked.check_dtype(dtype)
     loaders = _model_loaders()
+    name, given = checks.text(_text(name), "a model's name", UnknownNameError), name
     task_name, _, variant = name.partition("/")
     variants: Mapping[str, Callable[..., Any]] = {}
     task = None
@@ -230,12 +256,36 @@ def load_model(
         model = moved(model, dtype=dtype)
     elif variant in variants:
         model = variants[variant](task, dtype=dtype or torch.float32)
+    elif (folder := _existing(given, os.path.isdir)) is not None:
+        return moved(load_checkpoint(folder, target), dtype=dtype).eval()
     else:
-        raise UnknownNameError(
-            f"no model is named {shown(name)}. {nearest(name, list_models())} "
-            "list_models() or `mtd-lens models` lists all."
-        )
+        raise unknown_model(name, list_models())
     return _knowing(moved(model, target), name, task).eval()
+
+
+def _text(name: object) -> Any:
+    """A path as a text, and all else as it is."""
+    return os.fspath(name) if isinstance(name, os.PathLike) else name
+
+
+def _existing(name: object, is_there: Callable[[Any], bool]) -> Path | None:
+    """What was given as a name, as the path of what exists."""
+    is_path = isinstance(name, str | os.PathLike) and is_there(name)
+    return Path(name) if is_path else None  # type: ignore[arg-type]
+
+
+def _named(task: Any, name: str) -> Any:
+    """The same task with a name; itself where tasks of its family have none.
+
+    Raises:
+        ArgumentError: Not a task.
+        UnknownNameError: Its family is not installed.
+    """
+    family = family_of(task)
+    if task.name == name:
+        return task
+    data = task.to_json()
+    return family.task_from_json(data | {"name": name}) if "name" in data else task
 
 
 def task_from_json(data: Mapping[str, Any], where: str) -> Any:
@@ -275,10 +325,14 @@ def load_checkpoint(
     """
     target = _checked_device(device)
     folder = checkpoints.checkpoint_folder(path)
+    if folder != Path(path):
+        tell(f"of {path}, its last checkpoint is taken, {folder.name}")
     manifest = checkpoints.read_manifest(folder)
     task = task_from_json(manifest["task"], str(folder))
     trained = checkpoints.read_trained(folder, manifest, task)
-    label = f"{task.name or task.family}/{folder.resolve().name}"
+    *_, run, own = folder.resolve().parts
+    within = f"{run}/{own}" if own.startswith(checkpoints.STEP_PREFIX) else own
+    label = f"{task.name or task.family}/{within}"
     info = ModelInfo(task, label, redraw=trained.redraw if trained.has_fixed_weights else None)
     model = hooked.assemble(trained.architecture, trained.weights(), info, trained.dtype)
     return moved(model, target)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from jaxtyping import Float
 from torch import Tensor
 
-from mtd_lens.claims import Claim, QueryTokens
+from mtd_lens.claims import Claim, QueryTokens, naming
 from mtd_lens.contracts import Algorithm, CausalModel
 from mtd_lens.errors import ArgumentError, SiteError
 from mtd_lens.spaces import check_outputs
@@ -206,12 +206,11 @@ class Trial:
             ArgumentError: Something else than claims.
         """
         claims = checks.listed(claims, "claims", "claims", ArgumentError, Claim)
-        sites = [
-            site
-            for claim in claims
-            if hasattr(claim.measure, "reads")
-            for site in claim.measure.reads(self)
-        ]
+        sites: list[Any] = []
+        for claim in claims:
+            if hasattr(claim.measure, "reads"):
+                with naming(claim):
+                    sites += claim.measure.reads(self)
         for tokens in self.splits:
             self.natural(tokens).read(sites)
         last = (self.positions[-1],)

@@ -15,9 +15,9 @@ model, a control task, a wrong source. The first line that holds decides:
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mtd_lens.defaults import THRESHOLD
 from probes.statistics.intervals import Interval
 
-THRESHOLD = 0.8
 DOSES = (0.8, 1.25)
 """Between which the dose's interval must lie."""
 

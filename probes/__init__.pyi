@@ -47,6 +47,11 @@ from .linear import (
     read_interval as read_interval,
 )
 from .patching.activations import ablate as ablate, patch_activations as patch_activations
+from .patching.attribution import (
+    Agreement as Agreement,
+    agreement as agreement,
+    attribute_patches as attribute_patches,
+)
 from .patching.grid import Grid as Grid
 from .patching.paths import patch_paths as patch_paths
 from .sites import Band as Band, Site as Site, check_hooks as check_hooks

@@ -20,6 +20,7 @@ from probes.capture import (
     check_natural,
     check_source,
     check_tokens,
+    last_outputs,
     read_activations,
 )
 from probes.errors import DataError, SiteError, shown
@@ -29,18 +30,27 @@ from probes.patching.partial_runs import distance, tolerance, why_not, without_r
 from probes.patching.swaps import SWAPPED, SwappedRuns, Write
 from probes.patching.trust import why_inert
 from probes.patching.truth import check_true
-from probes.sites import Site, check_hooks, perturbed
+from probes.sites import Site, check_hooks, perturbed, suffix_of
 from probes.subject import HookedModel, subject_of
 
 Fused = Sequence[FusedAttention | None]
 
 # Where the effect of an edit must show within the same block, whatever the blocks above do.
 _WITNESS = {
+    "hook_resid_pre": "hook_resid_post",
+    "hook_resid_mid": "hook_resid_post",
     "hook_attn_out": "hook_resid_post",
+    "hook_mlp_out": "hook_resid_post",
+    "attn.hook_q": "attn.hook_pattern",
+    "attn.hook_k": "attn.hook_pattern",
+    "attn.hook_v": "attn.hook_z",
     "attn.hook_pattern": "attn.hook_z",
     "attn.hook_z": "hook_attn_out",
-    "hook_mlp_out": "hook_resid_post",
+    "mlp.hook_pre": "hook_mlp_out",
+    "mlp.hook_post": "hook_mlp_out",
 }
+_LAST = "hook_resid_post"
+"""What a block passes on: the effect of its edits must show in the outputs."""
 
 
 @dataclass(frozen=True)
@@ -339,7 +349,7 @@ def check_editable(model: HookedModel, tokens: Tensor, hook_suffixes: tuple[str,
     Args:
         model: A hooked model.
         tokens: ``[sequence, position]``; two sequences are run.
-        hook_suffixes: Kinds of hooks within a block.
+        hook_suffixes: Kinds of hooks within a block, by any of their names.
 
     Raises:
         SiteError: Edits that are ignored, on which nothing depends or that one of several readers
@@ -349,26 +359,35 @@ def check_editable(model: HookedModel, tokens: Tensor, hook_suffixes: tuple[str,
     check_tokens(model, tokens)
     few = tokens[:2]
     listed = checks.listed(hook_suffixes, "hook_suffixes", "kinds of hooks", SiteError)
+    listed = [suffix_of(suffix) if isinstance(suffix, str) else suffix for suffix in listed]
     for suffix in listed:
-        checks.choice(suffix, "kind of hook", _WITNESS, SiteError)
+        checks.choice(suffix, "kind of hook", (*_WITNESS, _LAST), SiteError)
     components = [suffix.rpartition("hook_")[2] for suffix in listed]
     check_true(model, tokens, components, range(subject_of(model).n_layers))
     for suffix in listed:
         moved, names = False, []
         perturb = partial(_perturb, suffix.rpartition("hook_")[2])
         for layer in range(subject_of(model).n_layers):
-            edited, seen = f"blocks.{layer}.{suffix}", f"blocks.{layer}.{_WITNESS[suffix]}"
-            check_hooks(model, (edited, seen))
+            edited = f"blocks.{layer}.{suffix}"
+            witness = _WITNESS.get(suffix)
+            seen = {} if witness is None else {"seen": Site(f"blocks.{layer}.{witness}")}
+            check_hooks(model, (edited, *(site.hook for site in seen.values())))
             names.append(edited)
-            before = read_activations(model, few, {"seen": Site(seen)})["seen"]
+            before = _seen(model, few, seen)
             with model.hooks(fwd_hooks=[(edited, perturb)]):
-                after = read_activations(model, few, {"seen": Site(seen)})["seen"]
+                after = _seen(model, few, seen)
             moved = moved or not torch.equal(before, after)
         if not moved:
             raise SiteError(
                 f"editing 'blocks.*.{suffix}' changes nothing in any layer of this model, so every "
                 f"intervention there would score 0: {why_inert(model, few, names)}"
             )
+
+
+def _seen(model: HookedModel, tokens: Tensor, site: Mapping[str, Site]) -> Tensor:
+    """The activation at the one site; without one the outputs at the last position."""
+    found = read_activations(model, tokens, site) if site else {}
+    return found["seen"] if found else last_outputs(model, tokens)
 
 
 def _perturb(component: str, activation: Tensor, hook: object) -> Tensor:

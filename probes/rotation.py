@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import orthogonal
 
+from probes import progress
 from probes.capture import NaturalRuns
 from probes.errors import DataError
 from probes.interchange import Fused, patched, resumable
@@ -191,7 +192,7 @@ def batches(n: int, size: int, steps: int, seed: int) -> Iterator[Int[Tensor, " 
     """Rows for each step: every sequence once before any is drawn again, leftovers dropped."""
     generator = np.random.default_rng([seed, 1])
     left: list[Tensor] = []
-    for _ in range(steps):
+    for _ in progress.steps(range(steps), "steps"):
         if not left:
             order = torch.from_numpy(generator.permutation(n))
             left = [rows for rows in order.split(size) if len(rows) == size]

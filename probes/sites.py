@@ -9,10 +9,13 @@ everything else                           ``[batch, position, component]``
 ========================================  =====================================
 
 Inside a block an activation also has a short name, its component: ``resid_pre``, ``resid_mid``,
-``resid_post``, ``attn_out``, ``mlp_out``, and those with heads: ``z``, ``q``, ``k``, ``v``,
-``pattern``.
+``resid_post``, ``attn_out``, ``mlp_out``, those with heads: ``z``, ``q``, ``k``, ``v``,
+``pattern``, and neurons: ``pre``, ``post``. Where a component is asked for, the other names that
+TransformerLens has for it mean the same: ``hook_z``, ``attn.hook_z``, ``blocks.0.attn.hook_z`` (of
+layer 0 alone), ``mlp_post``, …
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,13 +25,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probes import checks
-from probes.errors import SiteError, nearest, shown
+from probes.errors import ProbesError, SiteError, nearest, shown
 from probes.subject import HookedModel, subject_of
 
 HEADLESS = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
 HEADED = ("z", "q", "k", "v")
 PATTERN = "pattern"
-COMPONENTS = (*HEADLESS, *HEADED, PATTERN)
+NEURONS = ("pre", "post")
+COMPONENTS = (*HEADLESS, *HEADED, PATTERN, *NEURONS)
+
+READ_ALONE = ("result", "attn_scores")
+"""Further components of a block, which grids are not of: ``result`` is ``z`` times ``W_O``, and its
+edits are those of ``z``."""
 
 _HEAD_FIRST = frozenset({"pattern", "attn_scores"})
 _HEAD_SECOND = frozenset({"q", "k", "v", "z", "result", "rot_q", "rot_k"})
@@ -36,12 +44,69 @@ _HEAD_SECOND = frozenset({"q", "k", "v", "z", "result", "rot_q", "rot_k"})
 
 def hook_suffix(component: str) -> str:
     """The name of a component's hook within its block."""
-    return f"{'' if component in HEADLESS else 'attn.'}hook_{component}"
+    part = (
+        ""
+        if component in HEADLESS
+        else "mlp."
+        if component in (*NEURONS, "pre_linear")
+        else "attn."
+    )
+    return f"{part}hook_{component}"
 
 
 def hook_name(component: str, layer: int) -> str:
     """The full name of a component's hook."""
     return f"blocks.{layer}.{hook_suffix(component)}"
+
+
+_SPELT = {
+    spelling: component
+    for component in (*COMPONENTS, *READ_ALONE)
+    for spelling in (component, f"hook_{component}", hook_suffix(component))
+} | {
+    "query": "q", "key": "k", "value": "v", "attn": PATTERN, "attn_logits": "attn_scores",
+    "mlp_pre": "pre", "mlp_post": "post",
+}  # fmt: skip
+"""What each name of a component means: our own, and those that TransformerLens has for it."""
+
+_IN_BLOCK = re.compile(r"blocks\.(\d+)\.")
+
+
+def component_of(
+    name: object, layer: int | None = None, error: type[ProbesError] = SiteError
+) -> tuple[str, int | None]:
+    """The component that a name means, and the layer, if a full name says one.
+
+    Args:
+        name: Such as ``"z"``, ``"hook_z"``, ``"attn.hook_z"`` or ``"blocks.0.attn.hook_z"``.
+        layer: In which it is asked for.
+        error: What is raised: a name that means none, or that is of another layer.
+    """
+    found = _IN_BLOCK.match(name) if isinstance(name, str) else None
+    spelling = name if found is None else found.string[found.end() :]
+    if not isinstance(spelling, str) or spelling not in _SPELT:
+        raise error(
+            f"unknown component {shown(name)}. {nearest(spelling, _SPELT)} Components are "
+            f"{', '.join(COMPONENTS)}."
+        )
+    own = None if found is None else int(found[1])
+    if own is not None and layer is not None and own != layer:
+        raise error(
+            f"{name!r} is of layer {own}, and layer {layer} is asked for. Give one of both."
+        )
+    return _SPELT[spelling], layer if own is None else own
+
+
+def suffix_of(name: str) -> str:
+    """A hook's name within a block, of any name of a component; other hooks' names stay.
+
+    Raises:
+        SiteError: A full name, which is of one block.
+    """
+    if _IN_BLOCK.match(name):
+        within = _IN_BLOCK.sub("", name, count=1)
+        raise SiteError(f"{name!r} is of one layer; every layer's hook is meant. Use {within!r}.")
+    return hook_suffix(_SPELT[name]) if name in _SPELT else name
 
 
 def sequence_axes(hook: str) -> tuple[int, ...]:
@@ -126,7 +191,8 @@ class Site:
         """The site of a component of a block.
 
         Args:
-            component: One of ``COMPONENTS``, such as ``"resid_pre"`` or ``"z"``.
+            component: Such as ``"resid_pre"`` or ``"z"``, or another name that TransformerLens has
+                for it.
             layer: Of the block, counted from 0.
             positions: As in ``Site``.
             head: As in ``Site``.
@@ -134,9 +200,8 @@ class Site:
         Raises:
             SiteError: No such component, or positions or a head that it cannot have.
         """
-        checks.choice(component, "component", COMPONENTS, SiteError)
         layer = checks.integer(layer, "layer", 0, SiteError)
-        return cls(hook_name(component, layer), positions, head)
+        return cls(hook_name(component_of(component, layer)[0], layer), positions, head)
 
     @property
     def component(self) -> str:

@@ -9,6 +9,7 @@ import torch
 import probes
 from mtd_lens import MTDTask
 from mtd_lens.contracts import Analysis, AnalyticPattern
+from mtd_lens.results.competition import Competition, Contender, Duel
 from mtd_lens.results.fitted import FittedAlgorithm, Misfit, Resemblance
 from mtd_lens.results.inspection import Inspection
 from probes import Interval
@@ -88,6 +89,22 @@ def made_fitted():
         slope=Interval(0.08, 0.05, 0.1), misfits=misfits,
         resemblances=(Resemblance("γ", Interval(0.9, 0.8, 0.95), gamma),), shown=shown,
         described=task.to_json(),
+    )  # fmt: skip
+
+
+def made_competition():
+    """Of two algorithms, the second refuted; one test of it was not made."""
+    near, far, score = Interval(0.01, 0.005, 0.02), Interval(0.3, 0.2, 0.4), Interval(0.9, 0.8, 1.0)
+    contenders = (
+        Contender("one-step", "one step", {"beta": 3.0}, near, score, score, 1, score, 0, {}, (),
+                  "supported", "nearest"),
+        Contender("posterior", "posterior", {}, far, None, None, None, None, None,
+                  {"interchange": "it names no statistic"}, ("two-pass",), "refuted", "far off"),
+    )  # fmt: skip
+    duel = Duel("one step", "posterior", score, None, Interval(0.1, 0.0, 0.2), 0.25)
+    return Competition(
+        model="t/m", task="t", seed=7, n_sequences=96, parameters={}, divergence="KL, nats",
+        contenders=contenders, duels=(duel,), conclusion="It is one step.",
     )  # fmt: skip
 
 

@@ -3,16 +3,18 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 import typer
 
+import mtd_lens
 from mtd_lens import cli
 from mtd_lens.errors import OutputPathError
+from mtd_lens.printing import text_table
 from mtd_lens.results.base import Result
-from mtd_lens.results.forms import text_table
 
 
 def run(capsys, monkeypatch, *arguments):
@@ -30,6 +32,7 @@ def test_lists(capsys, monkeypatch):
     status, out, _ = run(capsys, monkeypatch, "tasks")
     assert status == 0
     assert "mtd-q10-m5-t192" in out
+    assert "MTDTask(" not in out  # in words
 
 
 @pytest.mark.parametrize("variant", ["constructed-relative", "random-relative"])
@@ -53,7 +56,8 @@ def test_score_prints_writes_and_exits_with_0(capsys, monkeypatch, tmp_path, var
 
 def test_version(capsys, monkeypatch):
     status, out, _ = run(capsys, monkeypatch, "--version")
-    assert (status, out) == (0, "mtd-lens 0.1.0\n")
+    assert status == 0
+    assert re.fullmatch(r"mtd-lens \d+\.\d+\.\d+\n", out)
 
 
 def test_compare(capsys, monkeypatch, tmp_path):
@@ -69,52 +73,119 @@ def test_compare(capsys, monkeypatch, tmp_path):
     assert len(json.loads((tmp_path / "c.json").read_text())["lengths"]) == 2
 
 
-BAD_INPUT = [
+R = "mtd-q3-m2-t32/random-relative"
+
+CHEAP = [  # refused before torch is loaded, and in one line
     (["score", "mtd-q3-m2-t32/constructed"], "UnknownNameError: no model is named"),
-    (["score", "mtd-q3-m2-t32/random-relative", "--sequences", "3"], "too few"),
+    (["score", R, "--sequences", "3"], "--sequences"),
+    (["compete", R, "--sequences", "127"], "--sequences"),
+    (["dashboard", R, "--out", "x.html", "--sequences", "17"], "--sequences"),
+    (["localize", R, "--algorithm", "two-step"], "Nearest known: one-step, two-pass"),
+    (["fit", R, "--form", "triples"], "unknown form of a table 'triples'"),
+    (["fit", R, "--figure", "a.docx"], "written as .png or .svg"),
+    (["train", "mtd-q3-m2", "--out", "y"], "a task's JSON file is taken as well"),
     (["score", "mtd-q3-m2-t32/random-relative", "--seed", "-3"], "seed"),
     (["score", "mtd-q3-m2-t32/random-relative", "--json", "/no/such/a.json"], "no folder"),
-    (["score", "mtd-q3-m2-t32/random-relative", "--device", "gpu"], "device 'gpu'"),
     (["compare", "mtd-q3-m2-t32/random-relative", "--lengths", "a,b"], "integers"),
     (["compare", "mtd-q3-m2-t32/random-relative", "--lengths", "500"], "got 500"),
     (["score", "mtd-q3-m2-t32/random-relative", "--seed", "9" * 20], "seed"),
-    (["score", "mtd-q3-m2-t32/random-relative", "--device", "meta"], "device 'meta'"),
     (["score", "mtd-q3-m2-t32/random-relative", "--threshold", "3"], "threshold"),
     (["score", "mtd-q3-m2-t32/random-relative", "--algorithm", "x"], "unknown mtd algorithm"),
-    (["score", "mtd-q3-m2-t32/random-relative", "--sequences", "1000000000000"], "Use fewer"),
-    (["train", "mtd-q3-m2-t32", "--batch-size", "1000000000000", "--out", "x" * 99], "Lower batch"),
-    (["train", "mtd-q3-m2-t32", "--out", "x" * 5000], "cannot be the folder of a run: File name"),
-    (["train", "--resume", "x" * 5000], "cannot be resumed: File name too long"),
-    (["train", "x", "--out", "y", "--config", "x" * 5000], "cannot be read: File name too long"),
-    (["train", "x", "--out", "y", "--config", "/dev/zero"], "not a regular file"),
-    (["export", "x" * 5000, "--out", "y"], "cannot be loaded: File name too long"),
+    (
+        ["train", "mtd-q3-m2-t32", "--out", "y", "--config", "x" * 5000],
+        "cannot be read: File name too long",
+    ),
+    (["train", "mtd-q3-m2-t32", "--out", "y", "--config", "/dev/zero"], "not a regular file"),
     (["score", "x" * 5000], "no model is named"),
     (["score", "mtd-q3-m2-t32/random-relative", "--json", "x" * 5000], "File name too long"),
-    (["score", "x", "--json", "a", "--html", "a"], "same path"),
+    (["score", R, "--json", "a", "--html", "a"], "same path"),
     (["score"], "Missing argument"),
     (["score", "x", "--sequences", "many"], "Invalid value"),
     (["score", "x", "--sequence", "64"], "--sequences"),
     (["scor"], "No such command"),
     (["score", "a\x1b[31m\nb"], r"a\x1b[31m\nb"),
-    (["score", "x", "--json", "/no/such\x1b[2J\n/a.json"], r"no folder /no/such\x1b[2J"),
+    (["score", R, "--json", "/no/such\x1b[2J\n/a.json"], r"no folder /no/such\x1b[2J"),
     (["dashboard", "mtd-q3-m2-t32/random-relative", "--out", "/no/such/a.html"], "no folder"),
-    (["export", "/no/such/run", "--out", "/no/such/a"], "/no/such/run"),
     (["train", "mtd-q3", "--out", "/no/such/a"], "no task is named"),
 ]
 
 
-def test_bad_input_exits_with_2_and_one_clear_line(capsys, monkeypatch):
+LATER = [  # refused where it is found, below a line that says what goes on
+    (["score", R, "--device", "gpu"], "device 'gpu'"),
+    (["score", R, "--device", "meta"], "device 'meta'"),
+    (["score", R, "--sequences", "1000000000000"], "Use fewer"),
+    (["train", "mtd-q3-m2-t32", "--batch-size", "1000000000000", "--out", "x" * 99], "Lower batch"),
+    (["train", "mtd-q3-m2-t32", "--out", "x" * 5000], "cannot be the folder of a run: File name"),
+    (["train", "--resume", "x" * 5000], "cannot be resumed: File name too long"),
+    (["export", "x" * 5000, "--out", "y"], "cannot be loaded: File name too long"),
+    (["export", "/no/such/run", "--out", "/no/such/a"], "/no/such/run"),
+]
+
+
+def test_bad_input_exits_with_2_and_a_clear_line(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     wrong = []
-    for arguments, message in BAD_INPUT:
+    for arguments, message in CHEAP + LATER:
         status, out, err = run(capsys, monkeypatch, *arguments)
-        if (status, out, err.count("\n")) != (2, "", 1) or message not in err:
+        *before, last = err.splitlines()
+        said = [line for line in before if not line.startswith(f"{arguments[0]}: ")]
+        cheap = (arguments, message) in CHEAP
+        if (status, out, said) != (2, "", []) or message not in last or (cheap and before):
             wrong.append((arguments, status, out, err))
     assert wrong == []
 
 
+REFUSING = """
+import contextlib, io, sys
+import mtd_lens.cli
+for arguments, message in {commands}:
+    sys.argv = ["mtd-lens", *arguments]
+    with contextlib.redirect_stderr(io.StringIO()) as said, contextlib.suppress(SystemExit):
+        mtd_lens.cli.main()
+    assert message in said.getvalue(), (arguments, said.getvalue())
+    assert "torch" not in sys.modules, arguments
+"""
+
+
+def test_what_is_cheap_to_check_is_checked_before_torch_is_loaded(tmp_path):
+    from_files = [command for command in CHEAP if command[0][0] != "train"]
+    code = REFUSING.format(commands=from_files)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_the_files_list_is_what_the_registry_knows():
+    from mtd_lens import listing
+
+    stored = {
+        path.parent.name: json.loads(path.read_text(encoding="utf-8"))
+        for path in listing.FOLDER.glob(f"*/{listing.FILE}")
+    }
+    assert stored == listing.made(), "run python -m mtd_lens.listing"
+
+
+def test_help_shows_every_default_and_what_there_is_to_choose_from(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    for command, shown in {
+        "score": ["768", "0.8", "one-step", "kernel", "cpu", "64", "first of the task's family"],
+        "compare": ["256", "the task's and its halves", "cpu"],
+        "compete": ["1024", "128"],
+        "localize": ["512", "0.8", "two-pass"],
+        "fit": ["24576", "windows, pairs, own pairs", "65,536"],
+        "dashboard": ["default: 4", "16"],
+        "weights": ["default: 0", "whose last checkpoint is taken"],
+    }.items():
+        status, out, _ = run(capsys, monkeypatch, command, "--help")
+        assert status == 0
+        for words in shown:
+            assert words in out, (command, words)
+
+
 PROBE = """
 import sys
-sys.argv = ["mtd-lens", "--help"]
+sys.argv = ["mtd-lens", *{command}]
 {code}
 heavy = [name for name in ("torch", "transformer_lens", "scipy", "pandas") if name in sys.modules]
 assert not heavy, heavy
@@ -122,18 +193,24 @@ assert not heavy, heavy
 
 
 @pytest.mark.parametrize(
-    "code",
-    [
-        "import mtd_lens, probes; dir(mtd_lens)",
-        "import mtd_lens.cli\ntry:\n    mtd_lens.cli.main()\nexcept SystemExit: pass",
-    ],
-    ids=["import", "help"],
+    "command", ["", "--help", "--version", "models", "tasks", "score --help", "train --help"]
 )
-def test_import_and_help_load_nothing_heavy(code):
-    done = subprocess.run(
-        [sys.executable, "-c", PROBE.format(code=code)], capture_output=True, text=True, check=False
-    )
+def test_import_help_and_lists_load_nothing_heavy(command):
+    code = "import mtd_lens, probes; dir(mtd_lens)"
+    if command:
+        code = "import mtd_lens.cli\ntry:\n    mtd_lens.cli.main()\nexcept SystemExit: pass"
+    code = PROBE.format(code=code, command=command.split())
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_first_word_comes_before_torch_is_loaded():
+    command = [sys.executable, "-X", "importtime", "-m", "mtd_lens", "weights", R]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    said = [f"weights: loading {R}", r"\| +torch", r"\| +transformer_lens"]
+    found = [re.search(f"{words}$", done.stderr, re.MULTILINE).start() for words in said]
+    assert found == sorted(found)
 
 
 def test_every_public_name_can_be_had_and_has_a_docstring():
@@ -292,7 +369,7 @@ def test_a_result_is_printed_though_its_file_cannot_be_written(capsys, monkeypat
     monkeypatch.setattr(Result, "to_json", fail)
     command = ["weights", "mtd-q3-m2-t32/random-relative", "--json", str(tmp_path / "w.json")]
     status, out, err = run(capsys, monkeypatch, *command)
-    assert (status, err) == (2, "OutputPathError: the disk is full.\n")
+    assert (status, err.splitlines()[-1]) == (2, "OutputPathError: the disk is full.")
     assert "selector.via_average" in out
 
 
@@ -307,10 +384,74 @@ def test_stopping_a_run_prints_no_traceback(capsys, monkeypatch, stop):
     def stopped(*args, **kwargs):
         raise stop
 
-    monkeypatch.setattr("mtd_lens.registry.list_models", stopped)
+    monkeypatch.setattr("mtd_lens.listing.models", stopped)
     status, out, err = run(capsys, monkeypatch, "models")
     assert (status, out) == (2 if stop is MemoryError else 130, "")
     assert len(err.splitlines()) == (stop is MemoryError)
+
+
+def test_a_run_and_a_task_file_are_taken_wherever_a_name_is(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name in ("pipe", "score"):
+        (tmp_path / name).mkdir()
+    task = mtd_lens.load_task("mtd-q3-m2-t32").to_json() | {"name": None}
+    (tmp_path / "mine.json").write_text(json.dumps(task))
+    status, _, _ = run(capsys, monkeypatch, "train", "mine.json", "--out", "runs", *SMALL)
+    assert status == 0
+    assert run(capsys, monkeypatch, "export", "runs", "--out", "copy")[0] == 0
+    step = "runs/step-0000002"
+    for command in (
+        *(("score", "--quick", *FEW), ("compare", "--lengths=8", *FEW), ("localize", *FEW)),
+        *(("compete", "--sequences=128"), ("fit", "--form=own pairs", *FEW), ("weights",)),
+        ("dashboard", "--no-score", "--out=d.html"),
+    ):
+        for folder, called in ((step, f"mine/{step}"), ("runs", f"mine/{step}"), ("copy", "copy")):
+            if folder != "runs" and command[0] not in ("compare", "weights"):
+                continue  # they all load it alike
+            status, out, err = run(capsys, monkeypatch, command[0], folder, *command[1:])
+            assert status == 0, err
+            page = (tmp_path / "d.html").read_text() if command[0] == "dashboard" else out
+            assert called in page
+            told = f"of {folder}, its last checkpoint is taken, step-0000002" in err
+            assert told == (folder == "runs")
+    for empty in ("pipe", "score"):  # folders that are no checkpoints
+        status, _, err = run(capsys, monkeypatch, "score", empty)
+        assert (status, "holds no checkpoint" in err) == (2, True)
+    message = run(capsys, monkeypatch, "localize", "runs", "--algorithm", "kernel")[2]
+    assert "unknown mtd algorithm 'kernel'" in message
+
+
+def shown_at(columns, capsys, monkeypatch, *arguments):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr("mtd_lens.printing.is_terminal", lambda stream: True)
+    status, out, _ = run(capsys, monkeypatch, *arguments)
+    assert status == 0
+    return out
+
+
+@pytest.mark.parametrize("command", ["tasks", "weights", "score"])
+def test_tables_fit_the_terminal_and_are_whole_elsewhere(capsys, monkeypatch, tmp_path, command):
+    monkeypatch.chdir(tmp_path)
+    arguments = {"tasks": ("tasks",), "weights": ("weights", NAME)} | {
+        "score": ("score", NAME, *FEW, "--quick")
+    }
+    whole = run(capsys, monkeypatch, *arguments[command])[1]
+    assert max(map(len, whole.splitlines())) > 120
+    for columns in (80, 120):
+        out = shown_at(columns, capsys, monkeypatch, *arguments[command])
+        assert max(map(len, out.splitlines())) <= columns
+        marks = str.maketrans("", "", " \n─")
+        assert sorted(out.translate(marks)) == sorted(whole.translate(marks))  # nothing is lost
+
+
+def test_a_narrow_table_breaks_names_and_words_but_no_numbers():
+    header, row = ["claim", "95% interval"], ["mean_responsibility.probe", "[-1.052, -0.526]"]
+    lines = text_table(header, [row], width=32).splitlines()
+    assert [line.split() for line in lines[-2:]] == [
+        ["mean_responsibility.", "[-1.052,"],
+        ["probe", "-0.526]"],
+    ]
+    assert text_table(header, [row], width=4) == text_table(header, [row], width=1)  # cannot fit
 
 
 def test_nothing_in_a_table_is_markup():

@@ -1,6 +1,7 @@
 """Names: what is listed can be loaded, and what others register is found."""
 
 import dataclasses
+import json
 from importlib import metadata
 
 import pytest
@@ -43,14 +44,89 @@ def test_dtype_and_device():
 
 
 def test_a_registered_task_has_every_variant():
-    task = mtd_lens.MTDTask(GOOD, 2, 8)
-    mtd_lens.register_task("mine", task)
+    task = mtd_lens.register_task("mine", mtd_lens.MTDTask(GOOD, 2, 8))
+    assert task == mtd_lens.MTDTask(GOOD, 2, 8, name="mine")
     assert "mine" in mtd_lens.list_tasks()
     assert mtd_lens.load_task("mine") == task
     assert "mine/constructed-absolute" in mtd_lens.list_models()
     assert mtd_lens.task_of(mtd_lens.load_model("mine/random-relative")) == task
     card = mtd_lens.score(mtd_lens.load_model("mine/constructed-relative"), n_sequences=64)
-    assert card.model == "mine/constructed-relative"
+    assert (card.model, card.task) == ("mine/constructed-relative", "mine")
+    assert "on mine\n" in card.plot().get_suptitle()
+
+
+TASKS = {
+    "mtd": mtd_lens.MTDTask(GOOD, 2, 8, name="other"),
+    "ngram": mtd_lens.NGramTask(2, (1, 2), 2, 8),
+    "autoregressive": mtd_lens.AutoregressiveTask(3, 8),
+}
+
+
+@pytest.mark.parametrize("family", TASKS)
+def test_what_is_registered_offered_or_in_a_file_bears_that_name(family, tmp_path, monkeypatch):
+    task = TASKS[family]
+    mtd_lens.register_task("mine", task)
+    assert mtd_lens.load_task("mine").to_json() == task.to_json() | {"name": "mine"}
+    offered = {"mtd_lens.tasks": {"offered": lambda: task}}
+    monkeypatch.setattr(registry, "_entry_points", lambda group: offered.get(group, {}))
+    assert mtd_lens.load_task("offered").name == "offered"
+    path = tmp_path / "in-a-file.json"
+    path.write_text(json.dumps(task.to_json() | {"name": None}))
+    for given in (path, str(path)):
+        assert mtd_lens.load_task(given).to_json() == task.to_json() | {"name": "in-a-file"}
+    path.write_text(json.dumps(task.to_json() | {"name": "its own"}))
+    assert mtd_lens.load_task(path).name == "its own"
+
+
+SETTINGS = mtd_lens.TrainingConfig(
+    architecture="attn-only", n_layers=1, d_model=8, n_heads=1, steps=4, batch_size=2,
+    evaluation_sequences=64, threads=1, log_every=2, checkpoint_every=2,
+)  # fmt: skip
+
+
+def test_a_folder_that_training_or_export_wrote_is_taken_for_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "task.json").write_text(json.dumps(mtd_lens.MTDTask(GOOD, 2, 8).to_json()))
+    run = mtd_lens.train("task.json", SETTINGS, "mine")
+    assert json.loads((run.folder / "run.json").read_text())["task"]["name"] == "task"
+    mtd_lens.export_checkpoint("mine/step-0000002", "small")
+    first, last = (mtd_lens.load_model(f"mine/step-000000{step}") for step in (2, 4))
+    for name, same, label in (
+        ("mine", last, "task/mine/step-0000004"),
+        (tmp_path / "mine", last, "task/mine/step-0000004"),
+        ("small", first, "task/small"),
+    ):
+        model = mtd_lens.load_model(name, dtype=torch.float64)
+        assert model.mtd_lens_info.name == label
+        assert not model.training
+        for key, value in same.state_dict().items():
+            assert torch.equal(model.state_dict()[key], value.to(model.state_dict()[key].dtype))
+    assert {p.dtype for p in model.parameters()} == {torch.float64}
+    assert not torch.equal(first.state_dict()["unembed.W_U"], last.state_dict()["unembed.W_U"])
+
+
+def test_a_name_goes_before_a_folder_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / mtd_lens.DEFAULT_MODEL).mkdir(parents=True)
+    (tmp_path / "mtd-q3-m2-t32").write_text("no task")
+    assert mtd_lens.load_model(mtd_lens.DEFAULT_MODEL).mtd_lens_info.name == mtd_lens.DEFAULT_MODEL
+    assert mtd_lens.load_task("mtd-q3-m2-t32").name == "mtd-q3-m2-t32"
+    with pytest.raises(mtd_lens.CheckpointError, match="holds no checkpoint"):
+        mtd_lens.load_model(f"./{mtd_lens.DEFAULT_MODEL}")
+    with pytest.raises(mtd_lens.CheckpointError, match=r"cannot be read as JSON.*a task's name"):
+        mtd_lens.load_task("./mtd-q3-m2-t32")
+
+
+def test_what_is_neither_is_answered_with_the_nearest_names_and_what_else_is_taken():
+    with pytest.raises(
+        mtd_lens.UnknownNameError,
+        match=r"'mtd-q3-m2-t32/random', nor is there .*Nearest known: mtd-q3.*run or of a check",
+    ):
+        mtd_lens.load_model("mtd-q3-m2-t32/random")
+    with pytest.raises(
+        mtd_lens.UnknownNameError, match=r"'mtd-q3', nor is .*Nearest known: mtd-.* JSON file is"
+    ):
+        mtd_lens.load_task("mtd-q3")
 
 
 def test_a_registered_model_is_loaded_by_name():

@@ -31,6 +31,16 @@ class Attention:
         offsets: Query position minus key position, for each entry of the variable; or a function of
             the sequences' length.
         queries: At which query positions.
+
+    Examples:
+        >>> import mtd_lens
+        >>> from mtd_lens import measures
+        >>> from mtd_lens.contracts import LAST
+        >>> model = mtd_lens.load_model("mtd-q3-m2-t32/constructed-absolute")
+        >>> trial = mtd_lens.Experiment.of(model, None, seed=0).drawn(64).trial()
+        >>> test = measures.Attention("mixture_weights", range(trial.task.order), LAST)
+        >>> max(test(trial), key=lambda found: found.selection).layer
+        2
     """
 
     variable: str
@@ -38,7 +48,11 @@ class Attention:
     queries: slice = field(default_factory=lambda: EVERY)
 
     def reads(self, trial: Trial) -> list[probes.Band]:
-        """The band at every query."""
+        """The band at every query.
+
+        Args:
+            trial: The model under test.
+        """
         checked_trial(trial)
         length = trial.tokens.shape[1]
         offsets = self.offsets(length) if callable(self.offsets) else self.offsets
@@ -103,6 +117,16 @@ class Pattern:
         variable: Of the causal model, a value for each key.
         keys: Positions of the keys.
         queries: At which query positions.
+
+    Examples:
+        >>> import mtd_lens
+        >>> from mtd_lens import measures
+        >>> from mtd_lens.contracts import EVERY
+        >>> model = mtd_lens.load_model("ar-d5-t32/constructed-one-step")
+        >>> trial = mtd_lens.Experiment.of(model, None, seed=0).drawn(64).trial()
+        >>> test = measures.Pattern("inner_products", range(1, trial.task.seq_len), EVERY)
+        >>> max(test(trial), key=lambda found: found.selection).layer
+        1
     """
 
     variable: str
@@ -110,7 +134,11 @@ class Pattern:
     queries: slice = field(default_factory=lambda: EVERY)
 
     def reads(self, trial: Trial) -> list[probes.Site]:
-        """The patterns at every query."""
+        """The patterns at every query.
+
+        Args:
+            trial: The model under test.
+        """
         checked_trial(trial)
         positions = trial.positions[self.queries]
         return [
@@ -172,6 +200,9 @@ def signed_shares(
 
     Args:
         pattern: ``[…, query, key]``.
+
+    Returns:
+        ``[…, query, key]``.
 
     Raises:
         ArgumentError: Something else.

@@ -1,7 +1,8 @@
 """Chains: do several variables, swapped together and along the paths between them, act as one?"""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise, product
 
 from jaxtyping import Float
 from torch import Tensor
@@ -29,7 +30,7 @@ LONGEST = 3
 
 
 class OfStages:
-    """A test of several variables at once, each at the layer that was chosen for it alone.
+    """A test of several variables at once.
 
     Attributes:
         stages: In causal order.
@@ -60,30 +61,34 @@ class OfStages:
             for pairs in found
         )
 
-    def chosen(self, trial: Trial) -> tuple[list[probes.Site], float]:
-        """Each stage's site, and the lowest of their scores on the fit split.
+    def scores(self, trial: Trial) -> list[dict[int, float]]:
+        """Of each stage, by layer, its score on the fit split.
 
         Args:
             trial: The model under test.
         """
-        sites, scores = [], []
-        for stage in self.stages:
-            selection = stage.selection(trial)
-            best = earliest_best(selection)
-            sites.append(stage.sites(trial)[best])
-            scores.append(selection[best])
-        return sites, min(scores)
+        return [stage.selection(trial) for stage in self.stages]
+
+    def sites(self, trial: Trial, layers: Sequence[int]) -> list[probes.Site]:
+        """Each stage's site.
+
+        Args:
+            trial: The model under test.
+            layers: One a stage.
+        """
+        return [stage.sites(trial)[layer] for stage, layer in zip(self.stages, layers, strict=True)]
 
 
 @dataclass(frozen=True)
 class Path(OfStages):
     """``1 - E [D(counterfactual ‖ through) + D(natural ‖ around)] / E D(counterfactual ‖ blind)``.
 
-    Two runs of each base. *Through*: at the later variable's site it holds what arrives there when
-    the earlier one is at its source value, and all else is the base's own. This path alone must
-    act as swapping the earlier variable. *Around*: the earlier variable's site holds the source's
-    activation, the later one's the base's own. All other paths together must do nothing. So a part
-    p that goes around costs twice, and a score of 1 says that all goes through.
+    Each variable has the layer that is best for it alone on the fit split. Two runs of each base.
+    *Through*: at the later variable's site it holds what arrives there when the earlier one is at
+    its source value, and all else is the base's own. This path alone must act as swapping the
+    earlier variable. *Around*: the earlier variable's site holds the source's activation, the later
+    one's the base's own. All other paths together must do nothing. So a part p that goes around
+    costs twice, and a score of 1 says that all goes through.
 
     Beside it stand the dose that goes through, and a wrong source; in the details, each run by
     itself: ``alone``, the score of the earlier variable's swap with nothing held; ``through``; and
@@ -93,6 +98,20 @@ class Path(OfStages):
     Attributes:
         early: Swaps the variable whose effect is followed; of ``linear`` values for a dose.
         late: Swaps the variable through which it is to go.
+
+    Examples:
+        >>> import mtd_lens
+        >>> from mtd_lens import measures
+        >>> from mtd_lens.contracts import LAST
+        >>> model = mtd_lens.load_model("mtd-q3-m2-t32/constructed-absolute")
+        >>> trial = mtd_lens.Experiment.of(model, None, seed=0).drawn(64).trial()
+        >>> average = measures.Interchange("mean_responsibility", "attn_out", LAST, linear=True)
+        >>> weights = measures.Interchange("mixture_weights", "pattern", LAST)
+        >>> [found] = measures.Path(average, weights)(trial)  # from the one through the other
+        >>> found.site
+        'blocks.1.hook_attn_out at position 31, then blocks.2.attn.hook_pattern at position 31'
+        >>> 1 - float(found.numerator.mean() / found.denominator.mean()) > 0.99
+        True
     """
 
     early: Interchange
@@ -115,7 +134,9 @@ class Path(OfStages):
         """
         if not self.vary(trial):
             return []
-        sites, selection = self.chosen(trial)
+        scores = self.scores(trial)
+        layers = [earliest_best(by_layer) for by_layer in scores]
+        sites, selection = self.sites(trial, layers), _lowest(scores, layers)
         pairs = self.early.pairs(trial, trial.tokens)
         divergence = trial.task.outputs.divergence
         blind = divergence(pairs.counterfactual, pairs.blind)
@@ -173,16 +194,29 @@ class Path(OfStages):
 class Chain(OfStages):
     """``1 - E D(counterfactual ‖ patched) / E D(counterfactual ‖ blind)``, all swapped in one run.
 
-    Each variable has a source of its own. The counterfactual is the algorithm's prediction with all
-    of them held; the last one settles it, whatever the others' sources were. A model in which a
-    part of theirs reaches the output by another way departs from it. Blind is without a look at the
-    last one's source. Beside it stand the score of the earlier sources (all but the last swapped)
-    as the answer, and the dose: how much of the last source's value acts, from 0 where the earlier
-    ones' does.
+    The layers are those that follow each other and whose scores on the fit split, of each variable
+    swapped alone, sum to the most. Each variable has a source of its own. The counterfactual is the
+    algorithm's prediction with all of them held; the last one settles it, whatever the others'
+    sources were. A model in which a part of theirs reaches the output by another way departs from
+    it. Blind is without a look at the last one's source. Beside it stand the score of the earlier
+    sources (all but the last swapped) as the answer, and the dose: how much of the last source's
+    value acts, from 0 where the earlier ones' does.
 
     Attributes:
         stages: Swaps of two or three variables, in causal order; all given the query, or none. The
             last one is of ``linear`` values for a dose.
+
+    Examples:
+        >>> import mtd_lens
+        >>> from mtd_lens import measures
+        >>> from mtd_lens.contracts import LAST
+        >>> model = mtd_lens.load_model("mtd-q3-m2-t32/constructed-absolute")
+        >>> trial = mtd_lens.Experiment.of(model, None, seed=0).drawn(64).trial()
+        >>> average = measures.Interchange("mean_responsibility", "attn_out", LAST, linear=True)
+        >>> weights = measures.Interchange("mixture_weights", "pattern", LAST)
+        >>> [found] = measures.Chain((average, weights))(trial)  # both from sources of their own
+        >>> 1 - float(found.numerator.mean() / found.denominator.mean()) > 0.99
+        True
     """
 
     stages: tuple[Interchange, ...]
@@ -204,18 +238,24 @@ class Chain(OfStages):
             trial: The model under test.
 
         Raises:
-            NotApplicable: The layers that were chosen do not follow each other, so that no path
-                leads from one to the next; or the last variable does not settle the prediction.
+            NotApplicable: There are fewer layers than stages, or the last variable does not settle
+                the prediction.
         """
         if not self.vary(trial):
             return []
-        sites, selection = self.chosen(trial)
-        layers = [site.layer or 0 for site in sites]
-        if sorted(set(layers)) != layers:
+        scores = self.scores(trial)
+        sums = {
+            layers: sum(by_layer[n] for by_layer, n in zip(scores, layers, strict=True))
+            for layers in product(*scores)
+            if all(one < next_one for one, next_one in pairwise(layers))
+        }
+        if not sums:
             raise NotApplicable(
-                f"the layers that carry {', '.join(stage.variable for stage in self.stages)} best "
-                f"are {', '.join(map(str, layers))}: they do not follow each other"
+                f"{len(self.stages)} stages take as many layers, one after another; the model has "
+                f"{len(scores[0])}"
             )
+        layers = earliest_best(sums)
+        sites, selection = self.sites(trial, layers), _lowest(scores, layers)
         last = self.stages[-1]
         pairs = last.pairs(trial, trial.tokens)
         divergence = trial.task.outputs.divergence
@@ -257,6 +297,10 @@ class Chain(OfStages):
                 details={"pairs": float(len(pairs)), "blind": float(blind.mean())},
             )
         ]
+
+
+def _lowest(scores: Sequence[Mapping[int, float]], layers: Sequence[int]) -> float:
+    return min(by_layer[layer] for by_layer, layer in zip(scores, layers, strict=True))
 
 
 def _in_words(sites: Sequence[probes.Site]) -> str:

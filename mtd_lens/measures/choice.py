@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
 import probes
@@ -47,6 +49,20 @@ def score_of(measurement: Measurement, seed: int) -> Interval:
         value = 1 - float(measurement.numerator.mean() / measurement.denominator.mean())
         return Interval(value, value, value)
     return ratio_of(measurement.numerator, measurement.denominator, seed)
+
+
+def rows_of(measurement: Measurement) -> Float[Tensor, "2 row"] | None:
+    """``[numerator or denominator, row]``, float32, in units of the mean denominator.
+
+    None where the score is exact, or uncertain by more than its rows.
+
+    Args:
+        measurement: Of one layer.
+    """
+    if measurement.exact or measurement.interval is not None:
+        return None
+    rows = torch.stack([measurement.numerator.double(), measurement.denominator.double()])
+    return (rows / rows[1].mean()).float().cpu()
 
 
 def controls_of(measurement: Measurement, seed: int) -> dict[str, Interval]:

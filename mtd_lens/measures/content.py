@@ -22,8 +22,18 @@ class Content:
     """Content score in the weights: ``1 - KL(model) / KL(uniform)`` of its softmax over key tokens.
 
     Attributes:
-        target: Distribution over all key tokens for each query token.
-        query_tokens: Which tokens the rows are of.
+        target: ``[query_token, key_token]``: a distribution over all key tokens each.
+        query_tokens: ``[query_token]``: which tokens the rows are of.
+
+    Examples:
+        >>> import mtd_lens
+        >>> from mtd_lens import measures
+        >>> model = mtd_lens.load_model("mtd-q3-m2-t32/constructed-absolute")
+        >>> trial = mtd_lens.Experiment.of(model, None, seed=0).drawn(64).trial()
+        >>> from mtd_lens.families.mtd.claims import column_normalised
+        >>> test = measures.Content(*column_normalised(trial.task))
+        >>> max(test(trial), key=lambda found: found.selection).layer
+        0
     """
 
     target: Float[Tensor, "query_token key_token"]
@@ -75,6 +85,16 @@ class Prediction:
     Attributes:
         without_evidence: ``(task, tokens) -> [sequence, outcome]``: what would be predicted if the
             algorithm's evidence were left out.
+
+    Examples:
+        >>> import mtd_lens
+        >>> from mtd_lens import measures
+        >>> model = mtd_lens.load_model("mtd-q3-m2-t32/constructed-absolute")
+        >>> trial = mtd_lens.Experiment.of(model, None, seed=0).drawn(64).trial()
+        >>> from mtd_lens.families.mtd.claims import without_evidence
+        >>> [found] = measures.Prediction(without_evidence)(trial)
+        >>> found.layer is None, found.selection > 0.99
+        (True, True)
     """
 
     without_evidence: Callable[[Any, Tensor], Tensor]

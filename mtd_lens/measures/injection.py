@@ -47,6 +47,16 @@ class Injection(WritesAtLayers):
         hook: Within a block, all heads.
         queries: At which query positions.
         given_query: Sources share the query's own tokens with their base.
+
+    Examples:
+        >>> import mtd_lens
+        >>> from mtd_lens import measures
+        >>> from mtd_lens.contracts import LAST
+        >>> model = mtd_lens.load_model("mtd-q3-m2-t32/constructed-absolute")
+        >>> trial = mtd_lens.Experiment.of(model, None, seed=0).drawn(64).trial()
+        >>> test = measures.Injection("mean_responsibility", "attn_out", LAST, given_query=True)
+        >>> max(test(trial), key=lambda found: found.selection).layer
+        1
     """
 
     variable: str

@@ -33,6 +33,22 @@ class Interchange(WritesAtLayers):
         queries: At which query positions to swap. With none of them the claim does not apply.
         given_query: Sources share the query's own tokens with their base.
         linear: The variable's values are points of a linear space, so that it has doses.
+
+    Examples:
+        Does a layer's attention pattern at the last query carry the mixture weights?
+
+        >>> import mtd_lens
+        >>> from mtd_lens import measures
+        >>> from mtd_lens.contracts import LAST
+        >>> claim = mtd_lens.Claim(
+        ...     "mixture_weights.swap",
+        ...     "Swapping a layer's pattern at the last query acts as swapping the weights.",
+        ...     measures.Interchange("mixture_weights", "pattern", LAST),
+        ... )
+        >>> model = mtd_lens.load_model("mtd-q3-m2-t32/constructed-absolute")
+        >>> card = mtd_lens.score(model, n_sequences=64, claims=[claim], only=[claim.id])
+        >>> card[claim.id].layer, card[claim.id].verdict
+        (2, 'supported')
     """
 
     variable: str
@@ -84,7 +100,10 @@ class Interchange(WritesAtLayers):
 
         Args:
             trial: The model under test.
-            split: ``trial.tokens`` or ``trial.fit_tokens``.
+            split: ``trial.tokens`` or ``trial.fit_tokens``, ``[sequence, position]``.
+
+        Returns:
+            The same ones for the model, the null and the ceiling.
         """
         return pairs_of(trial, split, self.variable, self.queries, given_query=self.given_query)
 
@@ -93,6 +112,9 @@ class Interchange(WritesAtLayers):
 
         Args:
             trial: The model under test.
+
+        Returns:
+            A score for every layer.
         """
         pairs = self.pairs(checked_trial(trial), trial.fit_tokens)
         blind = trial.task.outputs.divergence(pairs.counterfactual, pairs.blind).mean()

@@ -42,6 +42,15 @@ class MeanPattern(WritesAtLayers):
 
     Endings are drawn from sampled sequences, and each is put under the contexts of others; the
     interval is for the endings that were drawn.
+
+    Examples:
+        >>> import mtd_lens
+        >>> from mtd_lens import measures
+        >>> model = mtd_lens.load_model("mtd-q3-m2-t32/constructed-absolute")
+        >>> trial = mtd_lens.Experiment.of(model, None, seed=0).drawn(64).trial()
+        >>> test = measures.MeanPattern()
+        >>> max(test(trial), key=lambda found: found.selection).layer
+        2
     """
 
     hook = PATTERN

@@ -65,6 +65,16 @@ class Pairs:
             variable at its source value.
         blind: ``[pair, outcome]``: the best answer without a look at the source: the mean of the
             counterfactual predictions over other sources.
+
+    Examples:
+        >>> import mtd_lens
+        >>> from mtd_lens import measures
+        >>> from mtd_lens.contracts import LAST
+        >>> model = mtd_lens.load_model("mtd-q3-m2-t32/constructed-absolute")
+        >>> trial = mtd_lens.Experiment.of(model, None, seed=0).drawn(64).trial()
+        >>> pairs = measures.pairs_of(trial, trial.tokens, "mixture_weights", LAST)
+        >>> pairs.base.sequences.shape, pairs.counterfactual.shape
+        (torch.Size([32, 32]), torch.Size([32, 3]))
     """
 
     base: Rows
@@ -102,6 +112,9 @@ def prediction_with(
         variable: What is held.
         values: At what, ``[sequence, query, …]``.
         queries: At which query positions (index into the variable's query axis).
+
+    Returns:
+        ``[sequence, outcome]``.
 
     Raises:
         ArgumentError: Any of these of another kind, or an unknown variable.
@@ -141,13 +154,16 @@ def pairs_of(
 
     Args:
         trial: Of the experiment.
-        split: ``trial.tokens``, whose sequences are bases, or ``trial.fit_tokens``, of which the
-            first are.
+        split: ``[sequence, position]``: ``trial.tokens``, whose sequences are bases, or
+            ``trial.fit_tokens``, of which the first are.
         variable: What is put at its source value.
         queries: At which query positions (index into the variable's query axis).
         given_query: Whether sources share the query's own tokens with their base.
         n_bases: How many bases at most, 1 or more; by default all, of the fit split
             ``N_SELECTION_PAIRS``. Of a null or a ceiling there are never more than these.
+
+    Returns:
+        The same pairs whenever they are asked for.
 
     Raises:
         ArgumentError: An unknown variable, other sequences than a split's, or too few of them.

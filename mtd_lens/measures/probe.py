@@ -42,6 +42,18 @@ class Probe:
         window: Tokens up to each query, whose raw features are probed too.
         queries: At which query positions.
         hooks: Within a block; the best one of each layer (cross-validated) is reported.
+
+    Examples:
+        >>> import mtd_lens
+        >>> from mtd_lens import measures
+        >>> from mtd_lens.contracts import LAST
+        >>> model = mtd_lens.load_model("mtd-q3-m2-t32/constructed-absolute")
+        >>> trial = mtd_lens.Experiment.of(model, None, seed=0).drawn(64).trial()
+        >>> from mtd_lens.families.mtd.claims import control_task
+        >>> window = trial.task.order + 1
+        >>> test = measures.Probe("mean_responsibility", control_task, window, LAST)
+        >>> [found.interval.score > 0.99 for found in test(trial)]  # by layer
+        [False, True, True]
     """
 
     variable: str
@@ -51,7 +63,11 @@ class Probe:
     hooks: Sequence[str | Callable[[Subject], str]] = ATTENTION_AND_STREAM
 
     def reads(self, trial: Trial) -> list[probes.Site]:
-        """What is probed."""
+        """What is probed.
+
+        Args:
+            trial: The model under test.
+        """
         checked_trial(trial)
         return [site for sites in self._sites(trial) for site in sites]
 
@@ -104,7 +120,8 @@ class Probe:
 
         Args:
             trial: The model under test.
-            more: Further sequences, between those for fits and those for scores.
+            *more: Further sequences, ``[sequence, position]`` each, between those for fits and
+                those for scores.
         """
         checked_trial(trial)
         fit, *others = trial.fit_tokens, *more, trial.tokens

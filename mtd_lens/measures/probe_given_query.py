@@ -67,6 +67,16 @@ class ProbeGivenQuery:
             ``(causal model, tokens, variable, seed) -> values``.
         queries: At which query positions.
         hooks: Within a block; the best one of each layer (cross-validated) is reported.
+
+    Examples:
+        >>> import mtd_lens
+        >>> from mtd_lens import measures
+        >>> model = mtd_lens.load_model("mtd-q3-m2-t32/constructed-absolute")
+        >>> trial = mtd_lens.Experiment.of(model, None, seed=0).drawn(64).trial()
+        >>> from mtd_lens.families.mtd.claims import control_task
+        >>> test = measures.ProbeGivenQuery("mean_responsibility", control_task)
+        >>> [found.interval.score > 0.99 for found in test(trial)]  # by layer
+        [False, True, True]
     """
 
     variable: str

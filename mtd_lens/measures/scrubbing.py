@@ -44,6 +44,17 @@ class Scrubbing(WritesAtLayers):
         queries: At which query positions.
         window: Tokens up to each position that the variable is a function of, for variables at
             evidence positions; None for one that is read at the last query, given the query.
+
+    Examples:
+        >>> import mtd_lens
+        >>> from mtd_lens import measures
+        >>> from mtd_lens.contracts import BUT_LAST
+        >>> model = mtd_lens.load_model("mtd-q3-m2-t32/constructed-absolute")
+        >>> trial = mtd_lens.Experiment.of(model, None, seed=0).drawn(64).trial()
+        >>> window = trial.task.order + 1
+        >>> test = measures.Scrubbing("responsibilities", "attn_out", BUT_LAST, window)
+        >>> [found.layer for found in test(trial)]  # where anything passes
+        [0]
     """
 
     variable: str

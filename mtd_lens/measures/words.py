@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from mtd_lens.trial import Trial
+from probes.sites import suffix_of
 from probes.subject import Subject, subject_of
 
 
@@ -14,8 +15,12 @@ def last_write(subject: Subject) -> str:
 
 
 def hook_of(hook: str | Callable[[Subject], str], trial: Trial) -> str:
-    """A hook within a block: its name, or what a function of the model names."""
-    return hook if isinstance(hook, str) else hook(subject_of(trial.model))
+    """A hook within a block, by any of its names, or what a function of the model names.
+
+    Raises:
+        SiteError: A full name, which is of one block.
+    """
+    return suffix_of(hook if isinstance(hook, str) else hook(subject_of(trial.model)))
 
 
 def where(positions: Sequence[int] | None) -> str:

@@ -24,7 +24,7 @@ from mtd_lens.trial import Trial
 from mtd_lens.vocabulary import Vocabulary
 from probes import checks
 from probes.alignment import STEPS, Alignment
-from probes.sites import HEADED, HEADLESS, hook_name
+from probes.sites import HEADED, HEADLESS, component_of, hook_name
 from probes.statistics import Interval
 from probes.subject import HookedModel, subject_of
 from probes.subspaces import TOLERANCE, Variation
@@ -53,6 +53,7 @@ def align(
     steps: int = STEPS,
     vocabulary: Vocabulary | None = None,
     algorithm: str | Algorithm | None = None,
+    progress: bool | None = None,
 ) -> AlignmentReport:
     """Seek the subspace of one site, or of several together, that carries a variable.
 
@@ -69,7 +70,7 @@ def align(
             in a later one is not passed on.
         width: Dimension of the subspace (of each variable's); by default one less than the variable
             has outputs, which is the dimension of their simplex.
-        kind: Of site, one of ``mtd_lens.questions.align.KINDS``.
+        kind: Of site, one of ``mtd_lens.questions.align.KINDS``, by any of its names.
         head: Counted from 0; needed where the site has heads.
         last: So many last query positions as one space, for a variable that is sought at the last
             one.
@@ -83,6 +84,8 @@ def align(
         vocabulary: Which of the model's ids stand for the task's tokens, if they are not the same.
         algorithm: What the model is held against, such as ``"one-step"`` or ``"posterior"`` on
             mixtures, or an algorithm of the caller's own; by default the family's first.
+        progress: Whether to show how far it is; by default where somebody looks on, on a terminal
+            or in a notebook (see :func:`probes.progress.shown`).
 
     Returns:
         The scores of the learned subspace and of what stands beside it, with a verdict.
@@ -98,6 +101,7 @@ def align(
         SiteError: A layer, head or hook that the model does not have.
         DataError: A width that the site does not have, or a site that leads to no prediction.
     """
+    kind, _ = component_of(kind, layer if isinstance(layer, int) else None, ArgumentError)
     checks.choice(kind, "kind of site", KINDS, ArgumentError)
     steps = checks.integer(steps, "steps", 1, ArgumentError)
     given_query = checks.flag(given_query, "given_query", ArgumentError)

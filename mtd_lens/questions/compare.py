@@ -3,15 +3,17 @@
 from collections.abc import Iterable
 
 from mtd_lens.contracts import Task
+from mtd_lens.defaults import COMPARE
 from mtd_lens.errors import ArgumentError
 from mtd_lens.experiment import Experiment, asked, check_room, check_sampling
 from mtd_lens.questions.estimators import from_truth, means
 from mtd_lens.results.comparison import Comparison
 from mtd_lens.vocabulary import Vocabulary
 from probes import checks
+from probes.progress import steps
 from probes.subject import HookedModel, subject_of
 
-N_SEQUENCES = 256
+N_SEQUENCES = COMPARE.default
 
 
 @asked
@@ -24,7 +26,7 @@ def compare(
     *,
     name: str | None = None,
     vocabulary: Vocabulary | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> Comparison:
     """Hold a model's predictions and every reference estimator's against the truth.
 
@@ -39,7 +41,8 @@ def compare(
         seed: Of the sequences and of resampling.
         name: What the result calls the model.
         vocabulary: Which of the model's ids stand for the task's tokens, if they are not the same.
-        progress: Show a progress bar on standard error once two seconds have passed.
+        progress: Whether to show how far it is; by default where somebody looks on, on a terminal
+            or in a notebook (see :func:`probes.progress.shown`).
 
     Returns:
         Mean divergences in nats, with intervals, of every estimator and the model at each length.
@@ -50,18 +53,15 @@ def compare(
         MemoryLimitError: More sequences than there is memory for.
         ModelError: The model does not fit the task, or no task is known.
     """
-    from tqdm.auto import tqdm
-
     n_sequences = check_sampling(n_sequences)
-    progress = checks.flag(progress, "progress", ArgumentError)
     experiment = Experiment.of(model, task, seed, name=name, vocabulary=vocabulary)
     seed = experiment.seed
-    chosen, shown = _checked_lengths(experiment, lengths), None if progress else True
+    chosen = _checked_lengths(experiment, lengths)
     check_room(2 * n_sequences, max(chosen, default=0))
     family, known = experiment.family, experiment.task
     rows = [
         means(from_truth(family, known, experiment.model, length, n_sequences, seed), seed)
-        for length in tqdm(chosen, desc="lengths", disable=shown, delay=2, leave=False)
+        for length in steps(chosen, "lengths")
     ]
     return Comparison(
         **experiment.head | {"n_sequences": n_sequences},

@@ -11,6 +11,7 @@ import probes
 from mtd_lens import verdicts
 from mtd_lens.claims import Claim, Measurement, NotApplicable
 from mtd_lens.contracts import LAST, Algorithm, Family, Task
+from mtd_lens.defaults import COMPETE
 from mtd_lens.errors import ArgumentError
 from mtd_lens.experiment import Experiment, asked
 from mtd_lens.measures import Interchange, Prediction, Scrubbing, pairs_of
@@ -21,17 +22,18 @@ from mtd_lens.trial import Trial
 from mtd_lens.verdicts import THRESHOLD, Verdict, decide
 from mtd_lens.vocabulary import Vocabulary
 from probes import checks
+from probes.progress import steps
 from probes.statistics import Interval
 from probes.statistics.intervals import CONFIDENCE, MIN_SEQUENCES
 from probes.subject import HookedModel
 
-N_SEQUENCES = 1024
+N_SEQUENCES = COMPETE.default
 
 DIFFER_MOST = 0.25
 """Share of the sequences, or pairs, on which two algorithms are held against each other: those on
 which they differ most by themselves, whatever the model does."""
 
-LEAST = 2 * round(MIN_SEQUENCES / DIFFER_MOST)
+LEAST = COMPETE.least
 """Sequences, so that a quarter of the half that is for scores has enough of them."""
 
 HOOK = "hook_attn_out"
@@ -49,7 +51,7 @@ def compete(
     threshold: float = THRESHOLD,
     name: str | None = None,
     vocabulary: Vocabulary | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> Competition:
     """Which of its task's algorithms a model runs, or whether it runs none of them.
 
@@ -69,7 +71,8 @@ def compete(
             of what is left that a rival may explain.
         name: What the result calls the model.
         vocabulary: Which of the model's ids stand for the task's tokens, if they are not the same.
-        progress: Show a progress bar on standard error once two seconds have passed.
+        progress: Whether to show how far it is; by default where somebody looks on, on a terminal
+            or in a notebook (see :func:`probes.progress.shown`).
 
     Returns:
         Every algorithm's scores and verdict, every two algorithms side by side, and a sentence.
@@ -81,24 +84,21 @@ def compete(
         ModelError: The model does not fit the task, or no task is known.
         SiteError: The model lacks a hook, or ignores edits of it.
     """
-    from tqdm.auto import tqdm
-
     threshold = checks.number(threshold, "threshold", 0, 1, ArgumentError)
     n_sequences = checks.integer(n_sequences, "n_sequences", LEAST, ArgumentError)
-    progress = checks.flag(progress, "progress", ArgumentError)
     experiment = Experiment.of(model, task, seed, name=name, vocabulary=vocabulary)
     rivals, head = _listed(experiment.family, algorithms), experiment.head
     experiment = experiment.drawn(n_sequences)
     if any(algorithm.statistic for algorithm in rivals):
         probes.check_editable(experiment.model, experiment.tokens, (HOOK,))
-    shown = None if progress else True
     held: list[_Held] = []
-    for algorithm in tqdm(rivals, desc="algorithms", disable=shown, delay=2, leave=False):
+    for algorithm in steps(rivals, "algorithms"):
         own = replace(experiment, algorithm=algorithm)
         trial = held[0].trial.held_against(own.causal_model, algorithm) if held else own.trial()
         held.append(_held(trial, algorithm, threshold))
     held.sort(key=lambda contender: float(contender.divergences.mean()))
-    duels = tuple(_duel(*two, len(held) - 1, experiment.seed) for two in combinations(held, 2))
+    pairs = steps(list(combinations(held, 2)), "pairs of algorithms")
+    duels = tuple(_duel(*two, len(held) - 1, experiment.seed) for two in pairs)
     judged = tuple(_judged(each, held, duels, threshold) for each in held)
     return Competition(
         **head | {"n_sequences": n_sequences},

@@ -10,18 +10,20 @@ from torch import Tensor
 
 import probes
 from mtd_lens.contracts import Algorithm, CausalModel, Task, last_prediction
-from mtd_lens.errors import ArgumentError, ModelError
+from mtd_lens.defaults import FIT
+from mtd_lens.errors import ModelError
 from mtd_lens.experiment import Experiment, asked, check_room, check_sampling
 from mtd_lens.questions.estimators import references_of
 from mtd_lens.questions.evidence import evidence_of, position_weights, resemblances, some
 from mtd_lens.results.fitted import CONTROL, FITTED, REFERENCE, FittedAlgorithm, Misfit
 from mtd_lens.spaces import last_predictions
 from mtd_lens.vocabulary import Vocabulary
-from probes import Interval, checks
+from probes import Interval
+from probes.progress import part, step as progress_step
 from probes.statistics.intervals import CONFIDENCE
 from probes.subject import HookedModel
 
-N_SEQUENCES = 24_576
+N_SEQUENCES = FIT.default
 
 OWN_SEED = 2_000_003
 """Added to the seed: what is scored with an algorithm are other sequences than it was fitted to."""
@@ -95,7 +97,7 @@ def fit_algorithm(
     name: str | None = None,
     vocabulary: Vocabulary | None = None,
     form: str | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> FittedAlgorithm:
     """Fit the general additive algorithm of a task to a model's own predictions at the last query.
 
@@ -117,7 +119,8 @@ def fit_algorithm(
         form: Of the table: on mixtures ``"windows"`` (evidence for each lag from a token and its m
             parents), ``"pairs"`` (sums over lags of a token and one parent) or ``"own pairs"`` (for
             each lag that pair alone); by default the first of them that has at most 65,536 numbers.
-        progress: Show a progress bar on standard error once two seconds have passed.
+        progress: Whether to show how far it is; by default where somebody looks on, on a terminal
+            or in a notebook (see :func:`probes.progress.shown`).
 
     Returns:
         The fitted table and weights, how far the model's predictions are from theirs and from each
@@ -130,10 +133,7 @@ def fit_algorithm(
         ModelError: The model does not fit the task, no task is known, or its family has no such
             form of algorithm.
     """
-    from tqdm.auto import tqdm
-
     n_sequences = check_sampling(n_sequences)
-    progress = checks.flag(progress, "progress", ArgumentError)
     experiment = Experiment.of(model, task, seed, name=name, vocabulary=vocabulary)
     tested, seed, additive = experiment.task, experiment.seed, experiment.family.additive
     if additive is None:
@@ -145,15 +145,13 @@ def fit_algorithm(
     form = additive.check(tested, default_form(sizes) if form is None else form)
     check_room(n_sequences, tested.seq_len)
     smaller = list(sizes)[list(sizes).index(form) + 1 :]
-    shown = None if progress else True
-    bar = tqdm(total=5 + len(smaller), desc="fits", disable=shown, delay=2, leave=False)
 
     def fit(form: str, tokens: Tensor, target: Tensor) -> Any:
         found = additive.fit(tested, form, tokens, target)
-        bar.update()
+        progress_step()
         return found
 
-    with bar:
+    with part("fits", total=5 + len(smaller)):
         tokens = tested.sample(n_sequences, OWN_SEED + seed).tokens
         followed = _Followed.of(experiment, experiment.model, tokens)
         given = followed.fit_tokens, followed.fit_target

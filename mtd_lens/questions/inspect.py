@@ -10,6 +10,7 @@ from torch import Tensor
 
 import probes
 from mtd_lens.contracts import Algorithm, Analysis, AnalyticPattern, Batch, Task
+from mtd_lens.defaults import INSPECT, MOST_SHOWN
 from mtd_lens.errors import ArgumentError, ModelError
 from mtd_lens.experiment import Experiment, asked
 from mtd_lens.measures import signed_shares
@@ -20,8 +21,8 @@ from probes import checks
 from probes.capture import BATCH_SIZE, NaturalRuns, check_tokens
 from probes.subject import HookedModel, subject_of
 
-N_SEQUENCES = 4
-MAX_SEQUENCES = 16
+N_SEQUENCES = INSPECT.default
+MAX_SEQUENCES = MOST_SHOWN
 
 N_FIT_SEQUENCES = 128
 """For the algorithm's parameters."""
@@ -49,6 +50,7 @@ def inspect(
     name: str | None = None,
     vocabulary: Vocabulary | None = None,
     algorithm: str | Algorithm | None = None,
+    progress: bool | None = None,
 ) -> Inspection:
     """Hold a model's attention and predictions against the algorithm's on a few sequences.
 
@@ -70,6 +72,8 @@ def inspect(
         vocabulary: Which of the model's ids stand for the task's tokens, if they are not the same.
         algorithm: What the model is held against, such as ``"one-step"`` or ``"posterior"`` on
             mixtures, or an algorithm of the caller's own; by default the family's first.
+        progress: Whether to show how far it is; by default where somebody looks on, on a terminal
+            or in a notebook (see :func:`probes.progress.shown`).
 
     Returns:
         Attention, the nearest heads, and what the algorithm says of every position.

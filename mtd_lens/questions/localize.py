@@ -15,6 +15,7 @@ from torch import Tensor
 import probes
 from mtd_lens.claims import NotApplicable
 from mtd_lens.contracts import LAST, Algorithm, Carrier, Task
+from mtd_lens.defaults import LOCALIZE
 from mtd_lens.errors import ArgumentError, ModelError
 from mtd_lens.experiment import Experiment, asked
 from mtd_lens.questions.readable import probe_places
@@ -26,11 +27,12 @@ from mtd_lens.trial import Trial
 from mtd_lens.verdicts import SUPPORTED, THRESHOLD, decide
 from mtd_lens.vocabulary import Vocabulary
 from probes import checks
+from probes.progress import steps
 from probes.sites import hook_suffix
 from probes.statistics.significance import N_FLIPS
 from probes.subject import HookedModel
 
-N_SEQUENCES = 512
+N_SEQUENCES = LOCALIZE.default
 LEVEL = 0.05
 FLOOR = 0.1
 """The share of the way from the base run's prediction to the counterfactual, as divergences, that a
@@ -53,7 +55,7 @@ def localize(
     level: float = LEVEL,
     name: str | None = None,
     vocabulary: Vocabulary | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
     algorithm: str | Algorithm | None = None,
 ) -> Localization:
     """Find where each variable of the task's algorithm lives in a model of any shape.
@@ -82,7 +84,8 @@ def localize(
             what swapping nothing leaves, over all of them.
         name: What the result calls the model.
         vocabulary: Which of the model's ids stand for the task's tokens, if they are not the same.
-        progress: Show a progress bar on standard error once two seconds have passed.
+        progress: Whether to show how far it is; by default where somebody looks on, on a terminal
+            or in a notebook (see :func:`probes.progress.shown`).
         algorithm: What the model is held against, such as ``"one-step"`` or ``"posterior"`` on
             mixtures, or an algorithm of the caller's own; by default the family's first.
 
@@ -97,11 +100,8 @@ def localize(
             where variables may be sought.
         SiteError: The model lacks a hook, or ignores edits of one.
     """
-    from tqdm.auto import tqdm
-
     threshold = checks.number(threshold, "threshold", 0, 1, ArgumentError)
     level = checks.number(level, "level", 0, 1, ArgumentError)
-    progress = checks.flag(progress, "progress", ArgumentError)
     experiment = Experiment.of(
         model, task, seed, name=name, vocabulary=vocabulary, algorithm=algorithm
     )
@@ -115,9 +115,7 @@ def localize(
     trial = experiment.trial()
     found = [
         _seek(trial, experiment.algorithm, carrier, threshold)
-        for carrier in tqdm(
-            carriers, desc="variables", disable=None if progress else True, delay=2, leave=False
-        )
+        for carrier in steps(carriers, "variables")
     ]
     singles = [single for _, singles, _ in found for single in singles]
     return Localization(

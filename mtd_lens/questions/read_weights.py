@@ -7,6 +7,7 @@ from mtd_lens.hooked import reads_logits
 from mtd_lens.results.weights import WeightReading
 from mtd_lens.vocabulary import Vocabulary
 from probes import checks
+from probes.progress import steps
 from probes.subject import HookedModel, subject_of
 from probes.twins import through
 
@@ -22,6 +23,7 @@ def read_weights(
     n_random: int = N_RANDOM,
     seed: int = 0,
     vocabulary: Vocabulary | None = None,
+    progress: bool | None = None,
 ) -> WeightReading:
     """Hold a model's parameters against the analytic construction, without running any data.
 
@@ -34,6 +36,8 @@ def read_weights(
         n_random: Random models for the nulls.
         seed: Of the first random model.
         vocabulary: Which of the model's ids stand for the task's tokens, if they are not the same.
+        progress: Whether to show how far it is; by default where somebody looks on, on a terminal
+            or in a notebook (see :func:`probes.progress.shown`).
 
     Returns:
         All findings; scores are 1 where the weights are the construction's.
@@ -60,9 +64,10 @@ def read_weights(
         )
     logits = reads_logits(model)
     findings = family.weights(experiment.model, task, logits)
+    seeds = range(experiment.seed, experiment.seed + n_random)
     nulls = [
         family.weights(experiment.null(number), task, logits)
-        for number in range(experiment.seed, experiment.seed + n_random)
+        for number in steps(seeds, "random models")
     ]
     return WeightReading(
         **experiment.head | {"divergence": ""},

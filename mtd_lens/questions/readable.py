@@ -13,6 +13,7 @@ from mtd_lens.measures.probe import probe_errors, share_read
 from mtd_lens.questions.swaps import places_of, site_of
 from mtd_lens.results.places import ProbeScore
 from mtd_lens.trial import Trial
+from probes.progress import steps
 
 MAX_PROBED = 16
 """Query positions that a probe reads, evenly spaced where a carrier has more."""
@@ -58,7 +59,8 @@ def probe_places(
     for _, heads in groupby((p for p in places if p.kind == "z"), key=lambda p: p.layer):
         _silence([captured[place] for place in heads])
 
-    fitted = [probe_errors(captured[place].split(sizes), target, decoy) for place in places]
+    shown = steps(places, "probes")
+    fitted = [probe_errors(captured[place].split(sizes), target, decoy) for place in shown]
     of_target, of_decoy = (
         _intervals([of[index][1] for of in fitted], trial.seed) for index in (0, 1)
     )

@@ -1,28 +1,31 @@
 """Score any model on any task: every claim at every layer, beside a null and a ceiling."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set as AbstractSet
+from fnmatch import fnmatchcase
 
 import numpy as np
 
 import probes
-from mtd_lens.claims import Claim, Measurement, NotApplicable
+from mtd_lens.claims import Claim, Measurement, NotApplicable, naming
 from mtd_lens.contracts import Algorithm, Task
-from mtd_lens.errors import ArgumentError
+from mtd_lens.defaults import SCORE
+from mtd_lens.errors import ArgumentError, nearest
 from mtd_lens.experiment import NULL_SEED, Experiment, asked
-from mtd_lens.measures.choice import chosen, controls_of, score_of
+from mtd_lens.measures.choice import chosen, controls_of, rows_of, score_of
 from mtd_lens.questions.conclusion import conclusion
 from mtd_lens.questions.estimators import from_model, means
-from mtd_lens.questions.rivals import nearest_algorithm
+from mtd_lens.questions.rivals import TEST as RIVALS, nearest_algorithm
 from mtd_lens.results.scorecard import ClaimResult, MatrixEntry, Scorecard
 from mtd_lens.trial import Trial
 from mtd_lens.verdicts import REFUTED, THRESHOLD, decide
 from mtd_lens.vocabulary import Vocabulary
 from probes import checks
+from probes.progress import part, step as progress_step
 from probes.statistics import Interval
 from probes.subject import HookedModel
 
-N_SEQUENCES = 768
+N_SEQUENCES = SCORE.default
 
 N_EXACT_NULLS = 20
 """Random models behind the null of a score that is read from parameters alone."""
@@ -44,8 +47,9 @@ def score(
     quick: bool = False,
     name: str | None = None,
     vocabulary: Vocabulary | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
     algorithm: str | Algorithm | None = None,
+    only: str | Iterable[str] | None = None,
 ) -> Scorecard:
     """Test, layer by layer, whether a model computes its task's algorithm.
 
@@ -67,52 +71,61 @@ def score(
             of a group it is.
         name: What the scorecard calls the model.
         vocabulary: Which of the model's ids stand for the task's tokens, if they are not the same.
-        progress: Show a progress bar on standard error once two seconds have passed.
+        progress: Whether to show how far it is; by default where somebody looks on, on a terminal
+            or in a notebook (see :func:`probes.progress.shown`).
         algorithm: What the model is held against, such as ``"one-step"`` or ``"two-pass"`` on
             mixtures, or an algorithm of the caller's own; by default the family's first.
+        only: Which claims, the caller's own among them: ids, or patterns of ids such as
+            ``"*.interchange"`` and ``"mixture_weights.*"``. They get the scores and verdicts that
+            they get among all.
 
     Returns:
         Every claim's score, interval, null, ceiling and verdict.
 
     Raises:
         ArgumentError: Too few sequences, a threshold outside (0, 1), a further claim that is no
-            Claim or bears the id of another, a vocabulary that does not fit, or an algorithm that
-            the family does not have.
+            Claim or bears the id of another, a pattern of ids that names none, a vocabulary that
+            does not fit, or an algorithm that the family does not have. What a claim's test raises
+            comes as it is, with a note that names the claim.
         MemoryLimitError: More sequences than there is memory for.
         ModelError: The model does not fit the task, or no task is known.
         SiteError: The model lacks a hook, or ignores edits of one.
     """
-    from tqdm.auto import tqdm
-
     threshold = checks.number(threshold, "threshold", 0, 1, ArgumentError)
     quick = checks.flag(quick, "quick", ArgumentError)
-    progress = checks.flag(progress, "progress", ArgumentError)
+    further = _distinct([], claims)
+    patterns = _patterns(only)
     experiment = Experiment.of(
         model, task, seed, name=name, vocabulary=vocabulary, algorithm=algorithm
     )
+    own = _distinct([], experiment.algorithm.claims(experiment.task))
+    own_ids = {claim.id for claim in own}
+    every = _distinct(own, further)
     experiment = experiment.drawn(n_sequences)
     seed = experiment.seed
-    own = experiment.algorithm.claims(experiment.task)
-    own = [claim for claim in own if not (quick and claim.slow)]
-    tested = _all_claims(own, claims)
-    n_further = len(tested) - len(own)
+    prediction = experiment.causal_model.variables[-1]
+    rivals = f"{prediction}.{RIVALS}"
+    _check_free(rivals, every)
+    left_out = {rivals, *(claim.id for claim in own if claim.slow)} if quick else set()
+    asked_for = _named([*(claim.id for claim in every), rivals], patterns, left_out)
+    # what is refuted of the predictions limits what can be said of layers
+    beside = {id for id in own_ids - left_out if id.startswith(f"{prediction}.")}
+    tested = [claim for claim in every if claim.id in asked_for | beside]
     trial = experiment.trial()
     probes.check_editable(experiment.model, experiment.tokens, _edited(tested, trial))
 
     ceiling = experiment.ceiling()
     n_tests = (2 if ceiling is None else 3) * len(tested)
-    shown = None if progress else True
-    bar = tqdm(total=n_tests, desc="claims", disable=shown, delay=2, leave=False)
 
     def measured(who: Trial) -> list[Found]:
         who.read_for(tested)
         found = []
         for claim in tested:
             found.append(_measured(claim, who))
-            bar.update()
+            progress_step()
         return found
 
-    with bar:  # what was read of a subject goes before the next one's turn
+    with part("claims", n_tests):  # what was read of a subject goes before the next one's turn
         trial.read_for(tested)  # what the estimators are held against, in the same pass
         references = from_model(experiment.family, trial)
         of_model = measured(trial)
@@ -132,15 +145,14 @@ def score(
         for parts in parted
         if not _is_of_output(parts[1])
     }
-    listed = [results[claim.id] for claim in tested]
-    if not quick:
-        prediction = experiment.causal_model.variables[-1]
-        nearest = nearest_algorithm(experiment.algorithm, prediction, references, seed)
-        listed.insert(len(listed) - n_further, nearest)
+    listed = [results[claim.id] for claim in tested if claim.id in asked_for]
+    if rivals in asked_for:
+        named = nearest_algorithm(experiment.algorithm, prediction, references, seed)
+        listed.insert(len(asked_for & own_ids), named)
     matrix = tuple(
         _entry(claim, m, seed)
         for claim, found in zip(tested, of_model, strict=True)
-        if not isinstance(found, NotApplicable)
+        if claim.id in asked_for and not isinstance(found, NotApplicable)
         for m in found
         if m.layer is not None
     )
@@ -152,26 +164,61 @@ def score(
         algorithm=experiment.algorithm.name,
         conclusion=conclusion(experiment.causal_model.variables, listed, matrix),
         quick=quick,
+        only=patterns or (),
         outside_mass=experiment.outside_mass,
     )
 
 
-def _all_claims(own: Sequence[Claim], further: Iterable[Claim]) -> list[Claim]:
-    """The family's claims and then the caller's, each with an id of its own."""
-    tested, made = list(own), "mtd_lens.Claim(id, statement, measure)"
-    for claim in checks.listed(further, "claims", made, ArgumentError, Claim):
-        if not isinstance(claim.id, str) or not claim.id:
-            raise ArgumentError(f"a claim's id must be a text, variable.test; got {claim.id!r}.")
-        if claim.id in {known.id for known in tested}:
-            raise ArgumentError(f"a claim is named {claim.id!r} already. Choose another id.")
-        tested.append(claim)
-    return tested
+def _distinct(known: Sequence[Claim], claims: object) -> list[Claim]:
+    """Claims after those that are known, each with an id of its own."""
+    listed, made = list(known), "mtd_lens.Claim(id, statement, measure)"
+    for claim in checks.listed(claims, "claims", made, ArgumentError, Claim):
+        _check_free(claim.id, listed)
+        listed.append(claim)
+    return listed
+
+
+def _check_free(id: str, claims: Sequence[Claim]) -> None:
+    if id in {claim.id for claim in claims}:
+        raise ArgumentError(f"a claim is named {id!r} already. Choose another id.")
+
+
+def _patterns(only: str | Iterable[str] | None) -> tuple[str, ...] | None:
+    """The patterns of ids that are asked for; None for all."""
+    if only is None:
+        return None
+    listed = [only] if isinstance(only, str) else only
+    patterns = checks.listed(listed, "only", "claims' ids, or patterns of them", ArgumentError, str)
+    if not patterns:
+        raise ArgumentError("only names no claim. Leave it out for all of them.")
+    return tuple(checks.text(pattern, "a pattern in only", ArgumentError) for pattern in patterns)
+
+
+def _named(
+    ids: Sequence[str], patterns: tuple[str, ...] | None, left_out: AbstractSet[str]
+) -> set[str]:
+    """Those ids that patterns name; all without any. None that is left out."""
+    found = set() if patterns else {*ids} - left_out
+    for pattern in patterns or ():
+        alike = {id for id in ids if id == pattern or fnmatchcase(id, pattern)}
+        if not alike - left_out:
+            why = (
+                f"quick=True leaves out {', '.join(sorted(alike))}."
+                if alike
+                else nearest(pattern, ids)
+            )
+            raise ArgumentError(f"only={pattern!r} names no claim that is tested. {why}")
+        found |= alike - left_out
+    return found
 
 
 def _edited(claims: Iterable[Claim], trial: Trial) -> tuple[str, ...]:
     """The hooks within a block that tests edit, each once."""
-    tests = [claim.measure for claim in claims]
-    edited = [test.edits(trial) for test in tests if hasattr(test, "edits")]
+    edited = []
+    for claim in claims:
+        if hasattr(claim.measure, "edits"):
+            with naming(claim):
+                edited.append(claim.measure.edits(trial))
     listed = [(hooks,) if isinstance(hooks, str) else hooks for hooks in edited]
     return tuple(dict.fromkeys(hook for hooks in listed for hook in hooks))
 
@@ -179,7 +226,8 @@ def _edited(claims: Iterable[Claim], trial: Trial) -> tuple[str, ...]:
 def _measured(claim: Claim, trial: Trial) -> Found:
     """What a claim's test found, after checking that it is what a test may find."""
     try:
-        found = claim.measure(trial)
+        with naming(claim):
+            found = claim.measure(trial)
     except NotApplicable as reason:
         return reason
     listed = isinstance(found, Sequence) and all(isinstance(m, Measurement) for m in found)
@@ -255,6 +303,7 @@ def _decided(
         controls=controls,
         dose=best.dose,
         details=best.details,
+        rows=rows_of(best),
     )
 
 

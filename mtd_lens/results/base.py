@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from mtd_lens.errors import ArgumentError
+from mtd_lens.printing import wrapped
 from mtd_lens.results import forms
 from mtd_lens.results.plain import UnreadableError, plain_fields, read
 from probes import checks, files
@@ -181,7 +182,19 @@ class Result:
         return figure
 
     def __str__(self) -> str:
-        return "\n\n".join([self._title(), *map(str, self._shown()), *self._all_notes()])
+        return self.text()
+
+    def text(self, width: int | None = None) -> str:
+        """What ``print`` shows.
+
+        Args:
+            width: Of the lines, such as the terminal's: text and tables that are wider are broken.
+                None leaves lines as long as they are.
+        """
+        title, notes = ([self._title()], self._all_notes())
+        if width is not None:
+            title, notes = (["\n".join(wrapped(x, width)) for x in p] for p in (title, notes))
+        return "\n\n".join([*title, *(table.text(width) for table in self._shown()), *notes])
 
     def _repr_html_(self) -> str:
         return forms.html(

@@ -89,8 +89,7 @@ class Comparison(Result):
             body.append([name, *cells])
             groups = [grouped(entry.parameters) for entry in entries]
             for label in dict.fromkeys(label for group in groups for label in group):
-                symbol = "η" if label == "step size" else label
-                fitted.append([name, symbol, *(compact(group.get(label, [])) for group in groups)])
+                fitted.append([name, label, *(compact(group.get(label, [])) for group in groups)])
         flags = [name.endswith(AT_BOUND) for row in self.rows for e in row for name in e.parameters]
         note = "; * at the end of its range: no estimate" * any(flags)
         title = f"Fitted at each length, on as many further sequences{note}"

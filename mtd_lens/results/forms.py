@@ -1,19 +1,22 @@
 """Forms of results: numbers in words, plain-text tables, and HTML."""
 
-import io
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from mtd_lens.printing import text_table
 from probes.statistics.intervals import Interval
-
-MAX_TABLE_WIDTH = 1000
-"""Characters; tables are as wide as what they hold, and cut off beyond this."""
 
 AT_BOUND = "_at_bound"
 """Ends the name of the flag beside a parameter that was fitted to the end of its range."""
+
+AS = "_as_"
+"""Joins a parameter's name to that of the same in other units: ``beta_as_step_size``."""
+
+SYMBOLS = {"beta": "β"}
+"""Of words in the names of parameters."""
 
 NOTHING = "–"
 """Stands in tables for what there is not."""
@@ -60,10 +63,20 @@ def scored(found: Interval | None, digits: int = 3) -> str:
 
 
 def parameters(values: Mapping[str, float]) -> str:
-    """Fitted parameters in words; numbered ones, such as ``step_size_1``, share one label."""
+    """Fitted parameters in words; numbered ones, such as ``step_size_1``, share one label.
+
+    What one equals in other units stands in brackets behind it: ``β 13.96 (step size 0.07628)``.
+    """
     groups = grouped(values)
+    same = {
+        label_of(name): f" ({label_of(other)} {value:.4g})"
+        for both, value in values.items()
+        for name, joined, other in [both.partition(AS)]
+        if joined
+    }
     words = [
         f"{label} {', '.join(f'{value:.4g}' + '*' * at_bound for value, at_bound in listed)}"
+        + same.get(label, "")
         for label, listed in groups.items()
     ]
     marked = any(at_bound for listed in groups.values() for _, at_bound in listed)
@@ -86,10 +99,15 @@ def grouped(values: Mapping[str, float]) -> dict[str, list[tuple[float, bool]]]:
     """
     groups: dict[str, list[tuple[float, bool]]] = {}
     for name, value in values.items():
-        if not name.endswith(AT_BOUND):
-            label = re.sub(r"_\d+$", "", name).replace("_", " ")
+        if not name.endswith(AT_BOUND) and AS not in name:
+            label = label_of(re.sub(r"_\d+$", "", name))
             groups.setdefault(label, []).append((value, name + AT_BOUND in values))
     return groups
+
+
+def label_of(name: str) -> str:
+    """What tables and titles call a parameter."""
+    return " ".join(SYMBOLS.get(word, word) for word in name.split("_"))
 
 
 @dataclass(frozen=True)
@@ -105,34 +123,16 @@ class Table:
     title: str = ""
 
     def __str__(self) -> str:
-        return f"{self.title}\n\n" * bool(self.title) + text_table(
-            self.header, self.rows, self.left
-        )
+        return self.text()
 
+    def text(self, width: int | None = None) -> str:
+        """The table in plain text.
 
-def text_table(
-    header: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[int] = (0,)
-) -> str:
-    """A plain-text table; columns in ``left`` are flush left, the others right.
-
-    Cells are shown as they are: nothing in them is markup.
-    """
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table as RichTable
-
-    table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
-    for index, name in enumerate(header):
-        table.add_column(name, justify="left" if index in left else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    console = Console(
-        file=io.StringIO(), width=MAX_TABLE_WIDTH, color_system=None, legacy_windows=False,
-        markup=False, emoji=False, highlight=False, force_jupyter=False,
-    )  # fmt: skip
-    console.print(table)
-    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
-    return "\n".join(line.rstrip() for line in lines if line.strip())
+        Args:
+            width: Of the lines; see ``text_table``.
+        """
+        table = text_table(self.header, self.rows, self.left, width)
+        return f"{self.title}\n\n" * bool(self.title) + table
 
 
 def html(template: str, **values: Any) -> str:

@@ -4,6 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from jaxtyping import Float
+from torch import Tensor
+
 from mtd_lens.errors import UnknownNameError
 from mtd_lens.results import forms
 from mtd_lens.results.base import Result
@@ -21,7 +24,7 @@ FIRST_FIELDS = (
 """Of a scorecard in its first form, where all others are parameters."""
 
 
-NESTED = ("details", "controls", "dose")
+NESTED = ("details", "controls", "dose", "rows")
 """Fields of a claim that no column of a data frame holds."""
 
 
@@ -48,6 +51,10 @@ class ClaimResult:
         floor: The largest of 0 and the upper ends of the random model and of the controls.
         controls: By name, the scores of what must not pass.
         dose: How much of the source's value the patched model acts on.
+        rows: ``[numerator or denominator, row]``: what each sequence or pair contributes to the
+            score ``1 - E[numerator] / E[denominator]``, in units of the mean denominator; by them
+            two scorecards of the same sequences are paired. None where rows alone do not say how
+            uncertain the score is.
     """
 
     id: str
@@ -67,6 +74,7 @@ class ClaimResult:
     floor: float | None = None
     controls: Mapping[str, Interval] = field(default_factory=dict)
     dose: Interval | None = None
+    rows: Float[Tensor, "2 row"] | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def not_made(
@@ -124,6 +132,8 @@ class Scorecard(Result):
         algorithm: Name of the estimator that is the algorithm itself.
         conclusion: What it comes to, in two or three sentences.
         quick: Whether the slow tests were left out.
+        only: Patterns of the ids of those claims that were asked for; empty where all were, and
+            then left out in ``to_dict``.
         outside_mass: Of a model with a vocabulary of its own, the mean probability that it gives to
             ids that stand for none of the task's tokens, after the last position of the sequences
             for scores; predictions are renormalised without it. None for others, and left out in
@@ -138,6 +148,7 @@ class Scorecard(Result):
     algorithm: str
     conclusion: str = ""
     quick: bool = False
+    only: tuple[str, ...] = ()
     outside_mass: float | None = None
 
     @classmethod
@@ -153,7 +164,8 @@ class Scorecard(Result):
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as ``to_json`` writes it."""
         data = super().to_dict()
-        return {k: v for k, v in data.items() if k != "outside_mass" or v is not None}
+        absent: dict[str, Any] = {"outside_mass": None, "only": []}
+        return {k: v for k, v in data.items() if k not in absent or v != absent[k]}
 
     def __iter__(self) -> Iterator[ClaimResult]:
         return iter(self.claims)
@@ -214,6 +226,7 @@ class Scorecard(Result):
         return [
             *([outside] if outside else []),
             *([left_out] if self.quick else []),
+            *([f"Only claims named {', '.join(self.only)} were asked for."] if self.only else []),
             *([self.conclusion] if self.conclusion else []),
         ]
 
@@ -231,7 +244,7 @@ class Scorecard(Result):
             (e.name, figure(e.divergence, 5), interval(e, 5), parameters(e.parameters))
             for e in sorted(self.estimators, key=lambda estimator: estimator.divergence)
         ]
-        title = f"Estimator ‖ model at the last query ({self.divergence})"
+        title = f"Estimator ‖ model at the last query ({self.divergence}), each fitted to be least"
         return Table(("estimator", "divergence", "95% interval", "fitted"), rows, (0, 3), title)
 
     def _matrix_table(self) -> Table:

@@ -2,7 +2,6 @@
 
 import math
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -37,6 +36,7 @@ from mtd_lens.training.signals import KINDS, Signals, caught
 from mtd_lens.training.state import expected_state, load_state, state_of
 from probes import checks, files
 from probes.memory import check_memory, within_memory
+from probes.progress import note, shown, steps, tell
 
 CHUNK_TOKENS = 2**18
 """Sequences for many steps are drawn at once, about this many tokens: a draw costs mostly calls."""
@@ -68,13 +68,13 @@ class Run:
 
 
 def train(
-    task: Task | str,
+    task: Task | str | os.PathLike[str],
     config: TrainingConfig,
     out: str | os.PathLike[str],
     *,
     resume: bool = False,
     stop_after: int | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
     tensorboard: bool = False,
 ) -> Run:
     """Train a model from scratch on fresh sequences, writing checkpoints and metrics to a folder.
@@ -84,14 +84,15 @@ def train(
     caller's own are left in charge.
 
     Args:
-        task: The task, or its name.
+        task: The task, its name, or its JSON file.
         config: Every setting of the run.
         out: Its folder: new or empty, or with ``resume`` that of an unfinished run.
         resume: Go on from the last checkpoint; on a CPU the result is bit-identical to that of a
             run that was never stopped. A folder without a run starts one.
         stop_after: Stop, with a checkpoint, after this step, a multiple of ``log_every``; the
             schedule stays that of the run.
-        progress: Show a progress bar on standard error.
+        progress: Whether to show how far it is; by default where somebody looks on, on a terminal
+            or in a notebook (see :func:`probes.progress.shown`).
         tensorboard: Also write the metrics for TensorBoard.
 
     Returns:
@@ -107,7 +108,7 @@ def train(
         KeyboardInterrupt: SIGINT came; the message says where the run stands. SIGTERM raises a
             SystemExit.
     """
-    task = load_task(task) if isinstance(task, str) else task
+    task = load_task(task) if isinstance(task, str | os.PathLike) else task
     family = family_of(task)
     if not isinstance(config, TrainingConfig):
         raise ArgumentError(f"config must be a TrainingConfig; got {type(config).__name__}.")
@@ -121,7 +122,6 @@ def train(
             f"does not read. Use one of {', '.join(fitting)}."
         )
     resume = checks.flag(resume, "resume", ArgumentError)
-    progress = checks.flag(progress, "progress", ArgumentError)
     tensorboard = checks.flag(tensorboard, "tensorboard", ArgumentError)
     last = config.steps
     if stop_after is not None:
@@ -136,6 +136,8 @@ def train(
     with ExitStack() as stack:
         stack.enter_context(within_memory(LESS))
         processes = stack.enter_context(processes_on(config.device))
+        wanted = progress if processes.is_main else False
+        stack.enter_context(shown("train", wanted, ArgumentError))
         stack.enter_context(own_modes(processes.device, config.threads))
         where = partial(run_folder.how_to_go_on, folder, config.steps)
         signals = stack.enter_context(caught(where, several=processes.count > 1))
@@ -153,18 +155,17 @@ def train(
         step = trainer.restore(folder)
         if main:
             run_folder.tidy_run(folder, step)
-            if resumed and progress:
-                there = run_folder.standing(folder, config.steps)
-                print(f"{there}; it goes on from step {step}", file=sys.stderr)
+            if resumed:
+                tell(f"{run_folder.standing(folder, config.steps)}; it goes on from step {step}")
         processes.wait()
-        trainer.run(folder, step, last, signals, progress=progress, tensorboard=tensorboard)
+        trainer.run(folder, step, last, signals, tensorboard=tensorboard)
         processes.wait()
         rows = run_folder.read_metrics(folder)
         return Run(folder, max(step, last), rows, load_checkpoint(folder))
 
 
 def train_or_resume(
-    task: Task | str | None,
+    task: Task | str | os.PathLike[str] | None,
     settings: Mapping[str, Any],
     out: str | os.PathLike[str] | None,
     resume: str | os.PathLike[str] | None,
@@ -173,7 +174,7 @@ def train_or_resume(
     """Start a run in ``out``, or go on with the one in the folder ``resume``.
 
     Args:
-        task: The task, or its name; None to resume on the run's own.
+        task: The task, its name, or its JSON file; None to resume on the run's own.
         settings: Fields of :class:`TrainingConfig`; to resume, those left out are the run's.
         out: A new folder, to start.
         resume: A run's folder, to go on.
@@ -226,35 +227,21 @@ class _Trainer:
         last: int,
         signals: Signals,
         *,
-        progress: bool,
         tensorboard: bool,
     ) -> None:
         """Take the steps after ``step`` up to ``last``."""
-        from tqdm.auto import tqdm
-
         config, main = self.config, self.processes.is_main
         yardsticks = self._yardsticks() if main else None
         started, losses = time.perf_counter(), self.losses
         with ExitStack() as stack:
-            bar = stack.enter_context(
-                tqdm(
-                    total=config.steps,
-                    initial=step,
-                    disable=not (progress and main),
-                    unit="step",
-                    dynamic_ncols=True,
-                    mininterval=0.5,
-                )
-            )
             writer = None
             if tensorboard and main:
                 logs = str(folder / run_folder.TENSORBOARD)
                 writer = stack.enter_context(_summary_writer_class()(logs, purge_step=step))
             stack.enter_context(signals.deferred())
-            for examples in self._batches(step, last):
+            for examples in steps(self._batches(step, last), "steps", config.steps, step):
                 step += 1
                 losses.append(self._step(step, examples, folder))
-                bar.update()
                 came = self.processes.largest(signals.number)
                 due = step % config.log_every == 0 or step == last
                 row: dict[str, Any] = {}
@@ -265,7 +252,7 @@ class _Trainer:
                     row |= {"loss": float(mean.mean())} if due else {}
                 if yardsticks and (step % config.evaluate_every == 0 or step == config.steps):
                     row |= self._evaluate(folder, step, *yardsticks)
-                    bar.set_postfix({name: f"{value:.4f}" for name, value in row.items()})
+                    note(", ".join(f"{name} {value:.4f}" for name, value in row.items()))
                 if row and main:
                     seconds = round(time.perf_counter() - started, 1)
                     run_folder.append_metrics(folder, {"step": step, **row, "seconds": seconds})

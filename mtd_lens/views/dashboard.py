@@ -107,6 +107,7 @@ def dashboard(
     name: str | None = None,
     vocabulary: Vocabulary | None = None,
     algorithm: str | Algorithm | None = None,
+    progress: bool | None = None,
 ) -> Dashboard:
     """A page that shows a model's attention beside the algorithm's, sequence by sequence.
 
@@ -128,6 +129,8 @@ def dashboard(
         vocabulary: Which of the model's ids stand for the task's tokens, if they are not the same.
         algorithm: What the model is held against, such as ``"one-step"`` or ``"posterior"`` on
             mixtures, or an algorithm of the caller's own; by default the family's first.
+        progress: Whether to show how far it is; by default where somebody looks on, on a terminal
+            or in a notebook (see :func:`probes.progress.shown`).
 
     Raises:
         ArgumentError: Something else than a scorecard, or one on another task or against another
@@ -148,6 +151,7 @@ def dashboard(
         name=name,
         vocabulary=vocabulary,
         algorithm=algorithm,
+        progress=progress,
     )
     return Dashboard(found, _checked_card(scorecard, found))
 

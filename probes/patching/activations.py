@@ -4,7 +4,7 @@ Effects are those of a plain hooked loop, in fewer and shorter forward passes; s
 :mod:`probes.patching.engines`. Kinds of activations are those of :mod:`probes.sites`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,26 +13,26 @@ from torch import Tensor
 
 from probes import checks
 from probes.capture import check_tokens
-from probes.errors import DataError, shown
+from probes.errors import DataError
 from probes.passes import alone
-from probes.patching.edits import Selection
-from probes.patching.engines import Run
+from probes.patching.edits import Plan, Selection
+from probes.patching.engines import HookedLoop, Run
 from probes.patching.grid import Grid
+from probes.patching.metrics import Metric, checked_metric, metric_name
 from probes.patching.partial_runs import without_rounding
+from probes.patching.sources import CachedRun, Source, base_and_source
 from probes.patching.trust import choose_engine
+from probes.progress import shown, steps
 from probes.subject import HookedModel
 
-DIRECTIONS = ("denoising", "noising")
 ABLATIONS = ("zero", "mean", "resample")
-
-Metric = Callable[[Tensor], Tensor]
 
 
 @alone
 def patch_activations(
     model: HookedModel,
-    clean: Tensor,
-    corrupted: Tensor,
+    clean: Source,
+    corrupted: Source,
     component: str,
     metric: Metric,
     *,
@@ -44,7 +44,7 @@ def patch_activations(
     logits: str = "last",
     max_memory: float | int | None = None,
     accelerate: bool = True,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> Grid:
     """Put one run's activations into the other's, site after site.
 
@@ -53,14 +53,23 @@ def patch_activations(
 
     Args:
         model: A hooked model; it is left as it was found.
-        clean: ``[sequence, position]``.
-        corrupted: ``[sequence, position]``: as many sequences, of the same length.
-        component: Which activation, for example ``"resid_pre"`` or ``"z"``.
+        clean: ``[sequence, position]``; where it is the source, which denoising puts into the
+            other runs, it may be the activations of such a run instead: the ``ActivationCache`` of
+            ``model.run_with_cache(tokens)``, or a dict by full names of hooks. The source's own
+            metric is then known if the last block's ``resid_post`` is among them; otherwise effects
+            are differences.
+        corrupted: ``[sequence, position]``: as many sequences, of the same length; the source where
+            it is put into the others (noising), as above.
+        component: Which activation, for example ``"resid_pre"`` or ``"z"``, or another name that
+            TransformerLens has for it; a full one, ``"blocks.0.attn.hook_z"``, is of its layer
+            alone. ``"result"`` stands for ``"z"``, which determines it.
         metric: From logits, ``[sequence, token]``, to one value a sequence.
         direction: ``"denoising"`` or ``"noising"``.
         by: The grid's axes beside the layer: ``["position"]``, ``["head"]`` or both; for patterns
             the position is the query's, and ``"key"`` may stand last. By default ``["head"]`` where
             the component has heads, else ``["position"]``. What is not an axis is patched whole.
+            TransformerLens's names (``"pos"``, ``"head_index"``, …) mean the same. Whatever the
+            order here, the grid's axes are layer, head, position, key.
         layers: Which layers; all by default.
         heads: Which heads (key-value heads for ``k`` and ``v`` of grouped-query attention).
         positions: Which positions: the axis's labels, or what is patched at once without that axis.
@@ -69,19 +78,17 @@ def patch_activations(
         max_memory: Bytes, roughly, for natural runs and forward passes, beside the activations that
             are written; by default half of what is free.
         accelerate: False runs the plain hooked loop.
-        progress: Show a progress bar on standard error.
+        progress: Whether to show how far it is; see :func:`probes.progress.shown`.
 
     Returns:
         A Grid with one value a sequence at every site.
 
     Raises:
-        DataError: Tokens, or a metric's values, that cannot be used.
-        SiteError: A component, layer, head or position that the model lacks, or one whose edits it
-            ignores.
+        DataError: Tokens, or a metric or its values, that cannot be used.
+        SiteError: A component, layer, head or position that the model or the cache lacks, or one
+            whose edits the model ignores.
     """
-    checks.choice(direction, "direction", DIRECTIONS, DataError)
-    check_pair(model, clean, corrupted)
-    base, source = (corrupted, clean) if direction == "denoising" else (clean, corrupted)
+    base, source = base_and_source(model, clean, corrupted, direction)
     return _grid(
         model,
         Selection(component, by, layers, heads, positions),
@@ -108,7 +115,7 @@ def ablate(
     logits: str = "last",
     max_memory: float | int | None = None,
     accelerate: bool = True,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> Grid:
     """Replace activations by what holds no information of the sequence, site after site.
 
@@ -129,7 +136,7 @@ def ablate(
         logits: ``"last"`` or ``"all"``.
         max_memory: Bytes.
         accelerate: False runs the plain hooked loop.
-        progress: Show a progress bar.
+        progress: Whether to show how far it is; see :func:`probes.progress.shown`.
 
     Returns:
         A Grid with one value a sequence at every site.
@@ -183,7 +190,7 @@ class _Intervention:
     Attributes:
         name: As grids have it.
         base: ``[sequence, position]``: the runs that are edited.
-        origin: ``[sequence, position]``: the runs that activations are taken from.
+        origin: ``[sequence, position]``: the runs that activations are taken from; or these.
         replace: From those activations to what is written.
         from_source: Whether the origin's metric is what effects are measured against.
         details: Of the grid.
@@ -191,7 +198,7 @@ class _Intervention:
 
     name: str
     base: Tensor
-    origin: Tensor
+    origin: Tensor | CachedRun
     replace: Callable[[Tensor], Tensor]
     from_source: bool = True
     details: Mapping[str, int] = field(default_factory=dict)
@@ -206,13 +213,13 @@ def _grid(
 ) -> Grid:
     base, from_source = intervention.base, intervention.from_source
     plan = selection.plan(model, base)
-    with torch.no_grad():
+    with shown(intervention.name, run.progress), torch.no_grad():
         engine, how, inert = choose_engine(model, base, plan, run)
-        measure = checked_metric(metric, len(base))
+        measure = checked_metric(metric, len(base), last_only=run.last_only)
         natural = measure(engine.outputs)
-        origin, outputs = engine.natural(intervention.origin, plan.layers, with_outputs=from_source)
+        origin, outputs = _natural(engine, intervention.origin, plan, with_outputs=from_source)
         found = natural.new_zeros(*map(len, plan.axes.values()), len(base))
-        for index, layer in enumerate(_shown(plan.layers, run.progress)):
+        for index, layer in enumerate(steps(plan.layers, "layers")):
             written = intervention.replace(origin[layer])
             for edit, edited in engine.run(layer, written, plan.edits):
                 found[(index, *edit.place)] = measure(edited)
@@ -230,45 +237,12 @@ def _grid(
     )
 
 
-def check_pair(model: HookedModel, clean: Tensor, corrupted: Tensor) -> None:
-    """Raise a DataError unless both are sequences that the model can read, of one shape."""
-    for tokens in (clean, corrupted):
-        check_tokens(model, tokens)
-    if clean.shape != corrupted.shape:
-        raise DataError(
-            "clean and corrupted must be sequences in pairs, of one shape; got "
-            f"{tuple(clean.shape)} and {tuple(corrupted.shape)}."
-        )
-
-
-def metric_name(metric: Metric) -> str:
-    """As grids have it."""
-    return getattr(metric, "__name__", type(metric).__name__)
-
-
-def checked_metric(metric: Metric, n: int) -> Metric:
-    """``metric``, raising a DataError unless it gives one finite value for each of n sequences."""
-    checks.function(metric, "metric", DataError)
-    checks.text(metric_name(metric), "the metric's name", DataError)
-
-    def measure(outputs: Tensor) -> Tensor:
-        value = metric(outputs.clone())  # which it may edit in place
-        fits = isinstance(value, Tensor) and value.shape == (n,) and not value.is_complex()
-        if not fits or not value.isfinite().all():
-            got = "NaN or infinity" if fits else shown(value)
-            raise DataError(
-                f"the metric must return one finite value for each of the {n} sequences; got "
-                f"{got} from logits of shape {tuple(outputs.shape)}. Leave out a final mean()."
-            )
-        value = value.detach()
-        # a copy, since it may be the same tensor at every call
-        return value.clone() if value.is_floating_point() else value.double()
-
-    return measure
-
-
-def _shown(layers: Sequence[int], progress: bool) -> Iterator[int]:
-    from tqdm.auto import tqdm
-
-    shown = tqdm(layers, desc="layers", disable=None if progress else True, delay=2, leave=False)
-    return iter(shown)
+def _natural(
+    engine: HookedLoop, origin: Tensor | CachedRun, plan: Plan, *, with_outputs: bool
+) -> tuple[dict[int, Tensor], Tensor | None]:
+    """The origin's activations by layer, and its outputs where they are asked for and known."""
+    if not isinstance(origin, CachedRun):
+        return engine.natural(origin, plan.layers, with_outputs=with_outputs)
+    found = origin.read(plan.hooks)
+    outputs = origin.outputs(engine.rows, last_only=engine.last_only) if with_outputs else None
+    return {n: found[hook] for n, hook in zip(plan.layers, plan.hooks, strict=True)}, outputs

@@ -9,9 +9,17 @@ from torch import Tensor
 
 from probes import checks
 from probes.capture import read_activations
-from probes.errors import SiteError
-from probes.sites import COMPONENTS, HEADED, HEADLESS, PATTERN, Site, check_hooks, hook_name
+from probes.errors import SiteError, nearest
+from probes.sites import COMPONENTS, HEADED, PATTERN, Site, check_hooks, component_of, hook_name
 from probes.subject import HookedModel, subject_of
+
+WITH_HEADS = (*HEADED, PATTERN)
+
+AXES = {
+    "pos": "position", "dest_pos": "position", "query": "position", "head_index": "head",
+    "src_pos": "key",
+}  # fmt: skip
+"""Other names of a grid's axes, as TransformerLens's patching has them."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,8 @@ class Selection:
     """Which activations a grid is of, as ``patch_activations`` takes them.
 
     Attributes:
-        component: One of ``COMPONENTS``.
+        component: Which activation, by any of its names; ``result`` means ``z``, which determines
+            it.
         by: The axes beside the layer, in any order; None: those that are usual.
         layers: Labels of the layer axis; None: all, as for the other axes.
         heads: Labels of the head axis.
@@ -102,12 +111,14 @@ class Selection:
             SiteError: Axes that the component does not have, hooks that the model does not have, or
                 labels outside its activations.
         """
-        checks.choice(self.component, "component", COMPONENTS, SiteError)
+        component, layer = component_of(self.component)
+        component = "z" if component == "result" else component
+        checks.choice(component, "component", COMPONENTS, SiteError)
         n_layers = subject_of(model).n_layers if n_layers is None else n_layers
-        layers = tuple(chosen_labels(self.layers, n_layers, what))
-        check_hooks(model, (hook_name(self.component, layer) for layer in layers))
-        axes = _axes(self.component, self.by)
-        labels = self._labels(axes, model, tokens, layers[0])
+        layers = tuple(chosen_labels(self._layers(layer), n_layers, what))
+        check_hooks(model, (hook_name(component, layer) for layer in layers))
+        axes = _axes(component, self.by)
+        labels = self._labels(component, axes, model, tokens, layers[0])
         at_once = tuple(sorted(labels["position"]))
         edits = []
         for place in product(*(range(len(labels[axis])) for axis in axes)):
@@ -115,21 +126,31 @@ class Selection:
             where = (here["position"],) if "position" in here else at_once
             edits.append(Edit(place, where, here.get("head"), here.get("key")))
         named = {"layer": layers, **{axis: tuple(labels[axis]) for axis in axes}}
-        return Plan(self.component, layers, named, tuple(edits))
+        return Plan(component, layers, named, tuple(edits))
+
+    def _layers(self, own: int | None) -> Iterable[int] | None:
+        """The layers that are asked for; a full name of a hook asks for its own alone."""
+        if own is None:
+            return self.layers
+        if self.layers is not None:
+            raise SiteError(
+                f"{self.component!r} names a layer, and so does layers. Give one of both."
+            )
+        return [own]
 
     def _labels(
-        self, axes: Sequence[str], model: HookedModel, tokens: Tensor, layer: int
+        self, component: str, axes: Sequence[str], model: HookedModel, tokens: Tensor, layer: int
     ) -> dict[str, list[int]]:
         length = tokens.shape[1]
         labels = {"position": chosen_labels(self.positions, length, "positions")}
-        if self.component == PATTERN:
+        if component == PATTERN:
             labels["key"] = list(range(length))
-        if self.component not in HEADLESS:
-            n_heads = _n_heads(model, tokens, self.component, layer)
+        if component in WITH_HEADS:
+            n_heads = _n_heads(model, tokens, component, layer)
             labels["head"] = chosen_labels(self.heads, n_heads, "heads")
         if self.heads is not None and "head" not in axes:
-            none = f"{self.component!r} has none."
-            advice = none if self.component in HEADLESS else "Add 'head' to by."
+            none = f"{component!r} has none."
+            advice = "Add 'head' to by." if component in WITH_HEADS else none
             raise SiteError(f"heads can be chosen where the grid is by head. {advice}")
         return labels
 
@@ -158,15 +179,17 @@ def chosen_labels(chosen: Iterable[int] | None, size: int, what: str) -> list[in
 
 def _axes(component: str, by: str | Iterable[str] | None) -> list[str]:
     if by is None:
-        return ["position"] if component in HEADLESS else ["head"]
-    allowed = ["position"] if component in HEADLESS else ["head", "position"]
+        return ["head"] if component in WITH_HEADS else ["position"]
+    allowed = ["head", "position"] if component in WITH_HEADS else ["position"]
     allowed += ["key"] if component == PATTERN else []
     entries = [by] if isinstance(by, str) or not isinstance(by, Iterable) else by
-    wanted = checks.listed(entries, "by", f"axes, from {', '.join(allowed)}", SiteError)
-    named = all(isinstance(axis, str) for axis in wanted)
-    if not named or not wanted or not set(wanted) <= set(allowed) or len(set(wanted)) < len(wanted):
+    listed = checks.listed(entries, "by", f"axes, from {', '.join(allowed)}", SiteError)
+    wanted = [AXES.get(axis, axis) if isinstance(axis, str) else axis for axis in listed]
+    wanted = [axis for axis in wanted if axis != "layer"]  # which every grid has
+    unknown = [axis for axis in wanted if not isinstance(axis, str) or axis not in allowed]
+    if unknown or not listed or len(set(wanted)) < len(wanted):
+        near = nearest(unknown[0], {*allowed, *AXES}) if unknown else "Name each axis once."
         raise SiteError(
-            f"a grid of {component!r} can be by {', '.join(allowed)}; got {by!r}. Name each axis "
-            "once."
+            f"a grid of {component!r} can be by {', '.join(allowed)}; got {by!r}. {near}"
         )
     return [axis for axis in allowed if axis in wanted]

@@ -19,7 +19,8 @@ from probes.errors import DataError
 from probes.patching.edits import Edit, write
 from probes.patching.fused import fused_attention
 from probes.patching.partial_runs import PartialRunner, without_rounding
-from probes.sites import PATTERN, Site, hook_name
+from probes.progress import checked
+from probes.sites import NEURONS, PATTERN, Site, hook_name
 from probes.subject import HookedModel, subject_of
 
 ROWS = 16
@@ -34,7 +35,7 @@ class Run:
         logits: ``"last"``: outputs at the last position; ``"all"``: at every one.
         max_memory: Bytes that they may take; None: half of what is free.
         accelerate: False takes the hooked loop.
-        progress: Show a progress bar.
+        progress: Whether to show how far it is; see :func:`probes.progress.shown`.
 
     Raises:
         DataError: Other logits, or a switch that is neither on nor off.
@@ -43,12 +44,13 @@ class Run:
     logits: str = "last"
     max_memory: float | int | None = None
     accelerate: bool = True
-    progress: bool = False
+    progress: bool | None = None
 
     def __post_init__(self) -> None:
         checks.choice(self.logits, "kind of logits", ("last", "all"), DataError)
-        for switch in ("accelerate", "progress"):
-            object.__setattr__(self, switch, checks.flag(getattr(self, switch), switch, DataError))
+        object.__setattr__(self, "progress", checked(self.progress))
+        accelerate = checks.flag(self.accelerate, "accelerate", DataError)
+        object.__setattr__(self, "accelerate", accelerate)
 
     @property
     def last_only(self) -> bool:
@@ -76,13 +78,15 @@ class HookedLoop:
 
     Attributes:
         outputs: Of the unedited runs.
+        rows: As above.
+        last_only: As above.
     """
 
     def __init__(
         self, model: HookedModel, tokens: Tensor, component: str, *, last_only: bool, rows: int
     ) -> None:
         self.model, self.component, self.rows = model, component, rows
-        self._batches, self._last_only = tokens.split(rows), last_only
+        self._batches, self.last_only = tokens.split(rows), last_only
         self.outputs = self._natural_outputs(tokens)
 
     def run(self, layer: int, values: Tensor, edits: Sequence[Edit]) -> Iterator[tuple[Edit, Any]]:
@@ -120,11 +124,11 @@ class HookedLoop:
         """
         sites = {f"{layer}": Site(hook_name(self.component, layer)) for layer in layers}
         outputs: Tensor | None = None
-        if with_outputs and self._last_only:
+        if with_outputs and self.last_only:
             found, outputs = run_and_capture(self.model, tokens, sites, self.rows)
         else:
             found = read_activations(self.model, tokens, sites, self.rows) if sites else {}
-        if with_outputs and not self._last_only:
+        if with_outputs and not self.last_only:
             outputs = self._natural_outputs(tokens)
         return {layer: found[f"{layer}"] for layer in layers}, outputs
 
@@ -132,7 +136,7 @@ class HookedLoop:
         return torch.cat([self._cut(self.model(batch)) for batch in tokens.split(self.rows)])
 
     def _cut(self, outputs: Tensor) -> Tensor:
-        return outputs[:, -1].clone() if self._last_only else outputs
+        return outputs[:, -1].clone() if self.last_only else outputs
 
 
 class Resumed(HookedLoop):
@@ -146,7 +150,7 @@ class Resumed(HookedLoop):
         self, model: HookedModel, tokens: Tensor, component: str, *, last_only: bool, rows: int
     ) -> None:
         self.model, self.component, self.rows = model, component, rows
-        self._last_only, self._fused = last_only, fused_attention(model)
+        self.last_only, self._fused = last_only, fused_attention(model)
         self._blocks = subject_of(model).model.blocks
         self._runners = list(self._natural(tokens))
         self.outputs = torch.cat([runner.outputs for runner in self._runners])
@@ -156,7 +160,7 @@ class Resumed(HookedLoop):
             yield PartialRunner(
                 self.model,
                 batch,
-                last_only=self._last_only,
+                last_only=self.last_only,
                 fused=self._fused,
                 keep_z=self.component == "z",
             )
@@ -200,7 +204,7 @@ class Resumed(HookedLoop):
                     row += runner.batch
                     parts.append(self._outputs(runner, layer, own, group))
                 outputs = torch.cat(parts, 1)
-                since = 0 if self._last_only else group[0].positions[0]
+                since = 0 if self.last_only else group[0].positions[0]
                 reached = (..., slice(since, None), slice(None))
                 without_rounding(outputs[reached], self.outputs[reached])
                 yield from zip(group, outputs, strict=True)
@@ -271,6 +275,11 @@ class Resumed(HookedLoop):
         natural = natural + there(runner.attn_out[layer])
         if self.component == "mlp_out":
             return natural + there(values)
+        if self.component in NEURONS:
+            written = there(values).contiguous()  # the MLP reshapes by view
+            hook = (hook_name(self.component, layer), lambda own, hook: written.to(own))
+            with self.model.hooks(fwd_hooks=[hook]):
+                return runner.after_mlp(layer, natural)
         W_O = self._blocks[layer].attn.W_O  # [head, d_head, d_model]
         change = there(values) - there(runner.z[layer])  # [edit, batch, position, head, d_head]
         if edits[0].head is None:

@@ -16,18 +16,14 @@ from probes import checks
 from probes.capture import read_activations
 from probes.errors import DataError, SiteError
 from probes.passes import alone
-from probes.patching.activations import (
-    DIRECTIONS,
-    Metric,
-    check_pair,
-    checked_metric,
-    metric_name,
-)
 from probes.patching.edits import Edit, Plan, Selection
 from probes.patching.engines import Run
 from probes.patching.grid import Grid
+from probes.patching.metrics import Metric, checked_metric, metric_name
 from probes.patching.partial_runs import without_rounding
+from probes.patching.sources import CachedRun, Source, base_and_source, read_source
 from probes.patching.trust import choose_engine, inert_hooks
+from probes.progress import shown, steps
 from probes.sites import Site, hook_name
 from probes.subject import HookedModel, subject_of
 
@@ -37,8 +33,8 @@ INPUTS = ("q", "k", "v")
 @alone
 def patch_paths(
     model: HookedModel,
-    clean: Tensor,
-    corrupted: Tensor,
+    clean: Source,
+    corrupted: Source,
     receiver: tuple[int, int] | str,
     metric: Metric,
     *,
@@ -50,12 +46,13 @@ def patch_paths(
     freeze_mlps: bool = False,
     logits: str = "last",
     max_memory: float | int | None = None,
+    progress: bool | None = None,
 ) -> Grid:
     """The effect of every head below a receiver, along its direct path to the receiver alone.
 
     Args:
         model: A hooked model; it is left as it was found.
-        clean: ``[sequence, position]``.
+        clean: ``[sequence, position]``; the source may be a cache, as in ``patch_activations``.
         corrupted: ``[sequence, position]``: as many sequences, of the same length.
         receiver: ``(layer, head)``, or ``"logits"``.
         metric: From logits, ``[sequence, token]``, to one value a sequence.
@@ -68,20 +65,20 @@ def patch_paths(
         freeze_mlps: Keep MLPs between sender and receiver natural as well.
         logits: ``"last"`` or ``"all"``: what the metric sees.
         max_memory: Bytes that the runs may take; by default half of what is free.
+        progress: Whether to show how far it is; see :func:`probes.progress.shown`.
 
     Returns:
         A Grid of senders by layer and head.
 
     Raises:
         DataError: Tokens, or a metric's values, that cannot be used.
-        SiteError: A receiver or a sender that the model lacks, or no layer below the receiver.
+        SiteError: A receiver or a sender that the model or the cache lacks, or no layer below the
+            receiver.
     """
-    checks.choice(direction, "direction", DIRECTIONS, DataError)
     checks.choice(receiver_input, "input of the receiver", INPUTS, SiteError)
     freeze_mlps = checks.flag(freeze_mlps, "freeze_mlps", DataError)
-    run = Run(logits, max_memory)
-    check_pair(model, clean, corrupted)
-    base, source = (corrupted, clean) if direction == "denoising" else (clean, corrupted)
+    run = Run(logits, max_memory, progress=progress)
+    base, source = base_and_source(model, clean, corrupted, direction)
     top, head = _receiver(model, receiver, receiver_input)
     senders = Selection("z", ["head"], layers, heads, positions).plan(
         model, base, top, f"layers of senders below {_named(receiver)}"
@@ -89,23 +86,28 @@ def patch_paths(
     received = "resid_post" if head is None else receiver_input
     block = subject_of(model).n_layers - 1 if head is None else top
     whole = Edit((), tuple(range(base.shape[1])), head)
-    with torch.no_grad():
+    with shown("path patching", run.progress), torch.no_grad():
         inert = inert_hooks(model, base, senders)
-        sent = read_activations(model, source, {name: Site(name) for name in senders.hooks})
+        sent = read_source(model, source, senders.hooks)
         path = _Path(model, base, senders.layers, top, freeze_mlps)
-        measure = checked_metric(metric, len(base))
+        measure = checked_metric(metric, len(base), last_only=run.last_only)
         arrival = Plan(received, (block,), {}, (whole,))
         engine, how, _ = choose_engine(model, base, arrival, run)
         natural = measure(engine.outputs)
         found = natural.new_zeros(*map(len, senders.axes.values()), len(base))
-        for index, layer in enumerate(senders.layers):
+        for index, layer in enumerate(steps(senders.layers, "layers")):
             for edit in senders.edits:
                 arriving = path.arriving(layer, sent[senders.hooks[index]], edit, received, block)
                 ((_, outputs),) = engine.run(block, arriving, [whole])
                 found[(index, *edit.place)] = measure(outputs)
-        of_source = engine.natural(source, [], with_outputs=True)[1]
-        assert of_source is not None
-        source_values = measure(without_rounding(of_source, engine.outputs))
+        of_source = (
+            source.outputs(engine.rows, last_only=run.last_only)
+            if isinstance(source, CachedRun)
+            else engine.natural(source, [], with_outputs=True)[1]
+        )
+        source_values = (
+            None if of_source is None else measure(without_rounding(of_source, engine.outputs))
+        )
     mlps = "MLPs frozen" if freeze_mlps else "MLPs recomputed"
     return Grid(
         intervention=f"path patching, {direction}",

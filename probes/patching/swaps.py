@@ -16,13 +16,13 @@ from torch import Tensor
 
 from probes.patching.fused import FusedAttention
 from probes.patching.partial_runs import KeyValues, own_attention
-from probes.sites import COMPONENTS, Site, sequence_axes
+from probes.sites import COMPONENTS, NEURONS, Site, sequence_axes
 from probes.subject import HookedModel, subject_of
 
 Write = tuple[Site, Tensor]
 """A site inside a block and what is written there, ``[batch, …]`` as the site reads it."""
 
-SWAPPED = frozenset({*COMPONENTS, "attn_scores"})
+SWAPPED = frozenset({*COMPONENTS, "attn_scores"} - {*NEURONS})
 """Components that can be written: each passes its hook once, at the queries or at the keys."""
 
 _WITHIN_ATTENTION = frozenset({"q", "k", "v", "z", "pattern", "attn_scores"})

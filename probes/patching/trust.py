@@ -200,22 +200,53 @@ def _moved(edit: Edit, length: int, short: int) -> Edit:
     return replace(edit, positions=tuple(positions), key=key)
 
 
-def _rows(model: HookedModel, tokens: Tensor, resumed: bool, max_memory: float | int | None) -> int:
-    """Sequences a forward pass that memory has room for, beside what is kept of natural runs."""
-    subject, length = subject_of(model), tokens.shape[1]
-    free = int(free_memory(subject.device) * SHARE_OF_FREE_MEMORY)
+def check_graph(
+    model: HookedModel, tokens: Tensor, n_kept: int, max_memory: float | int | None
+) -> None:
+    """Raise a DataError if memory has no room for one pass over all tokens and its gradients.
+
+    Args:
+        model: A hooked model.
+        tokens: ``[sequence, position]``.
+        n_kept: Layers whose activations are kept from two runs, with their gradients.
+        max_memory: Bytes; None for half of what is free.
+    """
+    one = _bytes_of_layer(model, tokens.shape[1])
+    needed = len(tokens) * one * (subject_of(model).n_layers + 3 * n_kept)
+    _check_budget(model, tokens, needed, max_memory)
+
+
+def _check_budget(
+    model: HookedModel, tokens: Tensor, needed: int, max_memory: float | int | None
+) -> float:
+    """The bytes that are allowed, if as many as are needed."""
+    free = int(free_memory(subject_of(model).device) * SHARE_OF_FREE_MEMORY)
     asked = free if max_memory is None else max_memory
     budget = checks.number(asked, "max_memory", 0, math.inf, DataError, "It is in bytes.")
-    size, heads = subject.dtype.itemsize, subject.n_heads * subject.d_head
-    kept = 3 * (subject.n_layers + 1) * (subject.d_model + heads) * length * size if resumed else 0
-    passing = length * size * (8 * subject.d_model + 6 * heads + 3 * subject.d_mlp)
-    passing += length * size * (4 * subject.n_heads * length + 2 * subject.n_outputs)
-    needed = kept * len(tokens) + passing
     if needed > budget:
         raise DataError(
-            f"patching {len(tokens)} sequences of {length} positions needs about "
+            f"patching {len(tokens)} sequences of {tokens.shape[1]} positions needs about "
             f"{needed / 1e6:.3g} MB, more than the {budget / 1e6:.3g} MB allowed. Pass fewer "
             "sequences at a time, or raise max_memory."
         )
+    return budget
+
+
+def _bytes_of_layer(model: HookedModel, length: int) -> int:
+    """Roughly what one sequence's pass takes while it is in a layer."""
+    subject = subject_of(model)
+    heads = subject.n_heads * subject.d_head
+    entries = 8 * subject.d_model + 6 * heads + 3 * subject.d_mlp
+    entries += 4 * subject.n_heads * length + 2 * subject.n_outputs
+    return length * subject.dtype.itemsize * entries
+
+
+def _rows(model: HookedModel, tokens: Tensor, resumed: bool, max_memory: float | int | None) -> int:
+    """Sequences a forward pass that memory has room for, beside what is kept of natural runs."""
+    subject, length = subject_of(model), tokens.shape[1]
+    size, heads = subject.dtype.itemsize, subject.n_heads * subject.d_head
+    kept = 3 * (subject.n_layers + 1) * (subject.d_model + heads) * length * size if resumed else 0
+    passing = _bytes_of_layer(model, length)
+    budget = _check_budget(model, tokens, kept * len(tokens) + passing, max_memory)
     most = ROWS if resumed else len(tokens)
     return int(max(1, min(most, (budget - kept * len(tokens)) // passing)))

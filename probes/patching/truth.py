@@ -11,6 +11,8 @@ Here two sequences are run, and what the one's activations are is written into t
 - **What attention is made of.** ``z``; ``pattern`` and ``v``; ``attn_scores`` and ``v``; or ``q``,
   ``k`` and ``v`` determine what attention writes. With the other's, the run must end as it does
   with the other's ``attn_out``.
+- **What the MLP is made of.** ``post``, or all that comes before it, determines what it writes, in
+  the same way.
 
 Runs end with the last stream and the prediction.
 """
@@ -25,7 +27,7 @@ from torch import Tensor
 
 from probes.errors import SiteError
 from probes.patching.partial_runs import distance, tolerance
-from probes.sites import hook_name
+from probes.sites import NEURONS, hook_name
 from probes.subject import HookedModel, Subject, subject_of
 
 STREAMS = ("resid_pre", "resid_mid", "resid_post")
@@ -37,8 +39,10 @@ TOGETHER = {
     "q": ("q", "k", "v"),
     "k": ("q", "k", "v"),
     "v": ("q", "k", "v"),
+    "pre": ("pre", "pre_linear"),
+    "post": ("post",),
 }
-"""By component, what determines with it what attention writes."""
+"""By component, what determines with it what attention, or the MLP, writes."""
 
 MOST_CASES = 32
 """Pairs of sequences a forward pass."""
@@ -131,10 +135,11 @@ def _cases(name: str, layer: int, natural: Mapping[str, Tensor]) -> list[_Case]:
     if name in STREAMS:
         return [_Case(name, layer, others(name))]
     if name in TOGETHER:
-        if not others("attn_out"):
+        written = "mlp_out" if name in NEURONS else "attn_out"
+        if not others(written):
             return []
-        like = _Case("attn_out", layer, others("attn_out"))
-        itself = _cases("attn_out", layer, natural)
+        like = _Case(written, layer, others(written))
+        itself = _cases(written, layer, natural)
         return [*itself, _Case(name, layer, others(*TOGETHER[name]), like)]
     serial = bool(others("resid_mid"))
     if name == "mlp_out":
@@ -198,6 +203,9 @@ def _compare(case: _Case, came: Tensor, due: Tensor, natural: Tensor) -> None:
             **dict.fromkeys(STREAMS, "with another sequence's, a run must end as that one's does"),
             **dict.fromkeys(
                 ADDED, "with what is wanting for another's stream, it must end as that"
+            ),
+            **dict.fromkeys(
+                NEURONS, "with another sequence's, the MLP must write what it does there"
             ),
         }.get(case.component, "with another sequence's, attention must write what it does there")
         raise SiteError(

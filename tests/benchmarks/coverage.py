@@ -22,7 +22,7 @@ from mtd_lens.contracts import EVERY, LAST
 from mtd_lens.experiment import Experiment
 from mtd_lens.families.mtd.claims import control_task
 from mtd_lens.measures.probe import MAX_FURTHER, attainable_errors, probe_errors
-from mtd_lens.results.forms import text_table
+from mtd_lens.printing import text_table
 from probes.capture import NaturalRuns
 from probes.linear import ROWS_A_FEATURE
 from probes.subject import HookedModel

@@ -17,7 +17,7 @@ import torch
 
 import mtd_lens
 from mtd_lens.hooked import HookedTransformer, HookedTransformerConfig
-from mtd_lens.results.forms import text_table
+from mtd_lens.printing import text_table
 
 REPETITIONS = 5
 LENGTHS = (64, 256)

@@ -18,7 +18,7 @@ import torch
 from run import REPETITIONS, seconds
 
 import probes
-from mtd_lens.results.forms import text_table
+from mtd_lens.printing import text_table
 
 N_LAYERS = 3
 VOCABULARY = 16

@@ -20,7 +20,7 @@ import torch
 
 import mtd_lens
 from mtd_lens.hooked import HookedTransformer, HookedTransformerConfig
-from mtd_lens.results.forms import text_table
+from mtd_lens.printing import text_table
 from mtd_lens.verdicts import REFUTED, SUPPORTED
 
 TASKS = ("mtd-q5-m3-t32", "mtd-q3-m2-t32", "mtd-q5-m3-t32", "ngram-q3-s12-t32")

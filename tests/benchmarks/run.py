@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 import mtd_lens
-from mtd_lens.results.forms import text_table
+from mtd_lens.printing import text_table
 
 REPETITIONS = 5
 

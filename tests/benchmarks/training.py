@@ -22,7 +22,7 @@ import torch
 import mtd_lens
 from mtd_lens.architectures import ARCHITECTURES, Size, build_trainable
 from mtd_lens.hooked import ModelInfo, assemble
-from mtd_lens.results.forms import text_table
+from mtd_lens.printing import text_table
 
 REPETITIONS = 5
 STEPS = 30

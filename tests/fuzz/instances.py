@@ -144,6 +144,11 @@ def competition() -> Any:
 
 
 @functools.cache
+def scorecard_comparison() -> Any:
+    return mtd_lens.compare_scorecards([card(), card()])
+
+
+@functools.cache
 def reading() -> Any:
     return mtd_lens.read_weights(model(), n_random=1)
 
@@ -235,6 +240,7 @@ INSTANCES: dict[str, Callable[[], Any]] = {
     "Claim": lambda: experiment().algorithm.claims(task())[0],
     "Comparison": comparison,
     "Competition": competition,
+    "ScorecardComparison": scorecard_comparison,
     "Content": lambda: measures.Content(floats(3, 3).softmax(-1), torch.arange(3)),
     "Dashboard": lambda: mtd_lens.Dashboard(inspection(), None),
     "Examples": lambda: experiment().family.examples(task(), 2, 0, True),

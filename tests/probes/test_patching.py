@@ -329,7 +329,7 @@ def test_half_precision_runs_the_loop(pair):
             return activation
 
         patched = model.run_with_hooks(corrupted, fwd_hooks=[(hook, put)])[:, -1]
-        assert torch.equal(grid.values[1, 1], metric(patched).double())
+        assert torch.equal(grid.values[1, 1], metric(patched.float()).double())
 
 
 def test_places_without_an_effect_are_exactly_without(gpt, pair):

@@ -89,6 +89,7 @@ def test_a_construction_supports_every_claim_in_its_own_layer(form):
     assert closest[0].parameters["step_size"] * 2 * 30 == pytest.approx(
         card.parameters["beta"], rel=1e-3
     )
+    assert card.parameters["beta_as_step_size"] * 2 * 30 == card.parameters["beta"]
 
 
 @pytest.mark.parametrize("form", ["absolute", pytest.param("relative", marks=pytest.mark.slow)])
@@ -172,7 +173,14 @@ def test_a_doubled_model_is_scored_and_ablated(task):
     model = mtd_lens.construct(task, 5.0).double()
     card = mtd_lens.score(model, n_sequences=64)
     assert card["prediction.estimator"].score > 0.999
-    assert card.parameters == {"beta": pytest.approx(5.0, rel=1e-3)}  # nor is it at a bound
+    step_size = 5.0 / (task.order * (task.seq_len - task.order))
+    assert card.parameters == {  # nor is it at a bound
+        "beta": pytest.approx(5.0, rel=1e-3),
+        "beta_as_step_size": pytest.approx(step_size, rel=1e-3),
+    }
+    shown = [line for line in str(card).splitlines() if "β" in line]
+    assert len(shown) == 1  # a card has one β, beside the step size that it equals
+    assert f"β {card.parameters['beta']:.4g} (step size " in shown[0]
     broken = mtd_lens.ablate_construction(model, "lag")
     assert next(broken.parameters()).dtype == torch.float64
 

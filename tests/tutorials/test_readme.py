@@ -1,6 +1,7 @@
 """What the README shows, run from top to bottom."""
 
 import itertools
+import json
 import re
 from pathlib import Path
 
@@ -74,6 +75,11 @@ def test_braces_expand():
 
 def test_the_demo_is_the_one_that_is_shown():
     makefile = (ROOT / "Makefile").read_text()
-    [model] = re.findall(r"^MODEL \?= (\S+)$", makefile, re.MULTILINE)
-    shown = README.split("## What the demo says")[1].split("\n## ")[0]
-    assert f"`{model}`" in shown
+    [models] = re.findall(r"^MODELS \?= (.+)$", makefile, re.MULTILINE)
+    section = README.split("## What the demo says")[1].split("\n## ")[0]
+    shown = re.findall(r"`([^`\n]+)`[^`>]*:\n\n((?:> .+\n)+)", section)
+    assert [name for name, _ in shown] == models.split()
+    for name, quoted in shown:
+        [path] = ROOT.glob(f"mtd_lens/families/*/models/{name}/measurements.json")
+        measured = json.loads(path.read_text())["scorecard"]["conclusion"]
+        assert measured.startswith(" ".join(quoted.replace("> ", "").split()))

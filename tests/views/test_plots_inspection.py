@@ -49,7 +49,7 @@ def test_latents_have_a_panel_a_component_and_a_line_a_source(found, tmp_path):
         assert axes.get_ylim() == (-0.03, 1.03)
     assert len(table) == 3 * (6 * 9 - 1)
     title = figure.get_suptitle()
-    assert all(words in title for words in ("m on t", "sequence 0", "seed 7", "beta 9"))
+    assert all(words in title for words in ("m on t", "sequence 0", "seed 7", "β 9"))
 
 
 def test_models_are_in_colour_and_the_rest_is_neutral(found):

@@ -69,7 +69,7 @@ def test_cells_stand_where_claim_and_layer_meet(card):
     assert at[2, heights[3]] == "0.95"
     title = figure.get_suptitle()
     assert all(
-        words in title for words in ("m on t", "64 sequences, seed 3", "beta 12", "clipped at -1")
+        words in title for words in ("m on t", "64 sequences, seed 3", "β 12", "clipped at -1")
     )
 
 

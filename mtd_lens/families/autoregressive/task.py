@@ -111,6 +111,16 @@ class AutoregressiveTask(PlainData):
 
     outputs = inputs
 
+    @property
+    def description(self) -> str:
+        """What it is, in words."""
+        article = "an" if self.ensemble == "orthogonal" else "a"
+        noise = f", noise {self.noise:g}" if self.noise else ""
+        return (
+            f"vectors of {self.dim} components, context {self.seq_len}; {article} {self.ensemble} "
+            f"matrix drawn for each sequence{noise}"
+        )
+
     def sample(self, n: int, seed: int = 0) -> AutoregressiveBatch:
         """Draw ``n`` sequences, vectorised over sequences; the same seed draws the same ones.
 

@@ -116,8 +116,10 @@ class MTDCausalModel(OnMeans):
 
     @property
     def parameters(self) -> dict[str, float]:
-        """What is fitted to the model under test."""
-        return with_flag("beta", float(self.beta), self.beta_at_bound)
+        """What is fitted to the model under test: β, and η, the step size that it equals."""
+        n_evidence = self.task.seq_len - self.task.order
+        same = {"beta_as_step_size": self.beta / (self.task.order * n_evidence)}
+        return with_flag("beta", float(self.beta), self.beta_at_bound) | same
 
     def run(self, tokens: Tensor) -> dict[str, Tensor]:
         """All variables at every query position, in float64.

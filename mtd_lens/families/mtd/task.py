@@ -144,6 +144,15 @@ class MTDTask:
         """Registry name, if it has one."""
         return self._name
 
+    @property
+    def description(self) -> str:
+        """What it is, in words."""
+        return (
+            f"{self.n_tokens} tokens, order {self.order}, context {self.seq_len}; a fixed "
+            f"transition matrix, weights of lags drawn from Dirichlet({self.concentration:g}) for "
+            "each sequence"
+        )
+
     def sample(self, n: int, seed: int = 0) -> MTDBatch:
         """Draw ``n`` sequences, vectorised over sequences; the same seed draws the same ones.
 

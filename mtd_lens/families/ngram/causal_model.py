@@ -248,15 +248,18 @@ def fit_sharpness(
     return search(cross_entropy, ends, 1e-8)
 
 
-def nearest_sharpness(task: NGramTask, tokens: Tensor, predictions: Predictions) -> float:
+def nearest_sharpness(
+    task: NGramTask, tokens: Tensor, predictions: Predictions, *, match: str = "tuple"
+) -> float:
     """The sharpness of least KL(kernel ‖ prediction) at the last query.
 
     Args:
         task: The task.
         tokens: ``[sequence, position]``.
         predictions: ``[sequence, token]``.
+        match: Of the kernel, as in ``NGramCausalModel``.
     """
-    kernel = kernel_of(task, tokens)
+    kernel = kernel_of(task, tokens, match)
 
     def divergence(sharpness: float) -> float:
         return float(probes.kl_divergence(kernel(sharpness), predictions).mean())

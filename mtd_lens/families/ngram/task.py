@@ -118,6 +118,16 @@ class NGramTask(PlainData):
     outputs = inputs
 
     @property
+    def description(self) -> str:
+        """What it is, in words."""
+        parents = " and ".join(map(str, self.parents))
+        seen = f"parents at lags {parents} of {self.window}" if parents else "no parents"
+        return (
+            f"{self.n_tokens} tokens, {seen}, context {self.seq_len}; transition rows drawn from "
+            f"Dirichlet({self.concentration:g}) for each sequence"
+        )
+
+    @property
     def n_rows(self) -> int:
         """Rows of a table, ``n_tokens ** len(parents)``: one for each tuple of parents."""
         return self.n_tokens ** len(self.parents)
