@@ -80,12 +80,12 @@ def test_an_answer_is_a_models_that_holds_first():
     said = answers.sentences(
         given,
         [
-            answers.Answer(lambda m: answers.has(m, "supported", "a.b"), "do", {}),
-            answers.Answer(lambda m: True, "do not", {"b": "a.b"}),
+            answers.Answer(lambda m: answers.has(m, "supported", "a.b"), "[does|do]", {}),
+            answers.Answer(lambda m: True, "[does|do] not", {"b": "a.b"}),
         ],
     )
     assert said == [
-        "**1 of 3 models** do: x, T\u00a0=\u00a02, seed 0.",
+        "**1 of 3 models** does: x, T\u00a0=\u00a02, seed 0.",
         "**2 of 3 models** do not: x, T\u00a0=\u00a02, seed 1; y. Scores: b −1.50 to −0.50.",
     ]
 

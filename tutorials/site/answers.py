@@ -1,5 +1,6 @@
 """The sentences that results pages begin with: what models do, from verdicts on their claims."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,8 @@ class Answer:
 
     Attributes:
         holds: Whether a model does it.
-        said: What it is, as the predicate of a sentence about several models.
+        said: What it is, as the predicate of a sentence; ``[one|several]`` is how it goes for one
+            model, and for several.
         claims: Whose scores stand behind it, under the words for them.
     """
 
@@ -50,11 +52,16 @@ def sentences(groups: Mapping[str, Sequence[Model]], answers: Sequence[Answer]) 
                 if each
             )
             scores = "; ".join(f"{w} {_span(models, c)}" for w, c in answer.claims.items())
+            said = _predicate(answer.said, len(models))
             found.append(
-                f"**{len(models)} of {everyone} models** {answer.said}: {kinds}."
+                f"**{len(models)} of {everyone} models** {said}: {kinds}."
                 + (f" Scores: {scores}." if scores else "")
             )
     return found
+
+
+def _predicate(said: str, n_models: int) -> str:
+    return re.sub(r"\[(\w+)\|(\w+)\]", lambda form: form[1] if n_models == 1 else form[2], said)
 
 
 def unbroken(label: str) -> str:

@@ -28,17 +28,18 @@ ESTIMATOR, INNER = "prediction.estimator", "inner_products.attention"
 ANSWERS = (
     Answer(
         lambda m: has(m, "supported", ESTIMATOR),
-        "predict like one step of gradient descent",
+        "[predicts|predict] like one step of gradient descent",
         {"predictions": ESTIMATOR, "inner products as a pattern": INNER},
     ),
     Answer(
-        lambda m: has(m, "supported", INNER),
-        "attend by the inner products that one step takes, and predict otherwise",
+        lambda m: has(m, "supported", INNER) and has(m, "partial", ESTIMATOR),
+        "[attends|attend] by the inner products that one step takes, and [predicts|predict] like "
+        "it in part",
         {"inner products as a pattern": INNER, "predictions": ESTIMATOR},
     ),
     Answer(
         lambda m: True,
-        "do neither, or in part",
+        "[does|do] neither, or in part",
         {"inner products as a pattern": INNER, "predictions": ESTIMATOR},
     ),
 )

@@ -44,34 +44,37 @@ MEAN_SCORES = {
     "for any source": SWAPS["mean responsibility"],
 }
 
+FURTHER = (*SWAPS.values(), "mixture_weights.interchange_given_query")
+HELD = ("supported", "partial")
+
 ANSWERS = (
     Answer(
         lambda m: has(m, "supported", *SWAPS.values()),
-        "carry the responsibilities, their mean and the mixture weights, each in one layer, as the "
-        "construction does",
+        "[carries|carry] the responsibilities, their mean and the mixture weights, each in one "
+        "layer, as the construction does",
         SWAPS,
     ),
     Answer(
         lambda m: (
             has(m, "supported", GIVEN_QUERY, ESTIMATOR)
-            and not any(has(m, "supported", swap) for swap in SWAPS.values())
+            and not any(m["claims"][claim]["verdict"] in HELD for claim in FURTHER)
         ),
-        "predict like one step's group, but of the three carry the mean responsibility alone, and "
-        "that only between sequences that end in the same tokens",
+        "[predicts|predict] like one step's group, but of the three [carries|carry] the mean "
+        "responsibility alone, and that only between sequences that end in the same tokens",
         MEAN_SCORES,
     ),
     Answer(
         lambda m: has(m, "supported", ESTIMATOR) and has(m, "partial", GIVEN_QUERY),
-        "predict like one step's group, and between such sequences carry the mean responsibility "
-        "in part",
+        "[predicts|predict] like one step's group, and between sequences that end in the same "
+        "tokens [carries|carry] the mean responsibility in part",
         MEAN_SCORES,
     ),
     Answer(
         lambda m: not has(m, "supported", ESTIMATOR),
-        "do not predict like one step's group, or do so in part",
+        "[does|do] not predict like one step's group, or [does|do] so in part",
         {"predictions": ESTIMATOR},
     ),
-    Answer(lambda m: True, "do none of this", {"predictions": ESTIMATOR}),
+    Answer(lambda m: True, "[does|do] none of this", {"predictions": ESTIMATOR}),
 )
 """What models do, the first that holds."""
 

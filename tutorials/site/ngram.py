@@ -29,18 +29,18 @@ MATCHED, SWAPPED = "match_weights.attention", "match_weights.interchange"
 ANSWERS = (
     Answer(
         lambda m: has(m, "supported", COPIED, NOTHING_ELSE),
-        "copy the parents by heads, as a generalized induction head does, and pass nothing else "
-        "there",
+        "[copies|copy] the parents by heads, as a generalized induction head does, and "
+        "[passes|pass] nothing else there",
         {"copying": COPIED, "nothing else": NOTHING_ELSE, "match weights as a pattern": MATCHED},
     ),
     Answer(
         lambda m: has(m, "supported", COPIED),
-        "copy the parents by heads, where something else passes too",
+        "[copies|copy] the parents by heads, where something else passes too",
         {"copying": COPIED, "nothing else": NOTHING_ELSE, "match weights as a pattern": MATCHED},
     ),
     Answer(
         lambda m: True,
-        "copy no parents by a head that is found",
+        "[copies|copy] no parents by a head that is found",
         {"copying": COPIED, "predictions": "prediction.estimator"},
     ),
 )

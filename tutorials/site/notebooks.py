@@ -21,7 +21,7 @@ SECONDS_A_CELL = 600
 
 INSTALL = """\
 # Where mtd_lens is missing, this installs it from the checkout around the
-# notebook. In Colab, upload a checkout and say here where it is.
+# notebook. In Colab, upload a checkout, or a .zip of it, and say here where it is.
 import importlib.util
 import subprocess
 import sys
