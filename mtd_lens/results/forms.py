@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from probes import pages
 from probes.statistics.intervals import Interval
 
 MAX_TABLE_WIDTH = 1000
@@ -108,6 +109,9 @@ class Table:
         return f"{self.title}\n\n" * bool(self.title) + text_table(
             self.header, self.rows, self.left
         )
+
+    def __html__(self) -> str:
+        return pages.table(self.header, self.rows, self.left, self.title)
 
 
 def text_table(

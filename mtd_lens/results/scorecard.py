@@ -1,7 +1,7 @@
 """The scorecard: what was found of each claim, and how it is shown."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from jaxtyping import Float
@@ -14,7 +14,7 @@ from mtd_lens.results.first_form import sources_of
 from mtd_lens.results.forms import Table, figure, interval, parameters
 from mtd_lens.results.plain import from_plain, to_plain
 from mtd_lens.verdicts import IN_WORDS, NOT_APPLICABLE, THRESHOLD
-from probes import checks
+from probes import checks, pages
 from probes.statistics.intervals import Interval
 
 FIRST_FIELDS = (
@@ -179,7 +179,7 @@ class Scorecard(Result):
         return max((entry.layer for entry in self.matrix), default=-1) + 1
 
     def _repr_html_(self) -> str:
-        return forms.html("scorecard.html", **self._view())
+        return pages.fragment(forms.html("scorecard.html", **self._view()))
 
     def __repr__(self) -> str:
         counts = {v: sum(c.verdict == v for c in self.claims) for v in IN_WORDS}
@@ -264,6 +264,8 @@ class Scorecard(Result):
         ]
 
     def _view(self) -> dict[str, Any]:
+        from markupsafe import Markup
+
         scores = {(entry.claim, entry.layer): entry for entry in self.matrix}
         return {
             "card": self,
@@ -271,12 +273,14 @@ class Scorecard(Result):
             "scores": scores,
             "chosen": {(claim.id, claim.layer) for claim in self.claims},
             "verdicts": IN_WORDS,
+            "verdict": lambda name: Markup(pages.verdict(name)),
+            "breakable": lambda text: Markup(pages.breakable(text)),
             "figure": figure,
             "interval": interval,
             "parameters": parameters,
             "colour": colour,
-            "estimators": self._estimators_table(),
-            "beside": self._beside_table(),
+            "estimators": replace(self._estimators_table(), title=""),
+            "beside": replace(self._beside_table(), title=""),
             "notes": self._all_notes(),
         }
 

@@ -45,7 +45,7 @@ FRAME_HEIGHT = 900
 
 @dataclass(frozen=True, repr=False)
 class Dashboard:
-    """A page to look at: ``to_html`` writes it, and a notebook shows it.
+    """A page to look at: ``save`` writes it, and a notebook shows it.
 
     Attributes:
         inspection: What is shown.
@@ -69,6 +69,17 @@ class Dashboard:
         if target is not None:
             files.write_text(target, text)
         return text
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the page.
+
+        Args:
+            path: Where to.
+
+        Raises:
+            OutputPathError: The path cannot be written to.
+        """
+        self.to_html(path)
 
     def with_scorecard(self, scorecard: Scorecard) -> "Dashboard":
         """The same page with what ``score`` returned for the model.
