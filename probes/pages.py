@@ -4,6 +4,7 @@ A fragment follows the notebook, or the page, that it stands in: JupyterLab, VS 
 root says ``data-theme`` are asked first, then the reader's own preference.
 """
 
+import importlib.resources
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -26,40 +27,14 @@ def _within(places: Iterable[str]) -> str:
     return ", ".join(f"{place} .mtd-lens" for place in places)
 
 
-STYLE = (
-    f"""
-.mtd-lens {{ {LIGHT} }}
-@media (prefers-color-scheme: dark) {{ .mtd-lens {{ {DARK} }} }}
-{_within(LIGHT_PLACES)} {{ {LIGHT} }}
-{_within(DARK_PLACES)} {{ {DARK} }}
-"""
-    + """
-.mtd-lens { font: 14px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; color: var(--ink); background: var(--paper); }
-.mtd-lens h1 { font-size: 20px; margin: 0 0 2px; overflow-wrap: anywhere; }
-.mtd-lens h2 { font-size: 16px; margin: 28px 0 6px; }
-.mtd-lens p { margin: 0 0 10px; max-width: 75ch; color: var(--quiet); overflow-wrap: anywhere; }
-.mtd-lens .title { color: var(--ink); font-weight: 600; white-space: pre-wrap; }
-.mtd-lens .heading { margin: 18px 0 4px; color: var(--ink); }
-.mtd-lens .scroll { overflow-x: auto; max-width: 100%; }
-.mtd-lens table { border-collapse: collapse; margin: 6px 0 10px; font-size: inherit; color: var(--ink); background: var(--paper); }
-.mtd-lens tr { background: var(--paper); }
-.mtd-lens th, .mtd-lens td { padding: 5px 10px; text-align: right; vertical-align: top; border: 0; border-bottom: 1px solid var(--line); white-space: nowrap; font-variant-numeric: tabular-nums; }
-.mtd-lens th { font-weight: 600; border-bottom: 2px solid var(--other-line); }
-.mtd-lens td.name, .mtd-lens th.name { text-align: left; }
-.mtd-lens td.long { white-space: normal; min-width: 24ch; max-width: 75ch; }
-.mtd-lens .verdict { display: inline-block; padding: 0 8px; border-radius: 9px; border: 1px solid var(--other-line); background: var(--other); color: var(--other-ink); font-size: 12.5px; white-space: nowrap; }
-.mtd-lens .supported { background: var(--good); color: var(--good-ink); border-color: var(--good-line); }
-.mtd-lens .partial { background: var(--half); color: var(--half-ink); border-color: var(--half-line); }
-.mtd-lens .refuted, .mtd-lens .illusion_suspected, .mtd-lens .not_found { background: var(--bad); color: var(--bad-ink); border-color: var(--bad-line); }
-.mtd-lens .matrix td.cell { text-align: center; min-width: 76px; border: 2px solid var(--paper); }
-.mtd-lens .matrix th { text-align: center; }
-.mtd-lens .matrix th.name { text-align: left; }
-.mtd-lens .matrix td.chosen { outline: 3px solid #e07b00; outline-offset: -3px; font-weight: 700; }
-.mtd-lens .small { font-size: 12.5px; color: var(--quiet); }
-.mtd-lens b { color: var(--ink); }
-.mtd-lens wbr { display: none; }
-@media (max-width: 640px) { .mtd-lens wbr { display: inline; } .mtd-lens th, .mtd-lens td { padding: 5px 6px; } .mtd-lens td.name { white-space: normal; } .mtd-lens td.long { min-width: 40ch; } }
-"""
+STYLE = "\n".join(
+    [
+        f".mtd-lens {{ {LIGHT} }}",
+        f"@media (prefers-color-scheme: dark) {{ .mtd-lens {{ {DARK} }} }}",
+        f"{_within(LIGHT_PLACES)} {{ {LIGHT} }}",
+        f"{_within(DARK_PLACES)} {{ {DARK} }}",
+        (importlib.resources.files("probes") / "pages.css").read_text("utf-8"),
+    ]
 )
 """Of everything within an element of the class ``mtd-lens``."""
 
