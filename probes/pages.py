@@ -76,13 +76,15 @@ def table(
     )
 
 
-def verdict(name: str) -> str:
+def verdict(name: str, words: str = "") -> str:
     """A verdict, marked by what it says.
 
     Args:
         name: Of the verdict, which may have underscores.
+        words: To be shown in place of the name.
     """
-    return f'<span class="verdict {escape(name)}">{breakable(name.replace("_", " "))}</span>'
+    shown = words or name.replace("_", " ")
+    return f'<span class="verdict {escape(name)}">{escape(shown)}</span>'
 
 
 def breakable(text: str) -> str:

@@ -13,7 +13,7 @@ from mtd_lens.results.base import Result
 from mtd_lens.results.first_form import sources_of
 from mtd_lens.results.forms import Table, figure, interval, parameters
 from mtd_lens.results.plain import from_plain, to_plain
-from mtd_lens.verdicts import IN_WORDS, NOT_APPLICABLE, THRESHOLD
+from mtd_lens.verdicts import DOSES, IN_WORDS, NOT_APPLICABLE, THRESHOLD
 from probes import checks, pages
 from probes.statistics.intervals import Interval
 
@@ -272,6 +272,9 @@ class Scorecard(Result):
             "rows": [claim.id for claim in self.claims if claim.id in {key[0] for key in scores}],
             "scores": scores,
             "chosen": {(claim.id, claim.layer) for claim in self.claims},
+            "doses": [claim for claim in self.claims if claim.dose is not None],
+            "doses_within": DOSES,
+            "at": lambda dose: round(100 * (min(max(dose, -0.5), 2.0) + 0.5), 1),
             "verdicts": IN_WORDS,
             "verdict": lambda name: Markup(pages.verdict(name)),
             "breakable": lambda text: Markup(pages.breakable(text)),

@@ -17,8 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from markupsafe import Markup
 from torch import Tensor
 
+from mtd_lens import verdicts
 from mtd_lens.contracts import Algorithm, Task
 from mtd_lens.errors import ArgumentError
 from mtd_lens.questions import inspect as inspecting
@@ -26,7 +28,7 @@ from mtd_lens.results import forms
 from mtd_lens.results.inspection import MAX_OUTCOMES, Inspection, likeliest
 from mtd_lens.results.scorecard import Scorecard
 from mtd_lens.vocabulary import Vocabulary
-from probes import files
+from probes import files, pages
 from probes.subject import HookedModel
 
 LEVELS = 32767
@@ -186,8 +188,6 @@ def _checked_card(scorecard: Scorecard | None, inspection: Inspection) -> Scorec
 
 
 def _page(inspection: Inspection, card: Scorecard | None) -> str:
-    from markupsafe import Markup
-
     analysis, task = inspection.analysis, inspection.task
     data = json.dumps(_data(inspection), allow_nan=False, separators=(",", ":"))
     return forms.html(
@@ -206,6 +206,9 @@ def _page(inspection: Inspection, card: Scorecard | None) -> str:
         predicts_latent=analysis is not None and analysis.predicts_latent,
         vectors=inspection.tokens.is_floating_point(),
         figures=[Markup(svg) for svg in _figures(inspection)],
+        given=inspection.given_query,
+        scores=analysis.scores if analysis else None,
+        counts=_counts(card),
         scorecard=card,
         card=Markup(card._repr_html_()) if card else "",
         css=Markup(_template("dashboard.css")),
@@ -214,6 +217,30 @@ def _page(inspection: Inspection, card: Scorecard | None) -> str:
         # Nothing in a script element is markup, but "</script" and "<!--" would end or change it.
         data=Markup(data.replace("<", "\\u003c")),
     )
+
+
+def _counts(card: Scorecard | None) -> list[Markup]:
+    """How many claims have each verdict, marked by what it says."""
+    found = [claim.verdict for claim in card or ()]
+    return [
+        Markup(pages.verdict(name, f"{found.count(name)} {name.replace('_', ' ')}"))
+        for name in verdicts.IN_WORDS
+        if name in found
+    ]
+
+
+def _opening(inspection: Inspection) -> list[int]:
+    """Layer, head and pattern that are shown first: the head that is nearest to the last pattern.
+
+    That is the one by which the query attends to what it needs; the first head of all where the
+    algorithm says nothing of attention.
+    """
+    patterns = inspection.analysis.patterns if inspection.analysis else ()
+    if not patterns:
+        return [0, 0, 0]
+    away = inspection.distances(patterns[-1]).nanmean(-1).nan_to_num(1.0)
+    layer, head = divmod(int(away.argmin()), away.shape[1])
+    return [layer, head, len(patterns) - 1]
 
 
 def _figures(inspection: Inspection) -> list[str]:
@@ -243,6 +270,9 @@ def _data(inspection: Inspection) -> dict[str, Any]:
         "patterns": [],
         "defaults": [],
         "sources": None,
+        "opening": _opening(inspection),
+        "given": _given_query(inspection),
+        "scores": None,
     }
     if analysis is None:
         return data
@@ -258,6 +288,14 @@ def _data(inspection: Inspection) -> dict[str, Any]:
             if analysis.patterns
         ],
         "defaults": _nearest_patterns(inspection),
+        "scores": None
+        if analysis.scores is None
+        else {
+            "keys": analysis.scores.keys,
+            "measured": _rounded(analysis.scores.measured),
+            "fitted": _rounded(analysis.scores.fitted),
+            "explained": _rounded(analysis.scores.explained),
+        },
         "sources": list(analysis.predictions),
         "components": analysis.components,
         "latents": None
@@ -267,6 +305,19 @@ def _data(inspection: Inspection) -> dict[str, Any]:
         "predictions": {
             source: _rounded(value[..., shown]) for source, value in analysis.predictions.items()
         },
+    }
+
+
+def _given_query(inspection: Inspection) -> dict[str, Any] | None:
+    given = inspection.given_query
+    if given is None:
+        return None
+    shown = likeliest(given.predictions)
+    return {
+        "n_own": given.n_own,
+        "sources": given.sources.tolist(),
+        "outcomes": [inspection.token_names[token] for token in shown],
+        "predictions": {name: _rounded(x[:, shown]) for name, x in given.predictions.items()},
     }
 
 
