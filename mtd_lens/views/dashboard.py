@@ -25,7 +25,7 @@ from mtd_lens.contracts import Algorithm, Task
 from mtd_lens.errors import ArgumentError
 from mtd_lens.questions import inspect as inspecting
 from mtd_lens.results import forms
-from mtd_lens.results.inspection import MAX_OUTCOMES, Inspection, likeliest
+from mtd_lens.results.inspection import MAX_OUTCOMES, Inspection, distances, likeliest
 from mtd_lens.results.scorecard import Scorecard
 from mtd_lens.vocabulary import Vocabulary
 from probes import files, pages
@@ -40,6 +40,12 @@ UNDEFINED = -32768
 DIGITS = 4
 VECTOR_DIGITS = 2
 """Of the components by which a vector is named."""
+
+TIE = 0.01
+"""Heads that are as near to patterns as this, as a share, tie; the last pattern's is taken."""
+
+SMALLEST = 1e-3
+"""Of distances from uniform attention."""
 
 FRAME_HEIGHT = 900
 """Of the page in a notebook, in pixels."""
@@ -230,17 +236,26 @@ def _counts(card: Scorecard | None) -> list[Markup]:
 
 
 def _opening(inspection: Inspection) -> list[int]:
-    """Layer, head and pattern that are shown first: the head that is nearest to the last pattern.
+    """Layer, head and pattern that are shown first; the first head where there are no patterns.
 
-    That is the one by which the query attends to what it needs; the first head of all where the
-    algorithm says nothing of attention.
+    The head is the one that is nearest to one of the algorithm's patterns, as a share of how far
+    uniform attention is from it, which is near to some of them.
     """
     patterns = inspection.analysis.patterns if inspection.analysis else ()
-    if not patterns:
+    n_sequences, length = inspection.attention.shape[2:4]
+    uniform = torch.ones(1, 1, n_sequences, length, length).tril()
+    uniform /= uniform.sum(-1, keepdim=True)
+    shares = [
+        inspection.distances(pattern).nanmean(-1)
+        / distances(uniform, pattern, 0).nanmean().clamp_min(SMALLEST)
+        for pattern in patterns
+    ]
+    if not shares:
         return [0, 0, 0]
-    away = inspection.distances(patterns[-1]).nanmean(-1).nan_to_num(1.0)
-    layer, head = divmod(int(away.argmin()), away.shape[1])
-    return [layer, head, len(patterns) - 1]
+    found = torch.stack(shares).nan_to_num(torch.inf)
+    *_, last = (found <= found.min() + TIE).nonzero().tolist()
+    pattern, layer, head = last
+    return [layer, head, pattern]
 
 
 def _figures(inspection: Inspection) -> list[str]:

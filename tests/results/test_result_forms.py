@@ -53,6 +53,8 @@ def test_tensors_of_an_inspection_come_back_to_the_last_bit():
             (pattern.values, back.values)
             for pattern, back in zip(found.analysis.patterns, again.analysis.patterns, strict=True)
         ),
+        (found.given_query.sources, again.given_query.sources),
+        (found.analysis.scores.fitted, again.analysis.scores.fitted),
         *((value, again.analysis.latents[name]) for name, value in found.analysis.latents.items()),
     ]
     for one, two in pairs:

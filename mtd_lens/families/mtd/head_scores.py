@@ -1,7 +1,7 @@
 """The scores of every head at the last query, beside what windows of keys and parents give."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 import probes
@@ -20,6 +20,9 @@ N_FIT = 256
 FIT_SEED = 7
 """Of these sequences, the same for all models."""
 
+LEAST = 1e-3
+"""Of the root mean square of scores; smaller ones hardly change a softmax."""
+
 FORM = (
     "tables of a key's window with the query's own parent of its lag, of windows alone, and of a "
     "key's last token with any parent"
@@ -27,7 +30,7 @@ FORM = (
 
 
 def head_scores(
-    model: HookedModel, task: MTDTask, tokens: Tokens, other: Tokens
+    model: HookedModel, task: MTDTask, tokens: Tokens, other: Int[Tensor, "other whole"]
 ) -> HeadScores | None:
     """Scores of the keys whose windows end before the query's own tokens; see ``score_form``.
 
@@ -35,7 +38,7 @@ def head_scores(
         model: A hooked model.
         task: The task.
         tokens: ``[sequence, position]``: what is shown.
-        other: ``[sequence, position]``: on which the fit is tested.
+        other: ``[other, whole]``: whole sequences, on which the fit is tested.
 
     Returns:
         None where there are too many products to fit, too few keys, contexts of other lengths than
@@ -61,7 +64,8 @@ def head_scores(
     of_other, of_shown = (products.of(part) @ fitted for part in (other, tokens))
     left = (scores[1] - of_other).square().sum((0, 1))
     total = scores[1].square().sum((0, 1))
-    explained = torch.where(total > 0, 1 - left / total, torch.nan)
+    varies = total > LEAST**2 * scores[1][..., 0].numel()
+    explained = torch.where(varies, 1 - left / total, torch.nan)
     layers = (subject_of(model).n_layers, -1)
     return HeadScores(
         form=FORM,
