@@ -17,18 +17,24 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from mtd_lens import listing
-from mtd_lens.defaults import (
-    COMPARE,
-    COMPETE,
-    FIT,
-    INSPECT,
-    LOCALIZE,
-    MAX_SEED,
-    MIN_SEQUENCES,
-    SCORE,
-    THRESHOLD,
-)
+from mtd_lens.defaults import COMPARE, COMPETE, FIT, INSPECT, LOCALIZE, SCORE, THRESHOLD
 from mtd_lens.errors import ArgumentError, ProbesError
+from mtd_lens.options import (
+    Competing,
+    Device,
+    Figure,
+    Form,
+    Held,
+    Html,
+    Json,
+    Lengths,
+    Model,
+    Seed,
+    Seen,
+    Sequences,
+    Threshold,
+    integers,
+)
 from mtd_lens.printing import Output, say, text_table, width_of
 from mtd_lens.training.config import (
     SETTINGS,
@@ -38,7 +44,7 @@ from mtd_lens.training.config import (
     read_settings,
 )
 from mtd_lens.training.signals import Interrupted, Stopped
-from probes import checks, files
+from probes import files
 from probes.progress import part, shown
 
 if TYPE_CHECKING:
@@ -46,81 +52,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(name="mtd-lens", add_completion=False, pretty_exceptions_enable=False)
 
-
-def _threshold(value: float) -> float:
-    return checks.number(value, "--threshold", 0, 1, ArgumentError, "It is a share.")
-
-
-def _seed(value: int) -> int:
-    return checks.integer(value, "--seed", 0, ArgumentError, MAX_SEED)
-
-
-def _integers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ArgumentError(
-            f"--lengths takes integers separated by commas, such as 16,32,64; got {text!r}."
-        ) from None
-
-
-Model = Annotated[
-    str,
-    typer.Argument(
-        help="A model's name, TASK/VARIANT (see `mtd-lens models`), or the folder of a checkpoint "
-        "or of a training run, whose last checkpoint is taken."
-    ),
-]
-SEQUENCES, OF_THEM = "--sequences", "Number of sequences."
-Sequences = Annotated[int, typer.Option(SEQUENCES, help=OF_THEM, min=MIN_SEQUENCES)]
-Competing = Annotated[int, typer.Option(SEQUENCES, help=OF_THEM, min=COMPETE.least)]
-Seen = Annotated[
-    int,
-    typer.Option(SEQUENCES, help="Sequences to look at.", min=INSPECT.least, max=INSPECT.most),
-]
-Threshold = Annotated[
-    float,
-    typer.Option(
-        "--threshold",
-        help="What the interval of a supported claim, or of a set that is found, must lie above, "
-        "between 0 and 1.",
-        callback=_threshold,
-    ),
-]
-Lengths = Annotated[
-    str | None,
-    typer.Option(
-        "--lengths",
-        help="Context lengths, separated by commas.",
-        show_default="the task's and its halves",
-    ),
-]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.", callback=_seed)]
-Json = Annotated[Path | None, typer.Option("--json", help="Write the result as JSON.")]
-Html = Annotated[Path | None, typer.Option("--html", help="Write a self-contained page.")]
-Figure = Annotated[Path | None, typer.Option("--figure", help="Draw it, as PNG or SVG.")]
-Device = Annotated[
-    str | None,
-    typer.Option(
-        "--device", help="As torch calls it: cpu, cuda, cuda:1, mps, …", show_default="cpu"
-    ),
-]
-Held = Annotated[
-    str | None,
-    typer.Option(
-        "--algorithm",
-        help=f"What the model is held against: {listing.choices('algorithms')}.",
-        show_default="the first of the task's family",
-    ),
-]
-Form = Annotated[
-    str | None,
-    typer.Option(
-        "--form",
-        help=f"Of the table of evidence: {listing.choices('forms')}.",
-        show_default="the first of at most 65,536 numbers",
-    ),
-]
 Command = TypeVar("Command", bound=Callable[..., None])
 
 
@@ -205,7 +136,7 @@ def compare(
     device: Device = None,
 ) -> None:
     """Hold a model's predictions and the reference estimators against the truth."""
-    chosen = None if lengths is None else _integers(lengths)
+    chosen = None if lengths is None else integers(lengths)
     listing.check_model(name, lengths=chosen)
     _check_outputs(json, figure=figure)
     with shown("compare", True):
