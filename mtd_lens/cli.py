@@ -108,8 +108,8 @@ def score(
     algorithm: Held = None,
 ) -> None:
     """Score a model: does each layer compute its part of the algorithm?"""
-    listing.check_model(name, algorithm=algorithm)
     _check_outputs(json, html)
+    listing.check_model(name, algorithm=algorithm)
     with shown("score", True):
         model = _load(name, device)
         from mtd_lens.questions.score import score
@@ -137,8 +137,8 @@ def compare(
 ) -> None:
     """Hold a model's predictions and the reference estimators against the truth."""
     chosen = None if lengths is None else integers(lengths)
-    listing.check_model(name, lengths=chosen)
     _check_outputs(json, figure=figure)
+    listing.check_model(name, lengths=chosen)
     with shown("compare", True):
         model = _load(name, device)
         from mtd_lens.questions.compare import compare
@@ -161,8 +161,8 @@ def compete(
     device: Device = None,
 ) -> None:
     """Which of its task's algorithms does a model run, or does it run none of them?"""
-    listing.check_model(name)
     _check_outputs(json, html, figure=figure)
+    listing.check_model(name)
     with shown("compete", True):
         model = _load(name, device)
         from mtd_lens.questions.compete import compete
@@ -183,8 +183,8 @@ def localize(
     algorithm: Held = None,
 ) -> None:
     """Find where in a model each variable of the algorithm lives."""
-    listing.check_model(name, algorithm=algorithm)
     _check_outputs(json, figure=figure)
+    listing.check_model(name, algorithm=algorithm)
     with shown("localize", True):
         model = _load(name, device)
         from mtd_lens.questions.localize import localize
@@ -207,8 +207,8 @@ def fit(
     form: Form = None,
 ) -> None:
     """Read an algorithm off a model's predictions: a table of evidence, summed over positions."""
-    listing.check_model(name, form=form)
     _check_outputs(json, html, figure=figure)
+    listing.check_model(name, form=form)
     with shown("fit", True):
         model = _load(name, device)
         from mtd_lens.questions.fit_algorithm import fit_algorithm
@@ -230,8 +230,8 @@ def dashboard(
     algorithm: Held = None,
 ) -> None:
     """Write a page that shows a model's attention beside the algorithm's, to open in a browser."""
-    listing.check_model(name, algorithm=algorithm)
     _check_outputs(out)
+    listing.check_model(name, algorithm=algorithm)
     with shown("dashboard", True):
         model = _load(name, device)
         from mtd_lens.questions.score import score
@@ -247,8 +247,8 @@ def dashboard(
 @app.command()
 def weights(name: Model, seed: Seed = 0, json: Json = None, device: Device = None) -> None:
     """Hold a model's parameters against the construction, on no data."""
-    listing.check_model(name)
     _check_outputs(json)
+    listing.check_model(name)
     with shown("weights", True):
         model = _load(name, device)
         from mtd_lens.questions.read_weights import read_weights
