@@ -17,18 +17,26 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from mtd_lens import listing
-from mtd_lens.defaults import (
-    COMPARE,
-    COMPETE,
-    FIT,
-    INSPECT,
-    LOCALIZE,
-    MAX_SEED,
-    MIN_SEQUENCES,
-    SCORE,
-    THRESHOLD,
-)
+from mtd_lens.defaults import COMPARE, COMPETE, FIT, INSPECT, LOCALIZE, SCORE, THRESHOLD
 from mtd_lens.errors import ArgumentError, ProbesError
+from mtd_lens.options import (
+    Competing,
+    Device,
+    Figure,
+    Form,
+    Held,
+    Html,
+    Json,
+    Lengths,
+    Model,
+    Models,
+    Only,
+    Seed,
+    Seen,
+    Sequences,
+    Threshold,
+    integers,
+)
 from mtd_lens.printing import Output, say, text_table, width_of
 from mtd_lens.training.config import (
     SETTINGS,
@@ -38,7 +46,7 @@ from mtd_lens.training.config import (
     read_settings,
 )
 from mtd_lens.training.signals import Interrupted, Stopped
-from probes import checks, files
+from probes import files
 from probes.progress import part, shown
 
 if TYPE_CHECKING:
@@ -46,80 +54,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(name="mtd-lens", add_completion=False, pretty_exceptions_enable=False)
 
-
-def _threshold(value: float) -> float:
-    return checks.number(value, "--threshold", 0, 1, ArgumentError, "It is a share.")
-
-
-def _seed(value: int) -> int:
-    return checks.integer(value, "--seed", 0, ArgumentError, MAX_SEED)
-
-
-def _integers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ArgumentError(
-            f"--lengths takes integers separated by commas, such as 16,32,64; got {text!r}."
-        ) from None
-
-
-NAMED = (
-    "A model's name, TASK/VARIANT (see `mtd-lens models`), or the folder of a checkpoint or of a "
-    "training run, whose last checkpoint is taken."
-)
-Model = Annotated[str, typer.Argument(help=NAMED)]
-Models = Annotated[list[str], typer.Argument(metavar="NAME...", help=NAMED)]
-SEQUENCES, OF_THEM = "--sequences", "Number of sequences."
-Sequences = Annotated[int, typer.Option(SEQUENCES, help=OF_THEM, min=MIN_SEQUENCES)]
-Competing = Annotated[int, typer.Option(SEQUENCES, help=OF_THEM, min=COMPETE.least)]
-Seen = Annotated[
-    int,
-    typer.Option(SEQUENCES, help="Sequences to look at.", min=INSPECT.least, max=INSPECT.most),
-]
-Threshold = Annotated[
-    float,
-    typer.Option(
-        "--threshold",
-        help="What the interval of a supported claim, or of a set that is found, must lie above, "
-        "between 0 and 1.",
-        callback=_threshold,
-    ),
-]
-Lengths = Annotated[
-    str | None,
-    typer.Option(
-        "--lengths",
-        help="Context lengths, separated by commas.",
-        show_default="the task's and its halves",
-    ),
-]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.", callback=_seed)]
-Json = Annotated[Path | None, typer.Option("--json", help="Write the result as JSON.")]
-Html = Annotated[Path | None, typer.Option("--html", help="Write a self-contained page.")]
-Figure = Annotated[Path | None, typer.Option("--figure", help="Draw it, as PNG or SVG.")]
-Device = Annotated[
-    str | None,
-    typer.Option(
-        "--device", help="As torch calls it: cpu, cuda, cuda:1, mps, …", show_default="cpu"
-    ),
-]
-Held = Annotated[
-    str | None,
-    typer.Option(
-        "--algorithm",
-        help=f"What the model is held against: {listing.choices('algorithms')}.",
-        show_default="the first of the task's family",
-    ),
-]
-Form = Annotated[
-    str | None,
-    typer.Option(
-        "--form",
-        help=f"Of the table of evidence: {listing.choices('forms')}.",
-        show_default="the first of at most 65,536 numbers",
-    ),
-]
 Command = TypeVar("Command", bound=Callable[..., None])
 
 
@@ -174,22 +108,15 @@ def score(
         ),
     ] = False,
     algorithm: Held = None,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--only",
-            help="Ids of claims, or patterns such as 'mixture_weights.*'; may be given repeatedly.",
-            show_default="all",
-        ),
-    ] = None,
+    only: Only = None,
 ) -> None:
     """Score a model: does each layer compute its part of the algorithm?
 
     Of several models, claim by claim, how the others differ from the first.
     """
+    _check_outputs(json, html)
     for name in names:
         listing.check_model(name, algorithm=algorithm)
-    _check_outputs(json, html)
     with shown("score", True):
         models = [_load(name, device) for name in names]
         from mtd_lens.questions.compare_scorecards import compare_scorecards
@@ -222,9 +149,9 @@ def compare(
     device: Device = None,
 ) -> None:
     """Hold a model's predictions and the reference estimators against the truth."""
-    chosen = None if lengths is None else _integers(lengths)
-    listing.check_model(name, lengths=chosen)
+    chosen = None if lengths is None else integers(lengths)
     _check_outputs(json, figure=figure)
+    listing.check_model(name, lengths=chosen)
     with shown("compare", True):
         model = _load(name, device)
         from mtd_lens.questions.compare import compare
@@ -247,8 +174,8 @@ def compete(
     device: Device = None,
 ) -> None:
     """Which of its task's algorithms does a model run, or does it run none of them?"""
-    listing.check_model(name)
     _check_outputs(json, html, figure=figure)
+    listing.check_model(name)
     with shown("compete", True):
         model = _load(name, device)
         from mtd_lens.questions.compete import compete
@@ -269,8 +196,8 @@ def localize(
     algorithm: Held = None,
 ) -> None:
     """Find where in a model each variable of the algorithm lives."""
-    listing.check_model(name, algorithm=algorithm)
     _check_outputs(json, figure=figure)
+    listing.check_model(name, algorithm=algorithm)
     with shown("localize", True):
         model = _load(name, device)
         from mtd_lens.questions.localize import localize
@@ -293,8 +220,8 @@ def fit(
     form: Form = None,
 ) -> None:
     """Read an algorithm off a model's predictions: a table of evidence, summed over positions."""
-    listing.check_model(name, form=form)
     _check_outputs(json, html, figure=figure)
+    listing.check_model(name, form=form)
     with shown("fit", True):
         model = _load(name, device)
         from mtd_lens.questions.fit_algorithm import fit_algorithm
@@ -316,8 +243,8 @@ def dashboard(
     algorithm: Held = None,
 ) -> None:
     """Write a page that shows a model's attention beside the algorithm's, to open in a browser."""
-    listing.check_model(name, algorithm=algorithm)
     _check_outputs(out)
+    listing.check_model(name, algorithm=algorithm)
     with shown("dashboard", True):
         model = _load(name, device)
         from mtd_lens.questions.score import score
@@ -333,8 +260,8 @@ def dashboard(
 @app.command()
 def weights(name: Model, seed: Seed = 0, json: Json = None, device: Device = None) -> None:
     """Hold a model's parameters against the construction, on no data."""
-    listing.check_model(name)
     _check_outputs(json)
+    listing.check_model(name)
     with shown("weights", True):
         model = _load(name, device)
         from mtd_lens.questions.read_weights import read_weights

@@ -2,6 +2,7 @@
 
 import functools
 import io
+import itertools
 import os
 import re
 import shutil
@@ -9,6 +10,9 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from textwrap import TextWrapper
 from typing import Any
+
+WIDE, NARROW = 3, 2
+"""Spaces between two columns, where there is room and where there is not."""
 
 MAX_TABLE_WIDTH = 1000
 """Characters; tables are as wide as what they hold, and cut off beyond this."""
@@ -89,15 +93,19 @@ def wrapped(text: str, width: int) -> list[str]:
     return _Broken(width, break_long_words=False).wrap(text) or [""]
 
 
+def _least(column: Iterable[str]) -> int:
+    """The width below which a column's words would be broken."""
+    return max(len(line) for cell in column for line in wrapped(cell, 1))
+
+
 def _narrowed(columns: Sequence[Sequence[str]], width: int) -> list[Sequence[str]]:
     """The columns with cells broken into lines until they fit a width.
 
     They take few lines below the header, which comes first. No word is broken: what cannot fit
     stays wider.
     """
-    width, lines = max(width, 1), functools.cache(wrapped)
-    widths = [min(width, max(map(len, column))) for column in columns]
-    least = [max(len(line) for cell in column for line in lines(cell, 1)) for column in columns]
+    lines, least = functools.cache(wrapped), [_least(column) for column in columns]
+    widths = [max(1, min(width, max(map(len, column)))) for column in columns]
 
     def height(tried: Sequence[int]) -> int:
         _, *rows = zip(*columns, strict=True)
@@ -117,6 +125,12 @@ def _narrowed(columns: Sequence[Sequence[str]], width: int) -> list[Sequence[str
     ]
 
 
+def _fitting(columns: Sequence[Sequence[str]], width: int) -> int:
+    """How many of the columns fit a width, at their narrowest; the first and another at least."""
+    taken = itertools.accumulate(_least(column) + NARROW for column in columns)
+    return max(2, sum(end - NARROW < width for end in taken))
+
+
 def text_table(
     header: Sequence[str],
     rows: Iterable[Sequence[str]],
@@ -131,21 +145,33 @@ def text_table(
         header: Names of the columns.
         rows: Of cells.
         left: Columns that are flush left.
-        width: Of the lines, such as the terminal's; where the table is wider its cells are broken
-            into several lines. None leaves every cell whole.
+        width: Of the lines, such as the terminal's. Where the table is wider its cells are broken
+            into several lines, and where no word fits any more its columns into several tables,
+            each with the first column. None leaves every cell whole.
     """
-    rows, gap = [list(row) for row in rows], 3
-    if width is not None:
+    rows, gap = [list(row) for row in rows], WIDE
+    if width is not None and rows:
         columns: list[Sequence[str]] = list(zip(header, *rows, strict=True))
-        if 1 + sum(max(map(len, c)) for c in columns) + gap * (len(columns) - 1) > width:
-            gap = 2
-            columns = _narrowed(columns, width - 1 - gap * (len(columns) - 1))
+        if sum(max(map(len, column)) + WIDE for column in columns) - WIDE >= width:
+            fitting, gap = _fitting(columns, width), NARROW
+            if fitting < len(columns):
+                groups = [range(fitting), [0, *range(fitting, len(columns))]]
+                return "\n\n".join(
+                    text_table(
+                        [header[i] for i in group],
+                        [[row[i] for i in group] for row in rows],
+                        [new for new, old in enumerate(group) if old in left],
+                        width,
+                    )
+                    for group in groups
+                )
+            columns = _narrowed(columns, width - 1 - NARROW * (len(columns) - 1))
         header, *rows = (list(row) for row in zip(*columns, strict=True))
     from rich import box
     from rich.console import Console
     from rich.table import Table as RichTable
 
-    padding = (0, 1) if gap == 3 else (0, 1, 0, 0)
+    padding = (0, 1) if gap == WIDE else (0, 1, 0, 0)
     table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=padding)
     for index, name in enumerate(header):
         table.add_column(name, justify="left" if index in left else "right", no_wrap=True)

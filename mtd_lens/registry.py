@@ -17,7 +17,6 @@ import pkgutil
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ from mtd_lens.errors import (
     unknown_task,
 )
 from mtd_lens.hooked import ModelInfo, info_of, moved, with_info
+from mtd_lens.loaders import called, checked_device, offered as offered_in
 from mtd_lens.spaces import check_model
 from probes import checks, files
 from probes.errors import InputPathError
@@ -78,9 +78,9 @@ def shipped_checkpoints() -> dict[str, Path]:
 def list_families() -> dict[str, Family]:
     """Every task family, by name: those of the package, registered ones, and other packages'."""
     offered = {}
-    for name, loader in _entry_points("mtd_lens.families").items():
+    for name, loader in offered_in("mtd_lens.families").items():
         try:
-            family = _called(loader, f"family {name!r}", Family)
+            family = called(loader, f"family {name!r}", Family)
         except ProbesError as error:
             warnings.warn(f"family {name!r} is left out: {error}", stacklevel=2)
             continue
@@ -159,7 +159,7 @@ def load_task(name: str | os.PathLike[str]) -> Any:
     """
     loaders = _task_loaders()
     if isinstance(name, str) and name in loaders:
-        return _named(_called(loaders[name], f"task {name!r}", Task), name)
+        return _named(called(loaders[name], f"task {name!r}", Task), name)
     path = _existing(name, os.path.isfile)
     if path is None:
         raise unknown_task(_text(name), loaders)
@@ -201,7 +201,7 @@ def list_models() -> list[str]:
     names = set(_model_loaders())
     for task_name, loader in _task_loaders().items():
         try:
-            task = _called(loader, f"task {task_name!r}", Task)
+            task = called(loader, f"task {task_name!r}", Task)
             variants = family_of(task).variants_of(task)
         except ProbesError as error:
             warnings.warn(f"task {task_name!r} is left out: {error}", stacklevel=2)
@@ -238,7 +238,7 @@ def load_model(
         >>> mtd_lens.task_of(model).order
         2
     """
-    target = _checked_device(device)
+    target = checked_device(device)
     if dtype is not None:
         hooked.check_dtype(dtype)
     loaders = _model_loaders()
@@ -250,13 +250,16 @@ def load_model(
         task = load_task(task_name)
         variants = family_of(task).variants_of(task)
     if name in loaders:
-        model = copy.deepcopy(_called(loaders[name], f"model {name!r}", torch.nn.Module))
+        model = copy.deepcopy(called(loaders[name], f"model {name!r}", torch.nn.Module))
         if task is not None:
             check_model(model, task)
         model = moved(model, dtype=dtype)
     elif variant in variants:
         model = variants[variant](task, dtype=dtype or torch.float32)
-    elif (folder := _existing(given, os.path.isdir)) is not None:
+    elif (path := _existing(given, os.path.isdir)) is not None:
+        folder = checkpoints.checkpoint_folder(path)
+        if folder != path:
+            tell(f"of {path}, its last checkpoint is taken, {folder.name}")
         return moved(load_checkpoint(folder, target), dtype=dtype).eval()
     else:
         raise unknown_model(name, list_models())
@@ -323,10 +326,8 @@ def load_checkpoint(
         MemoryLimitError: A model too large for memory.
         ArgumentError: A device that does not exist here.
     """
-    target = _checked_device(device)
+    target = checked_device(device)
     folder = checkpoints.checkpoint_folder(path)
-    if folder != Path(path):
-        tell(f"of {path}, its last checkpoint is taken, {folder.name}")
     manifest = checkpoints.read_manifest(folder)
     task = task_from_json(manifest["task"], str(folder))
     trained = checkpoints.read_trained(folder, manifest, task)
@@ -356,7 +357,9 @@ def register_model(name: str, loader: Callable[[], HookedModel]) -> None:
             f"a model's name must be TASK/VARIANT, such as '{DEFAULT_TASK}/mine'; got {name!r}."
         )
     checks.text(name, "a model's name", ArgumentError)
-    load_task(task_name)
+    tasks = _task_loaders()
+    if task_name not in tasks:
+        raise unknown_task(task_name, tasks)
     if name in list_models():
         raise ArgumentError(f"a model is named {name!r} already. Choose another name.")
     if not callable(loader) or isinstance(loader, torch.nn.Module):
@@ -379,7 +382,7 @@ def _task_loaders() -> dict[str, Callable[[], Any]]:
     presets: dict[str, Callable[[], Any]] = {}
     for family in list_families().values():
         presets |= family.presets
-    return _entry_points("mtd_lens.tasks") | _tasks | presets
+    return offered_in("mtd_lens.tasks") | _tasks | presets
 
 
 def _model_loaders() -> dict[str, Callable[[], Any]]:
@@ -387,54 +390,4 @@ def _model_loaders() -> dict[str, Callable[[], Any]]:
         name: functools.partial(load_checkpoint, folder)
         for name, folder in shipped_checkpoints().items()
     }
-    return _entry_points("mtd_lens.models") | _models | shipped
-
-
-def _entry_points(group: str) -> dict[str, Callable[[], Any]]:
-    """Loaders that other packages offer; a package is imported when its loader is called."""
-    return {
-        entry.name: functools.partial(_load_entry, entry)
-        for entry in metadata.entry_points(group=group)
-    }
-
-
-def _load_entry(entry: metadata.EntryPoint) -> Any:
-    found = entry.load()
-    return found if isinstance(found, Family) else found()
-
-
-def _called(loader: Callable[[], Any], what: str, kind: type) -> Any:
-    """What a loader returns, if it is of the right kind.
-
-    Raises:
-        ArgumentError: The loader failed, or returned something else.
-    """
-    try:
-        found = loader()
-    except ProbesError:
-        raise
-    except Exception as error:
-        raise ArgumentError(
-            f"the loader of {what} failed: {type(error).__name__}: {error}. Mend what registered "
-            "it, or uninstall the package that offers it."
-        ) from error
-    if not isinstance(found, kind):
-        raise ArgumentError(
-            f"the loader of {what} returned {type(found).__name__}, which is no "
-            f"{kind.__name__}. Mend what registered it."
-        )
-    return found
-
-
-def _checked_device(device: str | torch.device | None) -> torch.device | None:
-    if device is None:
-        return None
-    try:
-        checked = torch.device(device)
-        torch.ones(1, device=checked).item()
-    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
-        raise ArgumentError(
-            f"device {device!r} cannot be used here. Use 'cpu', or a device that torch sees, such "
-            "as 'cuda' where torch.cuda.is_available()."
-        ) from error
-    return checked
+    return offered_in("mtd_lens.models") | _models | shipped

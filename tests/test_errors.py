@@ -345,8 +345,14 @@ NAMES = {
         r"Nearest known: mtd-q5-m3-t64/constructed-absolute",
     ),
     "no slash": (lambda: mtd_lens.load_model("mtd-q5-m3-t64"), r"no model is named"),
-    "long": (lambda: mtd_lens.load_model("x" * 5000), r"^no model is named 'x{99}…\. Known"),
-    "long task": (lambda: mtd_lens.load_task("x" * 5000), r"^no task is named 'x{99}…\. Known"),
+    "long": (
+        lambda: mtd_lens.load_model("x" * 5000),
+        r"^no model is named 'x{99}…, nor is there such a folder\. Known",
+    ),
+    "long task": (
+        lambda: mtd_lens.load_task("x" * 5000),
+        r"^no task is named 'x{99}…, nor is there such a file\. Known",
+    ),
     "long choice": (
         lambda: mtd_lens.TrainingConfig(architecture="x" * 5000),
         r"^unknown architecture 'x{99}…\. Known",

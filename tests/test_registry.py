@@ -68,7 +68,7 @@ def test_what_is_registered_offered_or_in_a_file_bears_that_name(family, tmp_pat
     mtd_lens.register_task("mine", task)
     assert mtd_lens.load_task("mine").to_json() == task.to_json() | {"name": "mine"}
     offered = {"mtd_lens.tasks": {"offered": lambda: task}}
-    monkeypatch.setattr(registry, "_entry_points", lambda group: offered.get(group, {}))
+    monkeypatch.setattr(registry, "offered_in", lambda group: offered.get(group, {}))
     assert mtd_lens.load_task("offered").name == "offered"
     path = tmp_path / "in-a-file.json"
     path.write_text(json.dumps(task.to_json() | {"name": None}))

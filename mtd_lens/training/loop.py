@@ -36,12 +36,15 @@ from mtd_lens.training.signals import KINDS, Signals, caught
 from mtd_lens.training.state import expected_state, load_state, state_of
 from probes import checks, files
 from probes.memory import check_memory, within_memory
-from probes.progress import note, shown, steps, tell
+from probes.progress import note, part, shown, steps, tell
 
 CHUNK_TOKENS = 2**18
 """Sequences for many steps are drawn at once, about this many tokens: a draw costs mostly calls."""
 
 LESS = "Lower batch_size, d_model, n_layers or evaluation_sequences."
+
+SHOWN = 2
+"""So many figures of a step stand beside its progress; the metrics have all."""
 
 YARDSTICK_SEED = 2**40
 """Of the held-out sequences, the same for every run; training draws from hashed seeds."""
@@ -231,7 +234,8 @@ class _Trainer:
     ) -> None:
         """Take the steps after ``step`` up to ``last``."""
         config, main = self.config, self.processes.is_main
-        yardsticks = self._yardsticks() if main else None
+        with part("computing what it is held against"):
+            yardsticks = self._yardsticks() if main else None
         started, losses = time.perf_counter(), self.losses
         with ExitStack() as stack:
             writer = None
@@ -252,7 +256,7 @@ class _Trainer:
                     row |= {"loss": float(mean.mean())} if due else {}
                 if yardsticks and (step % config.evaluate_every == 0 or step == config.steps):
                     row |= self._evaluate(folder, step, *yardsticks)
-                    note(", ".join(f"{name} {value:.4f}" for name, value in row.items()))
+                    note(", ".join(f"{name} {row[name]:.4f}" for name in list(row)[:SHOWN]))
                 if row and main:
                     seconds = round(time.perf_counter() - started, 1)
                     run_folder.append_metrics(folder, {"step": step, **row, "seconds": seconds})
