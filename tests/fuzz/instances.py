@@ -226,6 +226,7 @@ INSTANCES: dict[str, Callable[[], Any]] = {
     "Additive": lambda: experiment().family.additive,
     "AdditiveCausalModel": additive,
     "Algorithm": lambda: experiment().algorithm,
+    "Agreement": lambda: probes.Agreement(4, 0.5, 0.75, 0.25, 1.0),
     "Alignment": alignment,
     "AlignmentReport": report,
     "Analysis": lambda: inspection().analysis,

@@ -24,6 +24,12 @@ def pair():
     return [task.sample(32, seed=seed).tokens for seed in (0, 1)]
 
 
+def size_of_logits(pair):
+    """Of the largest one, which rounding is a share of."""
+    with torch.no_grad():
+        return float(loaded()(pair[1]).abs().max())
+
+
 def grids_of(model, clean, corrupted):
     for component in ("resid_pre", "z", "pattern", "post"):
         yield probes.patch_activations(model, clean, corrupted, component, metric)
@@ -32,7 +38,7 @@ def grids_of(model, clean, corrupted):
 
 
 def test_bfloat16_is_as_near_as_its_digits(pair):
-    scale = float(loaded()(pair[1]).abs().max())  # of the logits, whose rounding it is
+    scale = size_of_logits(pair)
     both = zip(grids_of(loaded(), *pair), grids_of(loaded(torch.bfloat16), *pair), strict=True)
     for full, half in both:
         assert half.values.dtype == torch.float64
@@ -82,8 +88,9 @@ def test_scorecards_in_bfloat16(pair):
 def test_forward_passes_and_grids_on_a_gpu(pair):
     here, there = loaded(), moved(loaded(), torch.device("cuda"))
     away = [tokens.cuda() for tokens in pair]
-    expected = here(pair[0])
-    assert (there(away[0]).cpu() - expected).abs().max() < 1e-4 * expected.abs().max()
+    with torch.no_grad():
+        expected, found = here(pair[0]), there(away[0]).cpu()
+    assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
     for own, other in zip(grids_of(here, *pair), grids_of(there, *away), strict=True):
         scale = float(own.base.abs().max())
         assert own.engine == other.engine
@@ -110,7 +117,7 @@ def test_scorecards_on_a_gpu():
 
 @ON_GPU
 def test_bfloat16_on_a_gpu(pair):
-    half, scale = moved(loaded(torch.bfloat16), torch.device("cuda")), loaded()(pair[1]).abs().max()
+    half, scale = moved(loaded(torch.bfloat16), torch.device("cuda")), size_of_logits(pair)
     grids = zip(grids_of(loaded(), *pair), grids_of(half, *(t.cuda() for t in pair)), strict=True)
     for full, other in grids:
         assert (full.values - other.values).abs().max() < 4 * EPS * scale
