@@ -17,6 +17,7 @@ from mtd_lens.additive import Additive
 from mtd_lens.algorithms import BUT_LAST as BUT_LAST, EVERY as EVERY, LAST as LAST
 from mtd_lens.claims import Claim, Code, QueryTokens, Record
 from mtd_lens.errors import ArgumentError, shown
+from mtd_lens.head_scores import HeadScores
 from mtd_lens.spaces import Space
 from probes import checks
 from probes.circuits import WeightFinding
@@ -173,6 +174,7 @@ class Analysis(Record):
         predictions: By source, ``[sequence, position, outcome]``: of what follows each position;
             NaN where it is not defined.
         patterns: The algorithm's own attention, in causal order.
+        scores: What the model's heads score keys by at the last query, where that can be fitted.
     """
 
     latent: str
@@ -180,6 +182,7 @@ class Analysis(Record):
     latents: Mapping[str, Float[Tensor, "sequence position component"]]
     predictions: Mapping[str, Float[Tensor, "sequence position outcome"]]
     patterns: tuple[AnalyticPattern, ...] = ()
+    scores: HeadScores | None = None
 
     @property
     def predicts_latent(self) -> bool:

@@ -95,7 +95,7 @@ def _narrowed(columns: Sequence[Sequence[str]], width: int) -> list[Sequence[str
     They take few lines below the header, which comes first. No word is broken: what cannot fit
     stays wider.
     """
-    lines = functools.cache(wrapped)
+    width, lines = max(width, 1), functools.cache(wrapped)
     widths = [min(width, max(map(len, column))) for column in columns]
     least = [max(len(line) for cell in column for line in lines(cell, 1)) for column in columns]
 

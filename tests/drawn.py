@@ -9,9 +9,10 @@ import torch
 import probes
 from mtd_lens import MTDTask
 from mtd_lens.contracts import Analysis, AnalyticPattern
+from mtd_lens.head_scores import HeadScores
 from mtd_lens.results.competition import Competition, Contender, Duel
 from mtd_lens.results.fitted import FittedAlgorithm, Misfit, Resemblance
-from mtd_lens.results.inspection import Inspection
+from mtd_lens.results.inspection import GivenQuery, Inspection
 from probes import Interval
 
 N_LAYERS, N_HEADS, N_SEQUENCES, LENGTH, ORDER = 3, 2, 2, 12, 3
@@ -46,12 +47,14 @@ def made_inspection():
         latents[source][:, :ORDER] = predictions[source][:, :ORDER] = torch.nan
     latents["model"][0, 6] = torch.nan
     latents["truth"][:, ORDER:] = latents["truth"][:, ORDER : ORDER + 1]
+    scores = torch.randn(2, N_LAYERS, N_HEADS, N_SEQUENCES, 5, generator=generator)
     analysis = Analysis(
         latent="mixture weights", components=("lag 1", "lag 2", "lag 3"),
         latents=latents, predictions=predictions,
         patterns=(
             AnalyticPattern("band", "weights", banded), AnalyticPattern("average", "mean", average),
         ),
+        scores=HeadScores("a form", (3, 4, 5, 6, 7), *scores, explained=scores[0].mean((-1, -2))),
     )  # fmt: skip
     nearest = torch.zeros(N_LAYERS, LENGTH, dtype=torch.long)
     return Inspection(
@@ -62,6 +65,10 @@ def made_inspection():
         nearest_heads={"band": nearest.index_fill(0, torch.tensor(2), 1), "average": nearest},
         n_cut=0, algorithm="one step",
         drawn=("uniform", "one step", "2 steps", "maximum likelihood", "exact Bayes"),
+        given_query=GivenQuery(
+            "mean", 3, torch.zeros(N_SEQUENCES, LENGTH, dtype=torch.long),
+            {"model, sequence": simplex(torch.Generator().manual_seed(1), N_SEQUENCES, 5)},
+        ),
     )  # fmt: skip
 
 

@@ -9,16 +9,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 import probes
-from mtd_lens.contracts import Algorithm, Analysis, AnalyticPattern, Batch, Task
+from mtd_lens.contracts import LAST, Algorithm, Analysis, AnalyticPattern, Batch, Task
 from mtd_lens.defaults import INSPECT, MOST_SHOWN
-from mtd_lens.errors import ArgumentError, ModelError
+from mtd_lens.errors import ArgumentError, ModelError, SiteError
 from mtd_lens.experiment import Experiment, asked
 from mtd_lens.measures import signed_shares
-from mtd_lens.results.inspection import Inspection, distances
-from mtd_lens.spaces import Space
+from mtd_lens.measures.pairs import prediction_with, spliced
+from mtd_lens.results.inspection import GivenQuery, Inspection, distances
+from mtd_lens.spaces import Space, check_outputs
 from mtd_lens.vocabulary import Translated, Vocabulary
 from probes import checks
 from probes.capture import BATCH_SIZE, NaturalRuns, check_tokens
+from probes.progress import steps
 from probes.subject import HookedModel, subject_of
 
 N_SEQUENCES = INSPECT.default
@@ -128,6 +130,7 @@ def inspect(
         algorithm=experiment.algorithm.name,
         drawn=family.drawn,
         n_before=subject.n_before,
+        given_query=_given_query(experiment, shown),
     )
 
 
@@ -177,10 +180,59 @@ def _analysis(experiment: Experiment, tokens: Tensor, batch: Batch | None) -> An
     )
 
 
+def _given_query(experiment: Experiment, tokens: Tensor) -> GivenQuery | None:
+    """Swaps between each sequence and the next one's context under its own last tokens.
+
+    None where the algorithm says nothing of the query, there is one sequence alone or of another
+    length than the task's, or a source that is impossible.
+    """
+    model, task, algorithm = experiment.model, experiment.task, experiment.algorithm
+    own = None if algorithm.query is None else algorithm.query(task)
+    whole = len(tokens) > 1 and tokens.shape[1] == task.seq_len and not tokens.is_floating_point()
+    if own is None or not algorithm.statistic or not whole:
+        return None
+    sources = spliced(tokens.roll(-1, 0), tokens, own)
+    if own.possible is not None and not own.possible(sources).all():
+        return None
+    causal, statistic, n = experiment.causal_model, algorithm.statistic, len(tokens)
+    swapped = causal.run(sources)[statistic]
+    words, last = statistic.replace("_", " "), (tokens.shape[1] - 1,)
+    sites = {
+        f"model, layer {layer}'s attention output of the source": probes.Site(
+            f"blocks.{layer}.hook_attn_out", last
+        )
+        for layer in range(subject_of(model).n_layers)
+    }
+    both = torch.cat([tokens, sources])
+    rows = torch.arange(n, 2 * n).to(tokens.device)
+    try:
+        found = probes.run_interchange(model, both, torch.cat([rows, rows]), sites)
+    except SiteError:
+        return None
+
+    def read(outputs: Tensor) -> Tensor:
+        return task.outputs.prediction(model, check_outputs(outputs)).cpu()
+
+    natural = read(found.base)
+    return GivenQuery(
+        statistic=words,
+        n_own=own.count,
+        sources=sources.cpu(),
+        predictions={
+            "model, sequence": natural[:n],
+            "model, source": natural[n:],
+            f"algorithm, {words} of the source": prediction_with(
+                causal, tokens, statistic, swapped, LAST
+            ).cpu(),
+            **{name: read(output)[:n] for name, output in found.patched.items()},
+        },
+    )
+
+
 def _nearest_heads(experiment: Experiment, n_kept: int) -> dict[str, Int[Tensor, "layer query"]]:
     sums: dict[str, Tensor] = {}
     tokens = experiment.fit_tokens[:N_CHOICE_SEQUENCES, :n_kept]
-    for part in tokens.split(BATCH_SIZE // 4):
+    for part in steps(tokens.split(BATCH_SIZE // 4), "nearest heads"):
         attention = _attention(experiment.model, part)
         for pattern in _patterns(experiment, part):
             away = distances(attention, pattern, subject_of(experiment.model).n_before).nan_to_num()

@@ -4,13 +4,14 @@ import importlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from html import escape
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from mtd_lens.errors import ArgumentError
 from mtd_lens.printing import wrapped
 from mtd_lens.results import forms
 from mtd_lens.results.plain import UnreadableError, plain_fields, read
-from probes import checks, files
+from probes import checks, files, pages
 from probes.errors import InputPathError
 
 if TYPE_CHECKING:
@@ -150,10 +151,7 @@ class Result:
         Raises:
             OutputPathError: The path cannot be written to.
         """
-        from markupsafe import Markup
-
-        title = f"{type(self).__name__} of {self.model}"
-        text = forms.html("page.html", title=title, body=Markup(self._repr_html_()))
+        text = pages.page(f"{type(self).__name__} of {self.model}", self._repr_html_())
         if path is not None:
             files.write_text(path, text)
         return text
@@ -197,9 +195,10 @@ class Result:
         return "\n\n".join([*title, *(table.text(width) for table in self._shown()), *notes])
 
     def _repr_html_(self) -> str:
-        return forms.html(
-            "result.html", title=self._title(), tables=self._shown(), notes=self._all_notes()
-        )
+        title = f'<p class="title">{escape(self._title())}</p>'
+        tables = [table.__html__() for table in self._shown()]
+        notes = [f"<p>{escape(note)}</p>" for note in self._all_notes()]
+        return pages.fragment("\n".join([title, *tables, *notes]))
 
     def _shown(self) -> list[forms.Table]:
         return [table for table in self._tables() if table.rows]

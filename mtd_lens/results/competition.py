@@ -159,14 +159,14 @@ class Competition(Result):
     def _tables(self) -> list[Table]:
         """The algorithms, why each was judged so, and the nearest one beside its rivals."""
         header = (
-            *("algorithm", "divergence", "95% interval", "predictions", "interchange", "layer"),
-            *("scrubbing", "layer", "verdict"),
+            *("algorithm", "verdict", "divergence", "95% interval", "predictions"),
+            *("interchange", "layer", "scrubbing", "layer"),
         )
         rows = [
             (
-                c.name, scored(c.divergence, 5), interval(c.divergence, 5),
+                c.name, c.verdict, scored(c.divergence, 5), interval(c.divergence, 5),
                 scored(c.predictions), scored(c.interchange), figure(c.layer, 0),
-                scored(c.scrubbing), figure(c.scrubbing_layer, 0), c.verdict,
+                scored(c.scrubbing), figure(c.scrubbing_layer, 0),
             )
             for c in self.contenders
         ]  # fmt: skip
@@ -180,7 +180,7 @@ class Competition(Result):
             for d in self.against_nearest()
         ]
         return [
-            Table(header, rows, (0, 8), f"Algorithm ‖ model at the last query ({self.divergence})"),
+            Table(header, rows, (0, 1), f"Algorithm ‖ model at the last query ({self.divergence})"),
             Table(("algorithm", "why"), why, (0, 1), "Why"),
             Table(
                 ("rival", "predictions", "interchange", "share of the rival"),

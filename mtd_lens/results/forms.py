@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from mtd_lens.printing import text_table
+from probes import pages
 from probes.statistics.intervals import Interval
 
 AT_BOUND = "_at_bound"
@@ -124,6 +125,9 @@ class Table:
 
     def __str__(self) -> str:
         return self.text()
+
+    def __html__(self) -> str:
+        return pages.table(self.header, self.rows, self.left, self.title)
 
     def text(self, width: int | None = None) -> str:
         """The table in plain text.

@@ -22,6 +22,25 @@ MAX_OUTCOMES = 24
 """Of more outcomes, the likeliest are shown."""
 
 
+@dataclass(frozen=True, eq=False)
+class GivenQuery:
+    """Contexts of other sequences, put under the last tokens of each one that is shown.
+
+    Attributes:
+        statistic: The variable, in words, that alone differs in its bearing on the prediction.
+        n_own: How many last tokens belong to the query itself.
+        sources: ``[sequence, position]``: the next sequence's context under each one's own query.
+        predictions: By what they are of, in words, ``[sequence, outcome]``: the model's of the
+            sequence and of the source, the algorithm's with the source's statistic, and the model's
+            with one layer's attention output at the last query from the source.
+    """
+
+    statistic: str
+    n_own: int
+    sources: Int[Tensor, "sequence position"]
+    predictions: Mapping[str, Float[Tensor, "sequence outcome"]]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Inspection(Result):
     """A model's attention and predictions on a few sequences, beside the algorithm's.
@@ -49,6 +68,8 @@ class Inspection(Result):
             same in all figures.
         n_before: Positions that the model's vocabulary puts before each sequence. Attention to them
             is not shown: at a query it is what ``attention`` leaves of 1.
+        given_query: What follows if a layer's output comes from another context under the same
+            query; None where the algorithm does not say what belongs to a query.
     """
 
     FIGURE: ClassVar[str] = "plot_scatter"
@@ -62,6 +83,7 @@ class Inspection(Result):
     algorithm: str
     drawn: tuple[str, ...]
     n_before: int = 0
+    given_query: GivenQuery | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as ``to_json`` writes it; tensors are packed: dtype, shape and bytes.

@@ -1,7 +1,7 @@
 """The scorecard: what was found of each claim, and how it is shown."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from jaxtyping import Float
@@ -13,8 +13,8 @@ from mtd_lens.results.base import Result
 from mtd_lens.results.first_form import sources_of
 from mtd_lens.results.forms import Table, figure, interval, parameters
 from mtd_lens.results.plain import from_plain, to_plain
-from mtd_lens.verdicts import IN_WORDS, NOT_APPLICABLE, THRESHOLD
-from probes import checks
+from mtd_lens.verdicts import DOSES, IN_WORDS, NOT_APPLICABLE, THRESHOLD
+from probes import checks, pages
 from probes.statistics.intervals import Interval
 
 FIRST_FIELDS = (
@@ -183,7 +183,7 @@ class Scorecard(Result):
         return max((entry.layer for entry in self.matrix), default=-1) + 1
 
     def _repr_html_(self) -> str:
-        return forms.html("scorecard.html", **self._view())
+        return pages.fragment(forms.html("scorecard.html", **self._view()))
 
     def __repr__(self) -> str:
         counts = {v: sum(c.verdict == v for c in self.claims) for v in IN_WORDS}
@@ -269,19 +269,26 @@ class Scorecard(Result):
         ]
 
     def _view(self) -> dict[str, Any]:
+        from markupsafe import Markup
+
         scores = {(entry.claim, entry.layer): entry for entry in self.matrix}
         return {
             "card": self,
             "rows": [claim.id for claim in self.claims if claim.id in {key[0] for key in scores}],
             "scores": scores,
             "chosen": {(claim.id, claim.layer) for claim in self.claims},
+            "doses": [claim for claim in self.claims if claim.dose is not None],
+            "doses_within": DOSES,
+            "at": lambda dose: round(100 * (min(max(dose, -0.5), 2.0) + 0.5), 1),
             "verdicts": IN_WORDS,
+            "verdict": lambda name: Markup(pages.verdict(name)),
+            "breakable": lambda text: Markup(pages.breakable(text)),
             "figure": figure,
             "interval": interval,
             "parameters": parameters,
             "colour": colour,
-            "estimators": self._estimators_table(),
-            "beside": self._beside_table(),
+            "estimators": replace(self._estimators_table(), title=""),
+            "beside": replace(self._beside_table(), title=""),
             "notes": self._all_notes(),
         }
 

@@ -141,6 +141,9 @@ class ScorecardComparison(Result):
         Args:
             index: Of the further scorecard, from 1.
 
+        Returns:
+            Their ids, in the order of the claims.
+
         Raises:
             ArgumentError: There is none of that index.
         """

@@ -17,16 +17,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from markupsafe import Markup
 from torch import Tensor
 
+from mtd_lens import verdicts
 from mtd_lens.contracts import Algorithm, Task
 from mtd_lens.errors import ArgumentError
 from mtd_lens.questions import inspect as inspecting
 from mtd_lens.results import forms
-from mtd_lens.results.inspection import MAX_OUTCOMES, Inspection, likeliest
+from mtd_lens.results.inspection import MAX_OUTCOMES, Inspection, distances, likeliest
 from mtd_lens.results.scorecard import Scorecard
 from mtd_lens.vocabulary import Vocabulary
-from probes import files
+from probes import files, pages
 from probes.subject import HookedModel
 
 LEVELS = 32767
@@ -39,13 +41,19 @@ DIGITS = 4
 VECTOR_DIGITS = 2
 """Of the components by which a vector is named."""
 
+TIE = 0.01
+"""Heads that are as near to patterns as this, as a share, tie; the last pattern's is taken."""
+
+SMALLEST = 1e-3
+"""Of distances from uniform attention."""
+
 FRAME_HEIGHT = 900
 """Of the page in a notebook, in pixels."""
 
 
 @dataclass(frozen=True, repr=False)
 class Dashboard:
-    """A page to look at: ``to_html`` writes it, and a notebook shows it.
+    """A page to look at: ``save`` writes it, and a notebook shows it.
 
     Attributes:
         inspection: What is shown.
@@ -69,6 +77,17 @@ class Dashboard:
         if target is not None:
             files.write_text(target, text)
         return text
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the page.
+
+        Args:
+            path: Where to.
+
+        Raises:
+            OutputPathError: The path cannot be written to.
+        """
+        self.to_html(path)
 
     def with_scorecard(self, scorecard: Scorecard) -> "Dashboard":
         """The same page with what ``score`` returned for the model.
@@ -179,8 +198,6 @@ def _checked_card(scorecard: Scorecard | None, inspection: Inspection) -> Scorec
 
 
 def _page(inspection: Inspection, card: Scorecard | None) -> str:
-    from markupsafe import Markup
-
     analysis, task = inspection.analysis, inspection.task
     data = json.dumps(_data(inspection), allow_nan=False, separators=(",", ":"))
     return forms.html(
@@ -199,6 +216,9 @@ def _page(inspection: Inspection, card: Scorecard | None) -> str:
         predicts_latent=analysis is not None and analysis.predicts_latent,
         vectors=inspection.tokens.is_floating_point(),
         figures=[Markup(svg) for svg in _figures(inspection)],
+        given=inspection.given_query,
+        scores=analysis.scores if analysis else None,
+        counts=_counts(card),
         scorecard=card,
         card=Markup(card._repr_html_()) if card else "",
         css=Markup(_template("dashboard.css")),
@@ -207,6 +227,39 @@ def _page(inspection: Inspection, card: Scorecard | None) -> str:
         # Nothing in a script element is markup, but "</script" and "<!--" would end or change it.
         data=Markup(data.replace("<", "\\u003c")),
     )
+
+
+def _counts(card: Scorecard | None) -> list[Markup]:
+    """How many claims have each verdict, marked by what it says."""
+    found = [claim.verdict for claim in card or ()]
+    return [
+        Markup(pages.verdict(name, f"{found.count(name)} {name.replace('_', ' ')}"))
+        for name in verdicts.IN_WORDS
+        if name in found
+    ]
+
+
+def _opening(inspection: Inspection) -> list[int]:
+    """Layer, head and pattern that are shown first; the first head where there are no patterns.
+
+    The head is the one that is nearest to one of the algorithm's patterns, as a share of how far
+    uniform attention is from it, which is near to some of them.
+    """
+    patterns = inspection.analysis.patterns if inspection.analysis else ()
+    n_sequences, length = inspection.attention.shape[2:4]
+    uniform = torch.ones(1, 1, n_sequences, length, length).tril()
+    uniform /= uniform.sum(-1, keepdim=True)
+    shares = [
+        inspection.distances(pattern).nanmean(-1)
+        / distances(uniform, pattern, 0).nanmean().clamp_min(SMALLEST)
+        for pattern in patterns
+    ]
+    if not shares:
+        return [0, 0, 0]
+    found = torch.stack(shares).nan_to_num(torch.inf)
+    *_, last = (found <= found.min() + TIE).nonzero().tolist()
+    pattern, layer, head = last
+    return [layer, head, pattern]
 
 
 def _figures(inspection: Inspection) -> list[str]:
@@ -236,6 +289,9 @@ def _data(inspection: Inspection) -> dict[str, Any]:
         "patterns": [],
         "defaults": [],
         "sources": None,
+        "opening": _opening(inspection),
+        "given": _given_query(inspection),
+        "scores": None,
     }
     if analysis is None:
         return data
@@ -251,6 +307,14 @@ def _data(inspection: Inspection) -> dict[str, Any]:
             if analysis.patterns
         ],
         "defaults": _nearest_patterns(inspection),
+        "scores": None
+        if analysis.scores is None
+        else {
+            "keys": analysis.scores.keys,
+            "measured": _rounded(analysis.scores.measured),
+            "fitted": _rounded(analysis.scores.fitted),
+            "explained": _rounded(analysis.scores.explained),
+        },
         "sources": list(analysis.predictions),
         "components": analysis.components,
         "latents": None
@@ -260,6 +324,19 @@ def _data(inspection: Inspection) -> dict[str, Any]:
         "predictions": {
             source: _rounded(value[..., shown]) for source, value in analysis.predictions.items()
         },
+    }
+
+
+def _given_query(inspection: Inspection) -> dict[str, Any] | None:
+    given = inspection.given_query
+    if given is None:
+        return None
+    shown = likeliest(given.predictions)
+    return {
+        "n_own": given.n_own,
+        "sources": given.sources.tolist(),
+        "outcomes": [inspection.token_names[token] for token in shown],
+        "predictions": {name: _rounded(x[:, shown]) for name, x in given.predictions.items()},
     }
 
 

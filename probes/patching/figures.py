@@ -87,7 +87,8 @@ def _drawn(
 ) -> Any:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
-    from matplotlib.figure import Figure
+
+    from probes.drawing import new_figure
 
     kept = list(axes)
     for name in axes:
@@ -115,7 +116,7 @@ def _drawn(
     width, height = _panel_inches(inner, numbered, n_columns, n_rows)
     headed = 0.25 * n_rows if n_panels > 1 else 0
     inches = (max(width * n_columns + 1.9, MIN_FIGURE_WIDTH), height * n_rows + 1.1 + headed)
-    figure = Figure(figsize=inches, layout="constrained")
+    figure = new_figure(inches)
     panels = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
     limit = float(abs(cells).max()) or 1.0
     colours = ScalarMappable(Normalize(-limit, limit), COLOURS)

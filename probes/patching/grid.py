@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from probes import checks, files
+from probes import checks, files, pages
 from probes.errors import DataError
 from probes.patching import labelled
 from probes.patching.figures import draw_heat_map
@@ -385,14 +385,50 @@ class Grid:
         site = ", ".join(f"{name} {label}" for name, label in labels.items())
         return f"Grid({self._summary} {self._unit} {effect:.3g} at {site})"
 
+    def to_html(self, path: files.StrPath | None = None) -> str:
+        """A self-contained page of the strongest sites, also written to ``path`` if one is given.
+
+        Args:
+            path: Also write it there.
+
+        Raises:
+            OutputPathError: The path cannot be written to.
+        """
+        text = pages.page(self._heading, self._repr_html_())
+        if path is not None:
+            files.write_text(path, text)
+        return text
+
     def _repr_html_(self) -> str:
-        header = "".join(f"<th>{escape(name)}</th>" for name in [*self.axes, self._unit])
-        rows = ""
-        for labels, effect in labelled.strongest(self._shown, self.axes, N_SHOWN):
-            cells = [*labels.values(), f"{effect:.3f}"]
-            rows += "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in cells) + "</tr>"
-        return (
-            "<table><caption style='white-space: nowrap; text-align: left'>"
-            f"{escape(self._summary)} sites</caption>"
-            f"<thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table>"
-        )
+        """The strongest sites; with 16 sequences or more, each with its interval and p."""
+        found = labelled.strongest(self._shown, self.axes, N_SHOWN)
+        columns = [[f"{effect:.3f}" for _, effect in found]]
+        header, note = [*self.axes, self._unit], ""
+        if self.n_sequences >= MIN_SEQUENCES:
+            columns += self._beside([labels for labels, _ in found])
+            header += ["95% interval", "p", f"p × {self.n_sites}"]
+            note = (
+                f"p of sign flips over sequences; p × {self.n_sites}: corrected for all sites "
+                "(Bonferroni)."
+            )
+        rows = [
+            [*map(str, labels.values()), *figures]
+            for (labels, _), figures in zip(found, zip(*columns, strict=True), strict=True)
+        ]
+        title = f"{self._summary} sites"
+        table = pages.table(header, rows, range(len(self.axes)), title)
+        return pages.fragment(table + (f'<p class="small">{escape(note)}</p>' if note else ""))
+
+    def _beside(self, sites: Sequence[Mapping[str, int | str]]) -> list[list[str]]:
+        """By column, intervals and p of some sites; corrected, p is that of a choice among all."""
+        values = [self.select(**site).values.flatten() for site in sites]
+        few = replace(self, axes={"site": range(len(sites))}, values=torch.stack(values))
+        try:
+            limits = zip(*few.intervals(), strict=True)
+            intervals = [f"[{low:.3f}, {high:.3f}]" for low, high in limits]
+        except DataError:  # undefined, which the summary says by its unit
+            intervals = ["–"] * len(sites)
+        n_flips = max(N_FLIPS, FLIPS_A_SITE * self.n_sites)
+        p = sign_flip_p_values(few.differences, n_flips)
+        adjusted = (p * self.n_sites).clamp(max=1)
+        return [intervals, [f"{x:.2g}" for x in p], [f"{x:.2g}" for x in adjusted]]

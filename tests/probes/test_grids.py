@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import jaxtyping
 import numpy as np
@@ -226,6 +227,27 @@ def test_words():
     assert "p(&lt;x&gt;)" in page
     assert "<b>" not in page
     assert page.count("<tr>") == 5
+
+
+def test_a_grid_s_table_has_intervals_and_p_where_the_grid_has_them(tmp_path):
+    grid = made_grid()
+    page, table = grid.to_html(tmp_path / "grid.html"), grid.to_dataframe()
+    assert (tmp_path / "grid.html").read_text("utf-8") == page
+    assert grid._repr_html_() in page
+    row = table.loc[table["effect"].abs().idxmax()]
+    assert f"<td>{row.effect:.3f}</td><td>[{row.low:.3f}, {row.high:.3f}]</td>" in page
+    assert f"<td>{row.p:.2g}</td><td>{min(row.p * 15, 1):.2g}</td>" in page
+    few = made_grid(n_sequences=15)._repr_html_()
+    assert "95% interval" not in few
+    assert "<th>p</th>" not in few
+
+
+def test_p_of_a_table_s_sites_can_pass_among_many():
+    axes = {"layer": range(40), "position": range(50)}
+    page = made_grid(axes, share=torch.ones(2000, dtype=torch.float64))._repr_html_()
+    corrected = re.findall(r"<td>([\d.e-]+)</td></tr>", page)
+    assert len(corrected) == 8
+    assert max(map(float, corrected)) < 0.05
 
 
 def test_a_grid_keeps_its_own_values():

@@ -45,7 +45,7 @@ class ThisInterpreter(KernelSpecManager):
 
 
 def execute(notebook: Any, folder: str | os.PathLike[str]) -> None:
-    """Run a notebook's cells in ``folder``, leaving their outputs in it.
+    """Run a notebook's cells in ``folder``, leaving their outputs in it, without progress bars.
 
     Raises:
         CellExecutionError: A cell raised an error.
@@ -59,7 +59,7 @@ def execute(notebook: Any, folder: str | os.PathLike[str]) -> None:
         coalesce_streams=True,
         resources={"metadata": {"path": str(folder)}},
     )
-    client.execute(cleanup_kc=True)
+    client.execute(cleanup_kc=True, env=os.environ | {"TQDM_DISABLE": "1"})
     notebook.metadata["language_info"] = {"name": "python"}  # not this machine's version
 
 

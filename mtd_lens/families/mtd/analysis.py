@@ -12,6 +12,7 @@ from mtd_lens.contracts import Analysis, AnalyticPattern
 from mtd_lens.errors import ArgumentError
 from mtd_lens.families.mtd import estimators, iterative
 from mtd_lens.families.mtd.causal_model import MTDCausalModel, fit_one_step
+from mtd_lens.families.mtd.head_scores import head_scores
 from mtd_lens.families.mtd.posterior import refined_quadrature
 from mtd_lens.families.mtd.posterior_model import RULES
 from mtd_lens.families.mtd.references import tied_step_size
@@ -83,6 +84,7 @@ def analyse(
         components=tuple(f"lag {lag}" for lag in range(1, task.order + 1)),
         latents=at_every_position(latents, task.order),
         predictions=at_every_position(predictions, task.order),
+        scores=head_scores(model, task, tokens, fit_tokens),
     )
 
 

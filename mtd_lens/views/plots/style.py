@@ -66,9 +66,9 @@ def new_figure(
     inches: tuple[float, float], n_rows: int = 1, n_columns: int = 1, **subplots: Any
 ) -> tuple[Any, Any]:
     """A figure, and an array ``[row, column]`` of its axes."""
-    from matplotlib.figure import Figure
+    from probes import drawing
 
-    figure = Figure(figsize=inches, layout="constrained")
+    figure = drawing.new_figure(inches)
     panels = figure.subplots(n_rows, n_columns, squeeze=False, **subplots)
     for axes in panels.flat:
         axes.tick_params(colors=INK)

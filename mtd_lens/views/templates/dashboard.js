@@ -220,6 +220,16 @@ function moveInGrid(event) {
 
 // ------------------------------------------------------------------------------------- the panels
 
+/** The colours of all maps, from the ends on full. */
+function drawBar(limit, signed) {
+  const end = limit.toPrecision(2);
+  find("bar").style.background =
+    `linear-gradient(90deg, ${signed ? `${ORANGE}, ` : ""}#fff, ${BLUE})`;
+  find("bar-low").textContent = signed ? `−${end} and below` : "0";
+  find("bar-middle").textContent = signed ? "0" : "attention";
+  find("bar-high").textContent = `${end} and above`;
+}
+
 function drawPatterns() {
   const map = attention(state.layer, state.head);
   const name = headName(state.layer, state.head);
@@ -227,11 +237,7 @@ function drawPatterns() {
   if (!DATA.patterns.length) {
     const limit = scaleOf(map);
     drawPattern("model-map", map, limit);
-    const signed = map.flat().some((value) => value < 0);
-    const from = limit.toPrecision(2);
-    find("scale").textContent = signed
-      ? `Full blue from ${from}, full orange from −${from}.`
-      : `Full colour from ${from}.`;
+    drawBar(limit, map.flat().some((value) => value < 0));
     return;
   }
   const target = analytic(state.pattern);
@@ -241,10 +247,10 @@ function drawPatterns() {
   drawPattern("model-map", map, limit);
   drawPattern("analytic-map", target, limit);
   drawPattern("difference-map", difference, limit);
+  drawBar(limit, true); // differences have both signs
   const far = distance(map, target);
   const cut = state.first ? ` Keys before position ${state.first} are only in the rows below.` : "";
   find("scale").textContent =
-    `Full blue from ${limit.toPrecision(2)}, full orange from −${limit.toPrecision(2)}. ` +
     `Total variation between ${name} and the algorithm's ${DATA.patterns[state.pattern].name}: ` +
     `${far.toFixed(3)} on average over queries (0: the same, 1: no key in common${DATA.vectors ? " with the same sign" : ""}).${cut}`;
 }
@@ -266,8 +272,85 @@ function drawQuery() {
   }
 }
 
-/** A row for each source, a column for each entry; probabilities are shaded. */
+/** Text in an SVG element of this kind. */
+function svg(kind, attributes, text = "") {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", kind);
+  Object.entries(attributes).forEach(([name, value]) => element.setAttribute(name, value));
+  element.textContent = text;
+  return element;
+}
+
+/** Bars of what the chosen head scores keys by at the last query, and the fitted form's line. */
+function drawScores() {
+  if (!DATA.scores) return;
+  const { layer, head, sequence } = state;
+  const chart = find("scores-chart");
+  if (head === DATA.n_heads) {
+    chart.replaceChildren();
+    find("scores-words").textContent = "Choose a single head.";
+    return;
+  }
+  const { keys } = DATA.scores;
+  const [measured, fitted] = ["measured", "fitted"].map((kind) => DATA.scores[kind][layer][head][sequence]);
+  const explained = DATA.scores.explained[layer][head];
+  const most = Math.max(1e-9, ...measured.map(Math.abs), ...fitted.map(Math.abs));
+  const [width, height, left] = [900, 190, 40];
+  const step = (width - left) / keys.length;
+  const y = (value) => 80 - (70 * value) / most;
+  const x = (index) => left + step * (index + 0.5);
+  const name = `Scores of ${headName(layer, head)} at the last query, and the fitted form's`;
+  const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": name });
+  picture.append(svg("line", { class: "axis", x1: left, x2: width, y1: y(0), y2: y(0) }));
+  for (const value of [most, 0, -most]) {
+    const label = value ? value.toPrecision(2).replace("-", "−") : "0";
+    picture.append(svg("text", { x: left - 5, y: y(value) + 4, "text-anchor": "end" }, label));
+  }
+  const each = Math.ceil(16 / step);
+  keys.forEach((key, index) => {
+    const size = { width: step * 0.7, height: Math.abs(y(measured[index]) - y(0)) };
+    const at = { x: x(index) - step * 0.35, y: Math.min(y(0), y(measured[index])) };
+    const bar = svg("rect", { class: "measured", ...at, ...size });
+    bar.append(svg("title", {}, `key ${key}: ${measured[index]}, fitted ${fitted[index]}`));
+    picture.append(bar);
+    if (index % each) return;
+    const token = shortened(nameOf(DATA.tokens[sequence][key]));
+    picture.append(svg("text", { x: x(index), y: 168, "text-anchor": "middle" }, token));
+    picture.append(svg("text", { x: x(index), y: 184, "text-anchor": "middle" }, key));
+  });
+  const points = fitted.map((value, index) => `${x(index)},${y(value)}`).join(" ");
+  picture.append(svg("polyline", { class: "fitted", points }));
+  chart.replaceChildren(picture);
+  find("scores-words").textContent =
+    `${headName(layer, head)}: bars are its scores by key (token, position), the orange line is the fitted form's. ` +
+    (explained === null ? "Its scores do not vary." : `R² on other sequences: ${explained.toFixed(2)}.`);
+}
+
+/** Tokens as text, those of the query itself marked. */
+function drawPlain(id, tokens) {
+  const first = tokens.length - DATA.given.n_own;
+  const own = document.createElement("mark");
+  own.textContent = tokens.slice(first).map(nameOf).join(" ");
+  find(id).replaceChildren(`${tokens.slice(0, first).map(nameOf).join(" ")} `, own);
+}
+
+function drawGiven() {
+  if (!DATA.given) return;
+  drawPlain("given-sequence", DATA.tokens[state.sequence]);
+  drawPlain("given-source", DATA.given.sources[state.sequence]);
+  const { predictions, outcomes } = DATA.given;
+  const rows = Object.entries(predictions).map(([name, values]) => [name, values[state.sequence]]);
+  fillTable("given-table", outcomes.map(readable), rows);
+}
+
+/** A row for each source, a column for each entry, at the query. */
 function drawTable(id, columns, values) {
+  const known = DATA.sources.filter((source) => values[source]);
+  const at = (source) => values[source][state.sequence][state.query];
+  fillTable(id, columns, known.map((source) => [source, at(source)]));
+}
+
+/** A table of named rows; probabilities are shaded. */
+function fillTable(id, columns, rows) {
   const table = document.createElement("table");
   const head = table.createTHead().insertRow();
   for (const text of ["", ...columns]) {
@@ -277,14 +360,13 @@ function drawTable(id, columns, values) {
     head.append(cell);
   }
   const body = table.createTBody();
-  for (const source of DATA.sources) {
-    if (!values[source]) continue;
+  for (const [title, values] of rows) {
     const row = body.insertRow();
     const name = document.createElement("th");
     name.scope = "row";
-    name.textContent = source;
+    name.textContent = title;
     row.append(name);
-    for (const value of values[source][state.sequence][state.query]) {
+    for (const value of values) {
       const cell = row.insertCell();
       cell.textContent = value === null ? "–" : value.toFixed(3);
       if (!DATA.vectors) cell.style.setProperty("--share", `${100 * (value ?? 0)}%`);
@@ -310,6 +392,7 @@ function drawAttention() {
   if (DATA.patterns.length) find("pattern").value = state.pattern;
   drawPatterns();
   drawQuery();
+  drawScores();
 }
 
 function choose(layer, head) {
@@ -323,6 +406,7 @@ function drawSequence() {
   find("sequence").value = state.sequence;
   drawGrid();
   drawAttention();
+  drawGiven();
   drawFigures();
 }
 
@@ -344,8 +428,7 @@ function startWindows() {
 }
 
 function start() {
-  state.pattern = DATA.defaults[0] ?? 0;
-  state.head = nColumns() - 1; // the nearest heads, where there are several
+  [state.layer, state.head, state.pattern] = DATA.opening;
   find("sequence").onchange = (event) => {
     state.sequence = Number(event.target.value);
     drawSequence();
