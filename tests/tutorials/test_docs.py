@@ -14,6 +14,7 @@ import sys
 import textwrap
 import typing
 from pathlib import Path
+from types import SimpleNamespace
 
 import docstring_parser
 import pytest
@@ -374,3 +375,23 @@ def test_formulas_become_mathml_and_code_stays():
     assert 'display="block"' in found
     assert "<code>$HOME and $x</code>" in found
     assert with_mathml("5 $ and 6 $ more") == "5 $ and 6 $ more"
+
+
+def test_formulas_of_pages_become_mathml_before_markdown():
+    pytest.importorskip("latex2mathml", reason="installed by `make docs`")
+    from tutorials.site.formulas import on_page_markdown
+
+    text = "Before,\n\n$$a_{i}\n= b_{i}$$\n\nand $HOME.\n"
+    page, notebook = (
+        SimpleNamespace(file=SimpleNamespace(src_uri=f"a.{x}")) for x in ("md", "ipynb")
+    )
+    found = on_page_markdown(text, page)
+    assert (
+        found.count(
+            '<div class="formula"><math xmlns="http://www.w3.org/1998/Math/MathML" display="block"'
+        )
+        == 1
+    )
+    assert "$$" not in found
+    assert "and $HOME." in found
+    assert on_page_markdown(text, notebook) == text

@@ -1,4 +1,7 @@
-"""Formulas of the notebooks as MathML, which browsers show without any script: a hook of mkdocs."""
+"""Formulas as MathML, which browsers show without any script: a hook of mkdocs.
+
+Notebooks have them in lines and on their own, other pages on their own alone.
+"""
 
 import html
 import re
@@ -8,6 +11,14 @@ from latex2mathml.converter import convert
 
 UNTOUCHED = re.compile(r"(<(pre|code|script|style|svg)\b.*?</\2>|<[^>]*>)", re.DOTALL)
 FORMULA = re.compile(r"\$\$(.+?)\$\$|\$(?! )([^$]+?)(?<! )\$", re.DOTALL)
+DISPLAYED = re.compile(r"^\$\$(.+?)\$\$$", re.DOTALL | re.MULTILINE)
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """The text of a page with its formulas, ``$$…$$``, converted before Markdown reads them."""
+    if page.file.src_uri.endswith(".ipynb"):
+        return markdown
+    return DISPLAYED.sub(lambda formula: f'<div class="formula">{_mathml(formula)}</div>', markdown)
 
 
 def on_page_content(content: str, page: Any, **_: Any) -> str:
