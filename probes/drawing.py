@@ -7,7 +7,7 @@ open; a notebook would show other figures only once something has imported pyplo
 import io
 from typing import Any
 
-from matplotlib.figure import Figure
+from matplotlib import figure
 
 PIXELS_AN_INCH = 96
 """Of a web page."""
@@ -16,7 +16,7 @@ DENSITY = 1.5
 """Pixels of the picture for each of the page's, for screens that are finer."""
 
 
-class ShownFigure(Figure):
+class Figure(figure.Figure):
     """A ``matplotlib.figure.Figure`` that shows itself as the last value of a notebook's cell."""
 
     def _repr_png_(self) -> tuple[bytes, dict[str, Any]]:
@@ -27,10 +27,10 @@ class ShownFigure(Figure):
         return content.getvalue(), {"width": width, "height": height}
 
 
-def new_figure(inches: tuple[float, float]) -> ShownFigure:
+def new_figure(inches: tuple[float, float]) -> Figure:
     """An empty figure, whose parts will be laid out so that none covers another.
 
     Args:
         inches: Its width and height.
     """
-    return ShownFigure(figsize=inches, layout="constrained")
+    return Figure(figsize=inches, layout="constrained")

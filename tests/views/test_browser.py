@@ -290,7 +290,7 @@ def test_the_construction_is_the_algorithm(open_page):
         assert "the algorithm's" in page.inner_text("#scale")
         assert "0.000 on average" in page.inner_text("#scale")
     assert page.inner_text("#scorecard-heading") == "Scorecard"
-    assert "mixture_weights.interchange" in page.inner_text(".mtd-lens")
+    assert "mixture_weights.interchange" in page.inner_text("section .mtd-lens")
 
 
 def test_a_page_opens_on_the_head_that_is_the_algorithm_s(open_page):

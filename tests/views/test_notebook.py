@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from pathlib import Path
 
 import nbformat
@@ -57,6 +58,6 @@ def test_all_figures_are_made_in_one_place():
         path.relative_to(root.parent).as_posix()
         for root in ROOTS
         for path in root.rglob("*.py")
-        if "import Figure" in (text := path.read_text("utf-8")) or "pyplot" in text.split('"""')[-1]
+        if re.search(r"\bFigure\(|import pyplot|matplotlib\.pyplot", path.read_text("utf-8"))
     ]
     assert makers == ["probes/drawing.py"]
