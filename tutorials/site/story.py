@@ -4,6 +4,8 @@ Each of the three has a place for it; what stands there is written by ``make res
 """
 
 import re
+import textwrap
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +46,13 @@ class Story:
         return {
             "follows": pages.read_model(FOLLOWS),
             "own": pages.read_model(OWN),
-            "together": standard.STANDARD.read()[OWN][standard.CIRCUIT]["together"],
+            **{
+                name: standard.STANDARD.read()[OWN][key]["together"]
+                for name, key in (
+                    ("together", standard.CIRCUIT),
+                    ("random", standard.CIRCUIT_RANDOM),
+                )
+            },
             "calibration": algorithms.ALGORITHMS.read(),
         }
 
@@ -84,12 +92,15 @@ def text(found: dict[str, Any]) -> str:
     others = [f"{m}: {c}" for (m, c), v in told.items() if claims[m][c]["verdict"] != v]
     for constructed in by_task.values():
         others += algorithms.departures(constructed)
-    at_their_mean = [together[name][0] for name in ("mean scores", "mean values")]
-    others += [f"{OWN}: {kept:.2f} is kept at the mean" for kept in at_their_mean if kept > 0]
+    parts = ("covariance, own parts", "mean scores", "mean values")
+    kept, kept_of_random = (
+        [runs[name][0] for name in parts] for runs in (together, found["random"])
+    )
+    others += [f"{OWN}: {share:.2f} is kept at the mean" for share in kept[1:] if share > 0]
     if others:
         raise ValueError(f"the story of the README no longer holds: {'; '.join(others)}")
     template = pages.templates().get_template("story.md.jinja")
-    return template.render(
+    rendered = template.render(
         lags=NUMBERS[load_task(follows["task"]).order],
         follows=follows,
         own=own,
@@ -98,13 +109,15 @@ def text(found: dict[str, Any]) -> str:
         estimator=[_score(model, ESTIMATOR) for model in (follows, own)],
         given=_score(own, GIVEN),
         given_layer=own["claims"][GIVEN]["layer"],
-        covariance=_number(together["covariance, own parts"][0]),
-        at_their_mean=list(map(_number, at_their_mean)),
+        kept=list(map(_number, kept)),
+        kept_of_random=list(map(_number, kept_of_random)),
         parted=[_parted(found["calibration"], name) for name in (FOLLOWS, OWN)],
         n_constructions=len(members),
         n_algorithms=len({algorithms.runs(name) for name, _ in members}),
         n_seeds=len(algorithms.SEEDS),
     )
+    wrapped = partial(textwrap.fill, width=120, break_long_words=False, break_on_hyphens=False)
+    return "\n\n".join(map(wrapped, rendered.split("\n\n")))
 
 
 def drawing(follows: Model, own: Model) -> str:
