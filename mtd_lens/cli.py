@@ -11,6 +11,7 @@ import inspect
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -59,8 +60,6 @@ Command = TypeVar("Command", bound=Callable[..., None])
 
 def _print_version(show: bool) -> bool:
     if show:
-        from importlib import metadata
-
         print(f"mtd-lens {metadata.version('mtd-lens')}")
         raise typer.Exit
     return show

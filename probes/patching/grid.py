@@ -13,7 +13,6 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +23,7 @@ from probes import checks, files, pages
 from probes.errors import DataError
 from probes.patching import labelled
 from probes.patching.figures import draw_heat_map
+from probes.patching.sites_table import FLIPS_A_SITE, sites_in_html
 from probes.statistics.intervals import CONFIDENCE, MIN_SEQUENCES, mean_intervals, ratio_intervals
 from probes.statistics.significance import N_FLIPS, adjust_p_values, sign_flip_p_values
 
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 LEVEL = 0.05
 N_SHOWN = 8
 """Strongest sites in a notebook's table."""
-
-FLIPS_A_SITE = 25
-"""Sign flips for every site, so that ``1 / n_flips`` times the number of sites stays below 0.05."""
 
 SCREEN = 0.01
 """Only sites with p up to this are worth more than ``N_FLIPS`` flips."""
@@ -402,33 +399,4 @@ class Grid:
     def _repr_html_(self) -> str:
         """The strongest sites; with 16 sequences or more, each with its interval and p."""
         found = labelled.strongest(self._shown, self.axes, N_SHOWN)
-        columns = [[f"{effect:.3f}" for _, effect in found]]
-        header, note = [*self.axes, self._unit], ""
-        if self.n_sequences >= MIN_SEQUENCES:
-            columns += self._beside([labels for labels, _ in found])
-            header += ["95% interval", "p", f"p × {self.n_sites}"]
-            note = (
-                f"p of sign flips over sequences; p × {self.n_sites}: corrected for all sites "
-                "(Bonferroni)."
-            )
-        rows = [
-            [*map(str, labels.values()), *figures]
-            for (labels, _), figures in zip(found, zip(*columns, strict=True), strict=True)
-        ]
-        title = f"{self._summary} sites"
-        table = pages.table(header, rows, range(len(self.axes)), title)
-        return pages.fragment(table + (f'<p class="small">{escape(note)}</p>' if note else ""))
-
-    def _beside(self, sites: Sequence[Mapping[str, int | str]]) -> list[list[str]]:
-        """By column, intervals and p of some sites; corrected, p is that of a choice among all."""
-        values = [self.select(**site).values.flatten() for site in sites]
-        few = replace(self, axes={"site": range(len(sites))}, values=torch.stack(values))
-        try:
-            limits = zip(*few.intervals(), strict=True)
-            intervals = [f"[{low:.3f}, {high:.3f}]" for low, high in limits]
-        except DataError:  # undefined, which the summary says by its unit
-            intervals = ["–"] * len(sites)
-        n_flips = max(N_FLIPS, FLIPS_A_SITE * self.n_sites)
-        p = sign_flip_p_values(few.differences, n_flips)
-        adjusted = (p * self.n_sites).clamp(max=1)
-        return [intervals, [f"{x:.2g}" for x in p], [f"{x:.2g}" for x in adjusted]]
+        return sites_in_html(self, found, unit=self._unit, title=f"{self._summary} sites")
