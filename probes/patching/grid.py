@@ -13,7 +13,6 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from probes import checks, files, pages
 from probes.errors import DataError
-from probes.patching import labelled
+from probes.patching import labelled, tables
 from probes.patching.figures import draw_heat_map
 from probes.statistics.intervals import CONFIDENCE, MIN_SEQUENCES, mean_intervals, ratio_intervals
 from probes.statistics.significance import N_FLIPS, adjust_p_values, sign_flip_p_values
@@ -50,7 +49,7 @@ _COLUMNS = ("mean", "effect", "low", "high", "p", "p_holm")
 
 
 @dataclass(frozen=True, eq=False)
-class Grid:
+class Grid(pages.Shown):
     """Effects of one kind of intervention at every site, one value a sequence.
 
     Values are kept in float64 on the CPU.
@@ -371,6 +370,9 @@ class Grid:
         fixed = [f"{name} {ls[0]}" for name, ls in self.axes.items() if len(ls) == 1]
         return ", ".join([f"{self.intervention} of {self.component}", *fixed])
 
+    def _page_title(self) -> str:
+        return self._heading
+
     @property
     def _count(self) -> str:
         return f"{self.n_sequences} sequence{'s' if self.n_sequences != 1 else ''}"
@@ -385,50 +387,14 @@ class Grid:
         site = ", ".join(f"{name} {label}" for name, label in labels.items())
         return f"Grid({self._summary} {self._unit} {effect:.3g} at {site})"
 
-    def to_html(self, path: files.StrPath | None = None) -> str:
-        """A self-contained page of the strongest sites, also written to ``path`` if one is given.
-
-        Args:
-            path: Also write it there.
-
-        Raises:
-            OutputPathError: The path cannot be written to.
-        """
-        text = pages.page(self._heading, self._repr_html_())
-        if path is not None:
-            files.write_text(path, text)
-        return text
-
     def _repr_html_(self) -> str:
         """The strongest sites; with 16 sequences or more, each with its interval and p."""
-        found = labelled.strongest(self._shown, self.axes, N_SHOWN)
-        columns = [[f"{effect:.3f}" for _, effect in found]]
-        header, note = [*self.axes, self._unit], ""
-        if self.n_sequences >= MIN_SEQUENCES:
-            columns += self._beside([labels for labels, _ in found])
-            header += ["95% interval", "p", f"p × {self.n_sites}"]
-            note = (
-                f"p of sign flips over sequences; p × {self.n_sites}: corrected for all sites "
-                "(Bonferroni)."
-            )
-        rows = [
-            [*map(str, labels.values()), *figures]
-            for (labels, _), figures in zip(found, zip(*columns, strict=True), strict=True)
-        ]
         title = f"{self._summary} sites"
-        table = pages.table(header, rows, range(len(self.axes)), title)
-        return pages.fragment(table + (f'<p class="small">{escape(note)}</p>' if note else ""))
-
-    def _beside(self, sites: Sequence[Mapping[str, int | str]]) -> list[list[str]]:
-        """By column, intervals and p of some sites; corrected, p is that of a choice among all."""
-        values = [self.select(**site).values.flatten() for site in sites]
-        few = replace(self, axes={"site": range(len(sites))}, values=torch.stack(values))
-        try:
-            limits = zip(*few.intervals(), strict=True)
-            intervals = [f"[{low:.3f}, {high:.3f}]" for low, high in limits]
-        except DataError:  # undefined, which the summary says by its unit
-            intervals = ["–"] * len(sites)
-        n_flips = max(N_FLIPS, FLIPS_A_SITE * self.n_sites)
-        p = sign_flip_p_values(few.differences, n_flips)
-        adjusted = (p * self.n_sites).clamp(max=1)
-        return [intervals, [f"{x:.2g}" for x in p], [f"{x:.2g}" for x in adjusted]]
+        found = labelled.strongest(self._shown, self.axes, N_SHOWN)
+        if self.n_sequences < MIN_SEQUENCES:
+            return tables.fragment(title, self._unit, found)
+        values = torch.stack([self.select(**site).values.flatten() for site, _ in found])
+        few = replace(self, axes={"site": range(len(found))}, values=values)
+        limits, n = few.intervals() if self._doubt() is None else None, self.n_sites
+        flips = max(N_FLIPS, FLIPS_A_SITE * n)
+        return tables.fragment(title, self._unit, found, limits, few.differences, n, flips)
