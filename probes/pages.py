@@ -8,6 +8,8 @@ import importlib.resources
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from probes import files
+
 LIGHT = """color-scheme: light; --ink: #10202c; --quiet: #44555f; --paper: #ffffff; --line: #dde4e8;
  --good: #e0eefb; --good-ink: #08407a; --good-line: #6baed6;
  --half: #f2f8fd; --half-ink: #2c5f8f; --half-line: #a9cbe4;
@@ -46,6 +48,30 @@ WRAPPED = 48
 
 VERDICT = "verdict"
 """Header of the columns whose cells are marked by what they say."""
+
+
+class Shown:
+    """What has an HTML form, ``_repr_html_``, and so a page of its own."""
+
+    def to_html(self, path: files.StrPath | None = None) -> str:
+        """A self-contained page, also written to ``path`` if one is given.
+
+        Args:
+            path: Also write it there.
+
+        Raises:
+            OutputPathError: The path cannot be written to.
+        """
+        text = page(self._page_title(), self._repr_html_())
+        if path is not None:
+            files.write_text(path, text)
+        return text
+
+    def _page_title(self) -> str:
+        raise NotImplementedError
+
+    def _repr_html_(self) -> str:
+        raise NotImplementedError
 
 
 def table(
@@ -115,7 +141,7 @@ def page(title: str, body: str) -> str:
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n<link rel="icon" href="data:,">\n'
+        '<meta name="color-scheme" content="light dark">\n'
         f"<title>{escape(title)}</title>\n<style>{BODY}</style>\n</head>\n"
         f"<body>\n{body}\n</body>\n</html>\n"
     )

@@ -25,7 +25,7 @@ FORM = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class Result(pages.Shown):
     """The head of every result, and how results are read, written and shown.
 
     Attributes:
@@ -142,20 +142,6 @@ class Result:
 
         return pd.DataFrame([self.provenance | row for row in self._rows()])
 
-    def to_html(self, path: str | os.PathLike[str] | None = None) -> str:
-        """A self-contained page of the result, also written to ``path`` if one is given.
-
-        Args:
-            path: Also write it there.
-
-        Raises:
-            OutputPathError: The path cannot be written to.
-        """
-        text = pages.page(f"{type(self).__name__} of {self.model}", self._repr_html_())
-        if path is not None:
-            files.write_text(path, text)
-        return text
-
     def plot(
         self,
         path: str | os.PathLike[str] | None = None,
@@ -178,6 +164,9 @@ class Result:
         draw = getattr(importlib.import_module("mtd_lens.views.plots"), self.FIGURE)
         figure: matplotlib.figure.Figure = draw(self, path, data=data)
         return figure
+
+    def _page_title(self) -> str:
+        return f"{type(self).__name__} of {self.model}"
 
     def __str__(self) -> str:
         return self.text()

@@ -47,7 +47,7 @@ _COLUMNS = ("mean", "effect", "low", "high", "p", "p_holm")
 
 
 @dataclass(frozen=True, eq=False)
-class Grid:
+class Grid(pages.Shown):
     """Effects of one kind of intervention at every site, one value a sequence.
 
     Values are kept in float64 on the CPU.
@@ -368,6 +368,9 @@ class Grid:
         fixed = [f"{name} {ls[0]}" for name, ls in self.axes.items() if len(ls) == 1]
         return ", ".join([f"{self.intervention} of {self.component}", *fixed])
 
+    def _page_title(self) -> str:
+        return self._heading
+
     @property
     def _count(self) -> str:
         return f"{self.n_sequences} sequence{'s' if self.n_sequences != 1 else ''}"
@@ -381,20 +384,6 @@ class Grid:
         [(labels, effect)] = labelled.strongest(self._shown, self.axes, 1)
         site = ", ".join(f"{name} {label}" for name, label in labels.items())
         return f"Grid({self._summary} {self._unit} {effect:.3g} at {site})"
-
-    def to_html(self, path: files.StrPath | None = None) -> str:
-        """A self-contained page of the strongest sites, also written to ``path`` if one is given.
-
-        Args:
-            path: Also write it there.
-
-        Raises:
-            OutputPathError: The path cannot be written to.
-        """
-        text = pages.page(self._heading, self._repr_html_())
-        if path is not None:
-            files.write_text(path, text)
-        return text
 
     def _repr_html_(self) -> str:
         """The strongest sites; with 16 sequences or more, each with its interval and p."""
