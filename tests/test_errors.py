@@ -371,16 +371,10 @@ NAMES = {
         lambda: mtd_lens.load_model("mtd-q3-m2-t32/random-relative", dtype=torch.int8),
         r"dtype",
     ),
-    "taken task": (
-        lambda: mtd_lens.register_task("mtd-q5-m3-t64", make()),
-        r"named 'mtd-q5-m3-t64' already",
-    ),
+    "taken task": (lambda: mtd_lens.register_task("mtd-q5-m3-t64", make()), r"-t64' already"),
     "slashed task": (lambda: mtd_lens.register_task("a/b", make()), r"without a slash"),
     "not a task": (lambda: mtd_lens.register_task("x", 3), r"expected a task; got int"),
-    "model without task": (
-        lambda: mtd_lens.register_model("mine", lambda: None),
-        r"TASK/VARIANT",
-    ),
+    "model without task": (lambda: mtd_lens.register_model("mine", lambda: None), r"TASK/VARIANT"),
     "model of no task": (
         lambda: mtd_lens.register_model("nope/mine", lambda: None),
         r"no task is named 'nope'",
