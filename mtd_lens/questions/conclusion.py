@@ -9,6 +9,9 @@ from mtd_lens.verdicts import NOT_APPLICABLE, NOT_DIAGNOSTIC, PARTIAL, REFUTED, 
 CARRIES = ("interchange", "interchange_given_query", "injection")
 """Tests of whether a layer carries a variable, the strictest first."""
 
+BY_SWAPS = "by swaps, which need not tell the two apart, "
+"""Begins what layers carry where a rival is nearer to the predictions than the algorithm."""
+
 WRITES = {"hook_attn_out": "attention output", "hook_mlp_out": "MLP output"}
 """Hooks in words; others by their own name."""
 
@@ -29,12 +32,14 @@ def conclusion(
     *inner, prediction = variables
     entries = list(matrix)
     places = [text for name in inner if (text := _carried(name, by_id, entries))]
-    sentences = [f"{supported} of {len(tested)} claims supported."]
-    if places:
-        sentences.append(_sentence("; ".join(places)))
-    if of_output := _predicted(prediction, by_id):
-        sentences.append(_sentence(of_output))
-    return " ".join(sentences)
+    carried, predicted = "; ".join(places), _predicted(prediction, by_id)
+    sentences = [carried, predicted]
+    swapped = [r for name, r in by_id.items() if name.rpartition(".")[2] in CARRIES]
+    found = any(result.verdict in (SUPPORTED, PARTIAL) for result in swapped)
+    if found and _has_nearer_rival(prediction, by_id):
+        sentences = [predicted, f"{BY_SWAPS}{carried}"]
+    told = [f"{text[0].upper()}{text[1:]}." for text in sentences if text]
+    return " ".join([f"{supported} of {len(tested)} claims supported.", *told])
 
 
 def _carried(
@@ -50,6 +55,8 @@ def _carried(
         for result in found:
             if result.verdict == verdict:
                 whole = words if verdict == SUPPORTED else f"part of {words}"
+                if _is_given_query(result):  # the whole last stream would pass there, too
+                    whole += " or a consequence"
                 return _at(result, f"carries {whole}") + _passes(result, results, matrix)
     scrubbed = [r for n, r in results.items() if n.startswith(f"{variable}.scrubbing")]
     passed = next((r for r in scrubbed if r.verdict == SUPPORTED), None)
@@ -67,10 +74,13 @@ def _at(result: ClaimResult, does: str) -> str:
     hook = match[1].rstrip(",") if match else "activation"
     words = WRITES.get(hook) or f"attention {hook.rpartition('hook_')[2].replace('_', ' ')}"
     where = f"layer {result.layer}'s {words} {does}"
-    test = result.id.rpartition(".")[2]
-    if test == "injection":
+    if result.id.endswith(".injection"):
         return f"{where} where the algorithm's own value is written into it"
-    return f"given the query's own tokens, {where}" if test.endswith("given_query") else where
+    return f"given the query's own tokens, {where}" if _is_given_query(result) else where
+
+
+def _is_given_query(result: ClaimResult) -> bool:
+    return result.id.endswith("given_query")
 
 
 def _passes(
@@ -87,6 +97,13 @@ def _passes(
     return ""
 
 
+def _has_nearer_rival(prediction: str, results: Mapping[str, ClaimResult]) -> bool:
+    """Whether predictions are like those of the algorithm's group, and most like a rival's."""
+    wanted = {"estimator": SUPPORTED, "algorithm": REFUTED}
+    found = {test: results.get(f"{prediction}.{test}") for test in wanted}
+    return all(result and result.verdict == wanted[test] for test, result in found.items())
+
+
 def _predicted(prediction: str, results: Mapping[str, ClaimResult]) -> str | None:
     """What the predictions are those of."""
     group, one = (results.get(f"{prediction}.{test}") for test in ("estimator", "algorithm"))
@@ -97,7 +114,3 @@ def _predicted(prediction: str, results: Mapping[str, ClaimResult]) -> str | Non
     if one is None or one.verdict == NOT_APPLICABLE:
         return "it predicts like the algorithm's group"
     return f"it predicts like the algorithm's group: {one.reason}"
-
-
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}."

@@ -37,8 +37,8 @@ def entry(claim, layer, low):
                 result("mean_value.scrubbing_given_query", "supported", 1),
             ],
             [entry("mean_value.scrubbing_given_query", 1, 0.85)],
-            "Given the query's own tokens, layer 1's attention output carries the mean value and "
-            "nothing else.",
+            "Given the query's own tokens, layer 1's attention output carries the mean value or "
+            "a consequence and nothing else.",
         ),
         (
             [
@@ -89,6 +89,13 @@ def test_predictions_are_of_a_group_or_of_one():
     assert conclusion(VARIABLES, [group, one], []).endswith(
         "It predicts like the algorithm's group: EM is nearer."
     )
+    held = result("mean_value.interchange", "supported")
+    assert conclusion(VARIABLES, [held, group, one], []) == (
+        "2 of 3 claims supported. It predicts like the algorithm's group: EM is nearer. By swaps, "
+        "which need not tell the two apart, layer 2's attention output carries the mean value."
+    )
+    alike = result("prediction.algorithm", "not_diagnostic", None, reason="EM cannot be told")
+    assert conclusion(VARIABLES, [held, group, alike], []).endswith("EM cannot be told.")
     assert conclusion(VARIABLES, [group], []).endswith("It predicts like the algorithm's group.")
     lost = result("prediction.estimator", "refuted", None)
     assert "is refuted" in conclusion(VARIABLES, [lost, one], [])

@@ -82,4 +82,5 @@ def test_the_demo_is_the_one_that_is_shown():
     for name, quoted in shown:
         [path] = ROOT.glob(f"mtd_lens/families/*/models/{name}/measurements.json")
         measured = json.loads(path.read_text())["scorecard"]["conclusion"]
-        assert measured.startswith(" ".join(quoted.replace("> ", "").split()))
+        for sentence in re.split(r"(?<=\.) ", " ".join(quoted.replace("> ", "").split())):
+            assert sentence.lower() in measured.lower()
