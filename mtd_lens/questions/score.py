@@ -129,6 +129,9 @@ def score(
         trial.read_for(tested)  # what the estimators are held against, in the same pass
         references = from_model(experiment.family, trial)
         of_model = measured(trial)
+        for claim, found in zip(tested, of_model, strict=True):
+            if claim in further and (best := _chosen(found)):  # said before more is measured
+                _scored(claim, best, seed)
         del trial
         null = experiment.null()
         of_null = measured(experiment.trial(null))
@@ -244,13 +247,21 @@ def _chosen(found: Found | None) -> Measurement | None:
     return None if found is None or isinstance(found, NotApplicable) else chosen(found)
 
 
+def _scored(claim: Claim, measurement: Measurement, seed: int) -> Interval:
+    with naming(claim):  # rows of a claim of the caller's own may be of any kind
+        return score_of(measurement, seed)
+
+
 def _floors(
     claims: Sequence[Claim], of_null: Sequence[Found], null: HookedModel, experiment: Experiment
 ) -> list[Interval | None]:
     """The null's scores: over sequences, or over random models where sequences play no part."""
     seed = experiment.seed
     best_of = [_chosen(found) for found in of_null]
-    floors = [None if best is None else score_of(best, seed) for best in best_of]
+    floors = [
+        None if best is None else _scored(claim, best, seed)
+        for claim, best in zip(claims, best_of, strict=True)
+    ]
     exact = [i for i, best in enumerate(best_of) if best is not None and best.exact]
     drawn = [[floors[i]] for i in exact]
     for number in range(1, N_EXACT_NULLS if exact else 0):
@@ -258,7 +269,7 @@ def _floors(
         trial = experiment.trial(null)
         for i, intervals in zip(exact, drawn, strict=True):
             best = _chosen(_measured(claims[i], trial))
-            intervals.append(None if best is None else score_of(best, seed))
+            intervals.append(None if best is None else _scored(claims[i], best, seed))
     for i, intervals in zip(exact, drawn, strict=True):
         scores = [interval.score for interval in intervals if interval]
         low, middle, high = np.quantile(scores, [0.025, 0.5, 0.975])
@@ -281,8 +292,10 @@ def _decided(
         said = isinstance(of_model, NotApplicable)
         reason = str(of_model) if said else "the variable does not vary"
         return ClaimResult.not_made(claim.id, claim.statement, reason, threshold)
-    score, ceiling = score_of(best, seed), None if built is None else score_of(built, seed)
-    controls = controls_of(best, seed)
+    score = _scored(claim, best, seed)
+    ceiling = None if built is None else _scored(claim, built, seed)
+    with naming(claim):
+        controls = controls_of(best, seed)
     beside = controls if null is None else {NULL: null} | controls
     verdict = decide(score, beside, ceiling, threshold, best.dose, refuted)
     return ClaimResult(
@@ -314,7 +327,7 @@ def _is_of_output(found: Found) -> bool:
 
 
 def _entry(claim: Claim, measurement: Measurement, seed: int) -> MatrixEntry:
-    found = score_of(measurement, seed)
+    found = _scored(claim, measurement, seed)
     assert measurement.layer is not None
     return MatrixEntry(
         **vars(found), claim=claim.id, layer=measurement.layer, site=measurement.site

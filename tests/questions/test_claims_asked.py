@@ -3,8 +3,10 @@
 import traceback
 
 import pytest
+import torch
 
 import mtd_lens
+import probes
 from mtd_lens import measures
 from mtd_lens.contracts import LAST
 from mtd_lens.results.scorecard import Scorecard
@@ -161,6 +163,32 @@ def test_an_exception_names_the_claim(model, where):
         score(model, quick=True, claims=[claim], only=["mine.own"])
     assert caught.value.__notes__ == ["Raised by the test of the claim 'mine.own'."]
     assert "mine.own" in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.usefixtures("_no_type_checker")
+@pytest.mark.parametrize(
+    ("numerator", "denominator", "message"),
+    [
+        ([float("nan")] * 32, [1.0] * 32, "finite"),
+        ([1.0] * 5, [1.0] * 5, "16"),
+        ([1.0] * 32, [0.0] * 32, "0"),
+        ([1.0] * 32, [1.0] * 31, "as many"),
+    ],
+)
+def test_rows_of_which_no_score_can_be_made_name_the_claim(model, numerator, denominator, message):
+    """Before the null and the construction are measured."""
+    calls = []
+
+    def wrong(trial):
+        calls.append(trial)
+        rows = torch.tensor(numerator), torch.tensor(denominator)
+        return [mtd_lens.Measurement(0, "blocks.0", 0.5, *rows)]
+
+    claim = mtd_lens.Claim("mine.own", "s", wrong)
+    with pytest.raises(probes.ProbesError, match=message) as caught:
+        score(model, quick=True, claims=[claim], only=["mine.own"])
+    assert caught.value.__notes__ == ["Raised by the test of the claim 'mine.own'."]
+    assert len(calls) == 1
 
 
 def test_a_site_that_the_model_lacks_names_the_claim(model):
