@@ -12,7 +12,12 @@ from mtd_lens.measures.choice import earliest_best
 from mtd_lens.measures.dose import dose
 from mtd_lens.measures.pairs import Pairs, Rows, negligible, pairs_of
 from mtd_lens.measures.words import where
-from mtd_lens.measures.writing import WritesAtLayers, at, written_predictions
+from mtd_lens.measures.writing import (
+    WritesAtLayers,
+    at,
+    natural_predictions,
+    written_predictions,
+)
 from mtd_lens.trial import Trial, checked_trial
 from probes.subject import Subject
 
@@ -24,7 +29,8 @@ class Interchange(WritesAtLayers):
     The patched run is the base's with the source's activation (Geiger et al. 2021); the
     counterfactual is the algorithm's prediction with the variable at its source value; blind is the
     best answer without a look at the source. Beside it stand the same score with the activation of
-    a wrong source, and the dose: how much of the source's value the patched model acts on.
+    a wrong source, and the dose: how much of the source's value the patched model acts on. In the
+    details, ``no swap`` is the score of the base's own prediction.
 
     Attributes:
         variable: Of the causal model.
@@ -76,7 +82,11 @@ class Interchange(WritesAtLayers):
         measured = sites if trial.complete else {best: sites[best]}
         errors, patched = self._errors(trial, pairs, pairs.source, measured)
         controls, found = {}, None
+        details = {"pairs": float(len(pairs)), "blind": float(blind.mean())}
         if trial.complete:
+            natural = natural_predictions(trial, pairs.base)
+            left = trial.task.outputs.divergence(pairs.counterfactual, natural)
+            details["no swap"] = 1 - float(left.mean() / blind.mean())
             wrong, _ = self._errors(trial, pairs, pairs.wrong, {best: sites[best]})
             controls = {"a wrong source": (wrong[best], blind)}
             if self.linear:
@@ -90,7 +100,7 @@ class Interchange(WritesAtLayers):
                 denominator=blind,
                 controls=controls if layer == best else {},
                 dose=found if layer == best else None,
-                details={"pairs": float(len(pairs)), "blind": float(blind.mean())},
+                details=details,
             )
             for layer, site in measured.items()
         ]
