@@ -122,6 +122,16 @@ def breakable(text: str) -> str:
     return escape(text).replace("_", "_<wbr>").replace(".", ".<wbr>")
 
 
+def folded(summary: str, body: str) -> str:
+    """What a reader may unfold.
+
+    Args:
+        summary: What is seen of it, in words.
+        body: The markup.
+    """
+    return f"<details>\n<summary>{escape(summary)}</summary>\n{body}\n</details>"
+
+
 def fragment(body: str) -> str:
     """What a notebook shows: some markup, in the one style.
 

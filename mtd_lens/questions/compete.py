@@ -18,6 +18,7 @@ from mtd_lens.measures import Interchange, Prediction, Scrubbing, pairs_of
 from mtd_lens.measures.choice import chosen, controls_of, score_of
 from mtd_lens.measures.pairs import negligible
 from mtd_lens.results.competition import Competition, Contender, Duel
+from mtd_lens.results.forms import at_bounds
 from mtd_lens.trial import Trial
 from mtd_lens.verdicts import THRESHOLD, Verdict, decide
 from mtd_lens.vocabulary import Vocabulary
@@ -264,11 +265,16 @@ def _judged(
         verdict, reason = verdicts.REFUTED, min(nearer, key=lambda words: nearer[words])
     else:
         verdict, reason = _of_the_nearest(one, beside, alike, threshold)
+    parameters = one.trial.causal_model.parameters
+    if ends := " and ".join(at_bounds(parameters)):
+        reason += (
+            f"; its fit is at the end of its range, {ends}: nothing is said of what lies beyond"
+        )
     layers = {test: found.layer for test, found in one.found.items()}
     return Contender(
         id=one.algorithm.id,
         name=name,
-        parameters=one.trial.causal_model.parameters,
+        parameters=parameters,
         divergence=probes.mean_interval(one.divergences, one.trial.seed),
         predictions=one.scores.get("predictions"),
         interchange=one.scores.get("interchange"),

@@ -184,10 +184,12 @@ class Result(pages.Shown):
         return "\n\n".join([*title, *(table.text(width) for table in self._shown()), *notes])
 
     def _repr_html_(self) -> str:
-        title = f'<p class="title">{escape(self._title())}</p>'
+        title = f'<h1 class="title">{escape(self._title())}</h1>'
+        lead = [f"<p><b>{escape(sentence)}</b></p>" for sentence in self._lead()]
         tables = [table.__html__() for table in self._shown()]
-        notes = [f"<p>{escape(note)}</p>" for note in self._all_notes()]
-        return pages.fragment("\n".join([title, *tables, *notes]))
+        notes = [f"<p>{escape(note)}</p>" for note in self._notes() + self._runs()]
+        parts = [title, *lead, *tables, *notes, *self._folded()]
+        return pages.fragment("\n".join(parts))
 
     def _shown(self) -> list[forms.Table]:
         return [table for table in self._tables() if table.rows]
@@ -202,12 +204,23 @@ class Result(pages.Shown):
         """What text and HTML show, unless it is empty."""
         raise NotImplementedError
 
+    def _lead(self) -> list[str]:
+        """What it comes to: what HTML says first, and text, of which the end is seen, last."""
+        return []
+
     def _notes(self) -> list[str]:
         """What text and HTML say below the tables."""
         return []
 
+    def _folded(self) -> list[str]:
+        """Markup of what HTML has below all else, folded up."""
+        return []
+
     def _all_notes(self) -> list[str]:
-        return [*self._notes(), *([f"Runs went through {self.through}."] if self.through else [])]
+        return self._notes() + self._lead() + self._runs()
+
+    def _runs(self) -> list[str]:
+        return [f"Runs went through {self.through}."] if self.through else []
 
     def _rows(self) -> list[dict[str, Any]]:
         """What the data frame holds."""

@@ -192,7 +192,7 @@ class Competition(Result):
             Table(("algorithm", "test", "why it was not made"), notes, (0, 1, 2), "Not made"),
         ]
 
-    def _notes(self) -> list[str]:
+    def _lead(self) -> list[str]:
         return [self.conclusion]
 
     def _rows(self) -> list[dict[str, Any]]:

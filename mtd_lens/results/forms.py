@@ -84,6 +84,15 @@ def parameters(values: Mapping[str, float]) -> str:
     return ", ".join(words) + " (* at the end of its range: no estimate)" * marked
 
 
+def at_bounds(values: Mapping[str, float]) -> list[str]:
+    """In words, the parameters that were fitted to the ends of their ranges: ``first β 1.555``."""
+    return [
+        f"{label_of(name)} {value:.4g}"
+        for name, value in values.items()
+        if name + AT_BOUND in values
+    ]
+
+
 def compact(listed: Sequence[tuple[float, bool]]) -> str:
     """Parameters of one group of ``grouped`` to two digits, starred at the ends of their ranges."""
     shown = [

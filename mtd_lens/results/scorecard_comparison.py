@@ -10,7 +10,7 @@ from mtd_lens.results.forms import NOTHING, Table, figure, interval, parameters
 from mtd_lens.results.plain import check
 from mtd_lens.results.scorecard import ClaimResult
 from mtd_lens.verdicts import SUPPORTED
-from probes import checks
+from probes import checks, pages
 from probes.statistics.intervals import Interval
 
 PAIRED, UNPAIRED, EXACT = "paired", "unpaired", "exact"
@@ -158,6 +158,9 @@ class ScorecardComparison(Result):
             sizes = [len(claim.found), len(claim.differences)]
             check(sizes == [n, n - 1], f"{n} and {n - 1} entries", sizes, "found and differences")
 
+    def _page_title(self) -> str:
+        return f"Scorecards of {' and '.join(card.name for card in self.cards)}"
+
     def _title(self) -> str:
         others = ", ".join(card.name for card in self.cards[1:])
         return f"{others} beside {self.cards[0].name}   against {self.algorithm}"
@@ -242,8 +245,30 @@ class ScorecardComparison(Result):
             f"Differences are {'; '.join(said)}. Intervals and p are over sequences, for these "
             "very models: how far models of other training seeds would lie apart they do not say."
         )
-        told = zip(letters, self.cards, strict=True)
-        return notes + [f"{n}, {card.name}: {card.conclusion}" for n, card in told]
+        return notes
+
+    def _lead(self) -> list[str]:
+        told = zip(self.letters, self.cards, strict=True)
+        return [f"{letter}, {card.name}: {card.conclusion}" for letter, card in told]
+
+    def _folded(self) -> list[str]:
+        """Each scorecard's claims, with what they are held against and why they were judged so."""
+        return [
+            pages.folded(f"{letter}, {card.name}: every claim", self._claims_of(index).__html__())
+            for index, (letter, card) in enumerate(zip(self.letters, self.cards, strict=True))
+        ]
+
+    def _claims_of(self, index: int) -> Table:
+        header = ("claim", "verdict", "layer", "score", "95% interval", "floor", "ceiling", "why")
+        rows = [
+            (
+                claim.id, claim.verdict, figure(claim.layer, 0), figure(claim.score),
+                interval(claim), figure(claim.floor), figure(claim.ceiling), claim.reason,
+            )
+            for claim in (beside.found[index] for beside in self.claims)
+            if claim is not None
+        ]  # fmt: skip
+        return Table(header, rows, (0, 1, 7))
 
     def _rows(self) -> list[dict[str, Any]]:
         """A row for each claim and further scorecard; ``first_`` are the first one's columns."""

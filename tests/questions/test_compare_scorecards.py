@@ -1,6 +1,7 @@
 """Scorecards beside each other: what is paired, what a difference is, and when it is one."""
 
 from dataclasses import replace
+from html import escape
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import mtd_lens
 import probes
 from mtd_lens.claims import Measurement
 from mtd_lens.measures.choice import rows_of, score_of
+from mtd_lens.results.forms import figure
 from mtd_lens.results.scorecard import ClaimResult, Scorecard
 
 N = 96
@@ -178,6 +180,25 @@ def test_cards_have_names_that_tell_them_apart(cards):
     named = mtd_lens.compare_scorecards(cards, names=["before", "after"])
     assert "after − before" in str(named)
     assert "after beside before" in named.to_html()
+
+
+def test_the_page_says_first_what_it_comes_to_and_has_every_claim_folded_below(cards):
+    found = mtd_lens.compare_scorecards(cards)
+    page = found.to_html().replace("<wbr>", "")
+    assert "<title>Scorecards of whole and broken</title>" in page
+    conclusions = [page.index(escape(card.conclusion)) for card in cards]
+    assert page.index("<h1") < conclusions[0] < conclusions[1] < page.index("<table")
+    _, *sections = page.split("<details>")
+    for letter, name, section, card in zip("AB", ("whole", "broken"), sections, cards, strict=True):
+        assert f"<summary>{letter}, {name}: every claim</summary>" in section
+        for claim in card:
+            row = next(row for row in section.split("<tr>") if f">{claim.id}<" in row)
+            figures = map(figure, (claim.score, claim.floor, claim.ceiling))
+            words = [claim.verdict.replace("_", " "), figure(claim.layer, 0), escape(claim.reason)]
+            assert all(f">{word}<" in row for word in (*words, *figures))
+    text = str(found)
+    assert all(card.conclusion in text for card in cards)
+    assert all(claim.reason not in text for card in cards for claim in card if claim.reason)
 
 
 def test_the_figure_shows_scores_and_differences(cards):

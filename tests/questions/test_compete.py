@@ -111,6 +111,14 @@ def test_a_random_model_runs_none():
     found = mtd_lens.compete(mtd_lens.load_model("mtd-q3-m2-t32/random-absolute"))
     assert {contender.verdict for contender in found} == {REFUTED}
     assert "runs none" in found.conclusion
+    ends = {
+        c.id: [name for name in c.parameters if f"{name}_at_bound" in c.parameters] for c in found
+    }
+    assert any(ends.values())
+    for contender in found:
+        named = [f"{contender.parameters[name]:.4g}" for name in ends[contender.id]]
+        assert ("end of its range" in contender.reason) == bool(named)
+        assert all(value in contender.reason for value in named)
 
 
 EVEN = [[0.1, 0.2, 0.3, 0.4]] * 4
@@ -251,7 +259,8 @@ def test_results_are_read_again(model, tmp_path):
     table = found.to_dataframe()
     assert list(table["algorithm"]) == [contender.id for contender in found]
     assert found.conclusion in str(found)
-    assert found.conclusion in found.to_html()
+    page = found.to_html()
+    assert page.index("<h1") < page.index(found.conclusion) < page.index("<table")
     with pytest.raises(mtd_lens.UnknownNameError):
         found["posteriori"]
 
@@ -262,6 +271,22 @@ def test_the_figure_shows_what_was_found(model):
     assert [label.get_text() for label in left.get_yticklabels()] == [c.name for c in found]
     words = {text.get_text() for axes in (left, right) for text in axes.texts}
     assert {c.verdict.replace("_", " ") for c in found} <= words
+
+
+def test_the_axis_of_divergences_is_as_wide_as_what_is_drawn(model):
+    found = mtd_lens.compete(model, n_sequences=128, algorithms=[ONE_STEP, POSTERIOR])
+    near, far = Interval(0.005, 0.004, 0.006), Interval(0.008, 0.007, 0.009)
+    close = [replace(c, divergence=d) for c, d in zip(found, (near, far), strict=True)]
+    left, _ = replace(found, contenders=tuple(close)).plot().axes
+    low, high = left.get_xlim()
+    assert 0.002 < low < 0.004
+    assert 0.009 < high < 0.02
+    assert len([at for at in left.get_xticks() if low < at < high]) > 1
+    exact = [
+        replace(c, divergence=d) for c, d in zip(found, (Interval(0.0, 0.0, 0.0), far), strict=True)
+    ]
+    left, _ = replace(found, contenders=tuple(exact)).plot().axes
+    assert left.get_xlim()[0] < 1e-6
 
 
 @pytest.mark.usefixtures("_no_type_checker")

@@ -227,7 +227,7 @@ def test_a_users_own_model_is_searched_and_left_alone(tmp_path):
     assert len(found.findings) == 5
     assert {e.place.kind for e in found.sites} == {"z", "mlp_out", "pattern"}
     assert {e.place.kind for e in found.probes} == {"z", "attn_out", "mlp_out", "resid_post"}
-    assert "NO SET FOUND; best tried" in found.plot(tmp_path / "f.svg").axes[0].get_title(
+    assert "NO SET FOUND\nbest tried" in found.plot(tmp_path / "f.svg").axes[0].get_title(
         loc="left"
     )
     again = mtd_lens.localize(model, TASKS["m2"], n_sequences=64, seed=3, name="mine")

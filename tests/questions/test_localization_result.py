@@ -65,7 +65,7 @@ def test_json_round_trip(found, tmp_path):
 
 def test_text_and_html(found):
     text = str(found)
-    assert text.startswith("m3/constructed-absolute   against one step   beta")
+    assert text.startswith("m3/constructed-absolute   against one step   β")
     assert "L0H0 z, L0H1 z, L0H2 z" in text
     assert "1.00*+" in text
     assert "mean_responsibility, given the query" in text
@@ -126,15 +126,36 @@ def test_the_figure_is_not_blank_and_says_what_was_found(found, tmp_path):
         found.plot(tmp_path / "f.pdf")
 
 
-def test_scores_far_below_zero_are_said_to_be_below(found):
-    low = Localization(
-        **{
-            **vars(found),
-            "sites": tuple(type(e)(**{**vars(e), "score": -7.0}) for e in found.sites),
-        }
-    )
-    texts = [text.get_text() for text in low.plot().axes[0].texts]
-    assert sum(text.startswith("< -1") for text in texts) == 9
+def test_cells_are_white_where_a_swap_does_nothing_and_red_where_it_harms(found):
+    idle = found.findings[0].unswapped
+    scores = iter([idle, idle / 2, 0.0, 0.5, 1.0, 2 * idle, -7.0, 1.0, 1.0])
+    sites = [type(e)(**{**vars(e), "score": next(scores, 1.0)}) for e in found.sites]
+    axes = Localization(**{**vars(found), "sites": tuple(sites)}).plot().axes[0]
+    texts = [text.get_text().rstrip("*") for text in axes.texts]
+    assert texts[:9] == [figure(entry.score, 2) for entry in sites[:9]]
+    assert "-7.00" in texts
+    red, _, blue = zip(*(p.get_facecolor()[:3] for p in axes.patches if p.get_fill()), strict=True)
+    assert red[0] == pytest.approx(blue[0], abs=0.01)
+    assert list(red[:5]) == sorted(red[:5], reverse=True)
+    assert red[4] < red[3] < red[2] < red[1] < red[0]
+    assert blue[5] < red[5]
+    assert blue[6] < red[6]
+
+
+def test_colour_bars_are_clear_of_titles(not_found):
+    drawn = not_found.plot()
+    renderer = drawn._get_renderer()
+    drawn.draw(renderer)
+    *panels, one, other = drawn.axes
+    titles = [axes._left_title for axes in panels if axes.get_title(loc="left")]
+    boxes = [title.get_window_extent(renderer) for title in titles]
+    assert len(boxes) == len(panels)
+    for bar in (one, other):
+        extent = bar.get_tightbbox(renderer)
+        assert not any(extent.overlaps(box) for box in boxes)
+        assert not any(extent.overlaps(axes.get_window_extent(renderer)) for axes in panels)
+    for index, box in enumerate(boxes):
+        assert not any(box.overlaps(rest) for rest in boxes[index + 1 :])
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +178,7 @@ def test_a_set_that_was_not_found_is_not_listed_as_one(not_found):
     assert "smallest set" in text
     assert not any(not_found.in_set(entry) for entry in not_found.sites)
     panel = not_found.plot().axes[2]
-    assert "NO SET FOUND; best tried" in panel.get_title(loc="left")
+    assert "NO SET FOUND\nbest tried" in panel.get_title(loc="left")
     outlines = [p for p in panel.patches if not p.get_fill()]
     assert {p.get_linestyle() for p in outlines} == {"dotted"}
     data = json.loads(not_found.to_json())

@@ -155,7 +155,11 @@ def test_every_result_draws_its_figure_and_writes_its_page(tmp_path):
         assert len(pd.read_csv(tmp_path / f"{name}.csv")) > 1
         page = found.to_html(tmp_path / f"{name}.html")
         assert (tmp_path / f"{name}.html").read_text("utf-8") == page
-        assert f"<title>{name} of {found.model}</title>" in page
+        cards = getattr(found, "cards", None)
+        shown = f"{name} of {found.model}"
+        if cards is not None:
+            shown = f"Scorecards of {' and '.join(card.name for card in cards)}"
+        assert f"<title>{html.escape(shown)}</title>" in page
         assert found._repr_html_() in page
 
 

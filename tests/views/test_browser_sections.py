@@ -6,6 +6,8 @@ import pytest
 import torch
 from browsing import wait_for_charts
 
+import mtd_lens
+
 
 def test_a_page_opens_on_the_head_that_is_the_algorithm_s(open_page):
     page = open_page("construction.html")
@@ -89,3 +91,25 @@ def test_doses_are_drawn_where_they_are(open_page):
     assert circles.count() >= 3
     places = circles.evaluate_all("(all) => all.map((circle) => Number(circle.getAttribute('cx')))")
     assert places == pytest.approx([150] * len(places), abs=5)  # of a dose of 1
+
+
+def test_names_stay_beside_the_figures_on_a_narrow_screen(browser, tmp_path):
+    model = mtd_lens.load_model("mtd-q3-m2-t32/constructed-relative")
+    page_of = mtd_lens.score(model, n_sequences=64, quick=True).to_html(tmp_path / "card.html")
+    assert "interchange_" in page_of
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto((tmp_path / "card.html").as_uri())
+    first = page.locator(".scroll").first
+    name = first.locator("td.name").first
+    before = name.bounding_box()
+    assert before["width"] <= 0.45 * 390
+    fading = "box => getComputedStyle(box).maskImage"
+    assert "gradient" in first.evaluate(fading)
+    first.evaluate("box => box.scrollLeft = box.scrollWidth")
+    page.wait_for_function("box => box.scrollLeft > 100", arg=first.element_handle())
+    after = name.bounding_box()
+    assert after == before
+    figures = first.locator("tr").nth(1).locator("td").last.bounding_box()
+    assert figures["x"] + figures["width"] <= 390
+    assert "gradient" not in first.evaluate(fading)
+    page.close()

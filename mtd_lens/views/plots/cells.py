@@ -96,11 +96,12 @@ def add_colour_bar(
     panels: Any,
     label: str,
     **place: Any,
-) -> None:
-    """A colour bar beside the panels."""
+) -> Any:
+    """A colour bar beside the panels, which is returned."""
     bar = figure.colorbar(scale, ax=panels, **place)
     bar.set_label(label, fontsize="small")
     bar.ax.tick_params(labelsize="x-small")
+    return bar
 
 
 def _readable_on(rgba: tuple[float, ...]) -> str:

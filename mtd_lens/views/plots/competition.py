@@ -25,6 +25,11 @@ INCHES = (10.4, 1.9)
 LEAST_SHOWN = 1e-6
 """Smaller divergences are drawn at the left edge."""
 
+DECADE = 10.0
+
+AROUND = 1.5
+"""By which factor the axis of divergences goes beyond what is drawn."""
+
 LIMITS = (-0.75, 1.75)
 """Of shares that are drawn."""
 
@@ -79,7 +84,7 @@ def _draw(competition: Competition) -> "matplotlib.figure.Figure":
 
 def _draw_divergences(axes: "matplotlib.axes.Axes", competition: Competition) -> None:
     """A row for each algorithm, with its verdict."""
-    from matplotlib.ticker import StrMethodFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     style.plain(axes, "x")
     axes.set_xscale("log")
@@ -87,9 +92,14 @@ def _draw_divergences(axes: "matplotlib.axes.Axes", competition: Competition) ->
         colour: Any = VERDICT_COLOURS.get(contender.verdict, (style.INK, 0.3))
         _mark(axes, contender.divergence, height, colour, LEAST_SHOWN, float("inf"))
         _say(axes, height, contender.verdict.replace("_", " "))
-    most = max(contender.divergence.high for contender in competition)
-    axes.set_xlim(LEAST_SHOWN / 1.5, max(most, 10 * LEAST_SHOWN) * 2)
+    shown = [
+        max(x, LEAST_SHOWN) for c in competition for x in (c.divergence.low, c.divergence.high)
+    ]
+    axes.set_xlim(min(shown) / AROUND, max(*shown, 2 * LEAST_SHOWN) * AROUND)
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    if max(shown) < DECADE * min(shown):  # too narrow for powers of ten
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_yticks(range(len(competition)), [c.name for c in competition], fontsize="small")
     axes.tick_params(labelsize="small")
     measure, _, unit = competition.divergence.partition(", ")

@@ -14,7 +14,6 @@ from mtd_lens.views.plots.cells import (
     Cell,
     Cells,
     add_colour_bar,
-    clipped,
     draw_cells,
     scale_of,
 )
@@ -32,7 +31,7 @@ MARGINS = (1.9, 0.5)
 MIN_COLUMNS = 5
 """Room for titles, also where a map has fewer columns."""
 
-TITLE_WIDTH = 60
+TITLE_WIDTH = 70
 """Characters, after which a panel's title goes on in the next line."""
 
 NOTE_CHARACTER = 0.06
@@ -41,8 +40,15 @@ NOTE_CHARACTER = 0.06
 HEAD, FOOT = 0.75, 0.65
 """Inches above and below all panels."""
 
-INTERCHANGE_COLOURS, PROBE_COLOURS = "Blues", "Greens"
-"""From 0 on: sites at which nothing happens, which score below 0, are as white as those at 0."""
+BARS = 0.7
+"""Inches of the colour bars, which lie below the panels, clear of their titles."""
+
+INTERCHANGE_COLOURS, PROBE_COLOURS = "RdBu", "Greens"
+"""White where a swap does nothing, blue towards the algorithm, red away from it."""
+
+BLIND = 0.4
+"""How blue a score of 0 is, no better than without a look at the source; swapping nothing, which
+scores below that, is white, and 1 is as blue as can be."""
 
 GIVEN_QUERY_NOTE = (
     "Sources share the query's own tokens with their base.\n"
@@ -67,8 +73,8 @@ def plot_localization(
             are.
 
     Returns:
-        A ``matplotlib.figure.Figure``. Interchange scores below ``LOWEST_SCORE`` have its colour
-        and say only that they are below.
+        A ``matplotlib.figure.Figure``. Where F is over blind, cells of interchange are white at
+        each finding's own F of no swap, bluer the nearer they come to 1, and red below.
 
     Raises:
         ArgumentError: Something else than a result of ``localize``, a path that ends in neither
@@ -87,12 +93,12 @@ def _draw(found: Localization) -> "matplotlib.figure.Figure":
     height = n_layers * CELL[1] + 2 * MARGINS[1]
     size = (
         sum(widths) * CELL[0] + 2 * MARGINS[0],
-        len(maps) * height + HEAD + FOOT,
+        len(maps) * height + HEAD + FOOT + BARS,
     )
     inside = (0, FOOT / size[1], 1, 1 - (HEAD + FOOT) / size[1])
     figure, panels = style.new_figure(size, len(maps), 2, width_ratios=widths)
     figure.get_layout_engine().set(rect=inside, hspace=0.04)
-    scales = [scale_of(0.0, 1.0, colours) for colours in (INTERCHANGE_COLOURS, PROBE_COLOURS)]
+    scales = [scale_of(-1.0, 1.0, INTERCHANGE_COLOURS), scale_of(0.0, 1.0, PROBE_COLOURS)]
     rows = {layer: f"layer {layer}" for layer in range(n_layers)}
     for row, finding, pair in zip(panels, found.findings, maps, strict=True):
         for axes, cells, scale, width in zip(row, pair, scales, widths, strict=True):
@@ -100,9 +106,14 @@ def _draw(found: Localization) -> "matplotlib.figure.Figure":
             axes.set_xlim(-0.5, width - 0.5)
             axes.set_ylim(n_layers - 0.5, -0.5)
         _name(row, finding)
-    for column, label in enumerate(("interchange F", "probe R²")):
-        place = {"shrink": 0.6, "pad": 0.02, "aspect": 30}
-        add_colour_bar(figure, scales[column], panels[:, column].tolist(), label, **place)
+    blind = BLIND * found.over_blind
+    ticks = {0.0: "no swap", blind: "0", (1 + blind) / 2: "0.5", 1.0: "1"}
+    for column, (label, marks) in enumerate((("interchange F", ticks), ("probe R²", None))):
+        place = {"location": "bottom", "shrink": 0.6, "pad": 0.02, "aspect": 30}
+        bar = add_colour_bar(figure, scales[column], panels[:, column].tolist(), label, **place)
+        if marks is not None:
+            bar.ax.set_xlim(-BLIND, 1.0)
+            bar.set_ticks(list(marks), labels=list(marks.values()))
     _explain(figure, found, size)
     return figure
 
@@ -111,8 +122,8 @@ def _interchange(found: Localization, finding: Finding) -> Cells:
     outlined = dict.fromkeys(finding.tried, "dotted") | dict.fromkeys(finding.places, "solid")
     cells = {
         (entry.place.column, entry.place.layer): Cell(
-            entry.score,
-            clipped(entry.score) + "*" * entry.significant,
+            _shade(entry.score, finding),
+            number(entry.score, 2) + "*" * entry.significant,
             bold=entry.significant,
             outline=outlined.get(entry.place, ""),
         )
@@ -120,8 +131,16 @@ def _interchange(found: Localization, finding: Finding) -> Cells:
     }
     if found.has_joint_layers(finding.variable):
         for layer, score in enumerate(finding.whole_layers):
-            cells[TOGETHER, layer] = Cell(score, clipped(score))
+            cells[TOGETHER, layer] = Cell(_shade(score, finding), number(score, 2))
     return cells
+
+
+def _shade(score: float, finding: Finding) -> float:
+    """Where a score lies in the colours: 0 as without a swap, ``BLIND`` at 0, and 1 at 1."""
+    idle = finding.unswapped
+    if idle is None or idle >= 0:  # no swap scores 0 where F is not over blind
+        return max(score - (idle or 0.0), -BLIND)
+    return max(BLIND * (1 - score / idle), -BLIND) if score < 0 else BLIND + (1 - BLIND) * score
 
 
 def _probes(found: Localization, finding: Finding) -> Cells:
@@ -148,17 +167,17 @@ def _name(row: Any, finding: Finding) -> None:
             axes.set_axis_off()
         return
     score = f"F = {number(finding.score, 2)} {interval(finding, 2)}"
-    heading = f"{name}: found, {score}"
+    places = f"in {', '.join(_grouped(finding.places or finding.tried))}, at {finding.where}"
+    heading, best = f"{name}: found, {score}", places
     if finding.verdict != "found":
-        heading = f"{name}: NO SET FOUND; best tried: {score}"
+        heading, best = f"{name}: NO SET FOUND", f"best tried: {score} {places}"
     beside = f"blind {number(finding.blind, 2)}" if finding.blind is not None else ""
     if finding.wrong is not None:
         beside = (
             f"F with a wrong source {number(finding.wrong.score, 2)}, "
             f"with no swap {number(finding.unswapped, 2)}"
         )
-    places = f"in {', '.join(_grouped(finding.places or finding.tried))}, at {finding.where}"
-    lines = [heading, textwrap.fill(places, TITLE_WIDTH), beside]
+    lines = [*(textwrap.fill(words, TITLE_WIDTH) for words in (heading, best)), beside]
     row[0].set_title("\n".join(lines), loc="left", fontsize="small")
     if finding.given_query:
         row[1].set_axis_off()
@@ -210,7 +229,8 @@ def _explain(
         f"{found.n_sequences} sequences, seed {found.seed}. Left: orange outline: the smallest set "
         f"(dotted: the best that was tried, where none is found above {found.threshold:g}); "
         f"*: {marked}, at the {found.level:.3g} level with Holm's correction over "
-        f"{len(found.sites)} sites{'; together: all sites of the layer at once' * joint}. "
+        f"{len(found.sites)} sites{'; together: all sites of the layer at once' * joint}; "
+        "white: as without a swap, red: further from the algorithm than without. "
         "Right: in brackets, the control task's R²; bold: the interval lies above the control's."
     )
     width = int(size[0] / NOTE_CHARACTER)
