@@ -32,6 +32,7 @@ __all__ = [
     "TrainingError",
     "UnknownNameError",
     "nearest",
+    "no_additive_form",
     "shown",
     "unknown_model",
     "unknown_task",
@@ -85,6 +86,14 @@ def unknown_task(name: object, known: Iterable[str]) -> UnknownNameError:
 
 class ModelError(MTDLensError):
     """A model that does not fit the task, or that cannot do what is asked of it."""
+
+
+def no_additive_form(family: str) -> ModelError:
+    """The error of a model to which no table of evidence could be fitted."""
+    return ModelError(
+        f"the family {family!r} has no additive form that could be fitted. Choose a model on a "
+        "task of another, such as mtd-q5-m3-t32/trained-gpt-3l-s0."
+    )
 
 
 class CheckpointError(MTDLensError):
