@@ -8,6 +8,7 @@ fail: see :class:`~mtd_lens.printing.Output`.
 """
 
 import inspect
+import shlex
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
@@ -329,6 +330,7 @@ def train(
     for row in run.metrics[-1:]:
         print("   ".join(f"{name} {value:.5g}" for name, value in row.items()))
     _say_written(run.folder)
+    say(f"score it with: mtd-lens score {shlex.quote(str(run.folder))}")
 
 
 @app.command()
