@@ -8,6 +8,7 @@ fail: see :class:`~mtd_lens.printing.Output`.
 """
 
 import inspect
+import shlex
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
@@ -19,7 +20,7 @@ import typer
 
 from mtd_lens import listing
 from mtd_lens.defaults import COMPARE, COMPETE, FIT, INSPECT, LOCALIZE, SCORE, THRESHOLD
-from mtd_lens.errors import ArgumentError, ProbesError
+from mtd_lens.errors import ProbesError
 from mtd_lens.options import (
     Competing,
     Device,
@@ -36,6 +37,7 @@ from mtd_lens.options import (
     Seen,
     Sequences,
     Threshold,
+    check_outputs,
     integers,
 )
 from mtd_lens.printing import Output, say, text_table, width_of
@@ -47,7 +49,6 @@ from mtd_lens.training.config import (
     read_settings,
 )
 from mtd_lens.training.signals import Interrupted, Stopped
-from probes import files
 from probes.progress import part, shown
 
 if TYPE_CHECKING:
@@ -113,7 +114,8 @@ def score(
 
     Of several models, claim by claim, how the others differ from the first.
     """
-    _check_outputs(json, html)
+    check_outputs(json, html)
+    listing.check_alike(names)
     for name in names:
         listing.check_model(name, algorithm=algorithm)
     with shown("score", True):
@@ -149,7 +151,7 @@ def compare(
 ) -> None:
     """Hold a model's predictions and the reference estimators against the truth."""
     chosen = None if lengths is None else integers(lengths)
-    _check_outputs(json, figure=figure)
+    check_outputs(json, figure=figure)
     listing.check_model(name, lengths=chosen)
     with shown("compare", True):
         model = _load(name, device)
@@ -173,7 +175,7 @@ def compete(
     device: Device = None,
 ) -> None:
     """Which of its task's algorithms does a model run, or does it run none of them?"""
-    _check_outputs(json, html, figure=figure)
+    check_outputs(json, html, figure=figure)
     listing.check_model(name)
     with shown("compete", True):
         model = _load(name, device)
@@ -195,7 +197,7 @@ def localize(
     algorithm: Held = None,
 ) -> None:
     """Find where in a model each variable of the algorithm lives."""
-    _check_outputs(json, figure=figure)
+    check_outputs(json, figure=figure)
     listing.check_model(name, algorithm=algorithm)
     with shown("localize", True):
         model = _load(name, device)
@@ -219,8 +221,8 @@ def fit(
     form: Form = None,
 ) -> None:
     """Read an algorithm off a model's predictions: a table of evidence, summed over positions."""
-    _check_outputs(json, html, figure=figure)
-    listing.check_model(name, form=form)
+    check_outputs(json, html, figure=figure)
+    listing.check_model(name, form=form, additive=True)
     with shown("fit", True):
         model = _load(name, device)
         from mtd_lens.questions.fit_algorithm import fit_algorithm
@@ -242,7 +244,7 @@ def dashboard(
     algorithm: Held = None,
 ) -> None:
     """Write a page that shows a model's attention beside the algorithm's, to open in a browser."""
-    _check_outputs(out)
+    check_outputs(None, out)
     listing.check_model(name, algorithm=algorithm)
     with shown("dashboard", True):
         model = _load(name, device)
@@ -259,7 +261,7 @@ def dashboard(
 @app.command()
 def weights(name: Model, seed: Seed = 0, json: Json = None, device: Device = None) -> None:
     """Hold a model's parameters against the construction, on no data."""
-    _check_outputs(json)
+    check_outputs(json)
     listing.check_model(name)
     with shown("weights", True):
         model = _load(name, device)
@@ -328,6 +330,7 @@ def train(
     for row in run.metrics[-1:]:
         print("   ".join(f"{name} {value:.5g}" for name, value in row.items()))
     _say_written(run.folder)
+    say(f"score it with: mtd-lens score {shlex.quote(str(run.folder))}")
 
 
 @app.command()
@@ -368,13 +371,6 @@ def _load(name: str, device: str | None) -> "HookedModel":
         from mtd_lens.registry import load_model
 
         return load_model(name, device=device)
-
-
-def _check_outputs(*outputs: Path | None, figure: Path | None = None) -> None:
-    """Check where results will be written, so that no work is lost on it."""
-    files.check_output_paths(*outputs, figure)
-    if figure:
-        files.check_figure_path(figure, ArgumentError)
 
 
 def _finish(

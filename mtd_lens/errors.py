@@ -4,6 +4,7 @@ Those of this package are :class:`MTDLensError` s as well; the instruments, whic
 their own.
 """
 
+import os
 from collections.abc import Iterable
 
 from probes.errors import (
@@ -31,6 +32,7 @@ __all__ = [
     "TrainingError",
     "UnknownNameError",
     "nearest",
+    "no_additive_form",
     "shown",
     "unknown_model",
     "unknown_task",
@@ -59,8 +61,14 @@ class UnknownNameError(MTDLensError):
 
 def unknown_model(name: str, known: Iterable[str]) -> UnknownNameError:
     """The error of a model that is of none of the known names, and no folder."""
+    there = "nor is there such a folder."
+    if os.path.isfile(name):
+        there = (
+            "and this is a file; a model is the folder of a checkpoint. Of a task's JSON file "
+            "train one first: `mtd-lens train FILE --out DIR`."
+        )
     return UnknownNameError(
-        f"no model is named {shown(name)}, nor is there such a folder. {nearest(name, known)} "
+        f"no model is named {shown(name)}, {there} {nearest(name, known)} "
         "list_models() or `mtd-lens models` lists all; the folder of a training run or of a "
         "checkpoint is taken as well."
     )
@@ -68,14 +76,24 @@ def unknown_model(name: str, known: Iterable[str]) -> UnknownNameError:
 
 def unknown_task(name: object, known: Iterable[str]) -> UnknownNameError:
     """The error of a task that is of none of the known names, and no file."""
+    is_folder = isinstance(name, str) and os.path.isdir(name)
+    there = "and this is a folder" if is_folder else "nor is there such a file"
     return UnknownNameError(
-        f"no task is named {shown(name)}, nor is there such a file. {nearest(name, known)} "
+        f"no task is named {shown(name)}, {there}. {nearest(name, known)} "
         "list_tasks() or `mtd-lens tasks` lists all; a task's JSON file is taken as well."
     )
 
 
 class ModelError(MTDLensError):
     """A model that does not fit the task, or that cannot do what is asked of it."""
+
+
+def no_additive_form(family: str) -> ModelError:
+    """The error of a model to which no table of evidence could be fitted."""
+    return ModelError(
+        f"the family {family!r} has no additive form that could be fitted. Choose a model on a "
+        "task of another, such as mtd-q5-m3-t32/trained-gpt-3l-s0."
+    )
 
 
 class CheckpointError(MTDLensError):

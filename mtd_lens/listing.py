@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mtd_lens.errors import ArgumentError, unknown_model, unknown_task
+from mtd_lens.errors import ArgumentError, no_additive_form, shown, unknown_model, unknown_task
 from probes import checks, files
 from probes.errors import InputPathError
 
@@ -99,6 +99,7 @@ def check_model(
     algorithm: str | None = None,
     form: str | None = None,
     lengths: Sequence[int] | None = None,
+    additive: bool = False,
 ) -> None:
     """Check what was asked of a model as far as its name, or its folder, says.
 
@@ -107,10 +108,12 @@ def check_model(
         algorithm: What it is held against.
         form: Of a table of evidence.
         lengths: Of contexts.
+        additive: Whether a table of evidence is fitted to it.
 
     Raises:
         UnknownNameError: Neither a known name nor a folder.
         ArgumentError: What its family does not have, or its context not take.
+        ModelError: Its family has no tables of evidence.
     """
     found = listed()
     if not any(name in own["models"] for own in found.values()):
@@ -123,11 +126,29 @@ def check_model(
         return
     if algorithm is not None:
         checks.choice(algorithm, f"{family} algorithm", own["algorithms"], ArgumentError)
+    if additive and own["tasks"] and not own["forms"]:
+        raise no_additive_form(family)
     if form is not None and own["forms"]:
         checks.choice(form, "form of a table", own["forms"], ArgumentError)
     for length in lengths or ():
         low, high = own["lengths"][task]
         checks.integer(length, "a context length", low, ArgumentError, maximum=high)
+
+
+def check_alike(names: Sequence[str]) -> None:
+    """Check that models, by name or folder, are of one family, so that they share claims.
+
+    Raises:
+        ArgumentError: They are not.
+    """
+    found = listed()
+    families = {family: name for name in names if (family := _family_and_task(name, found)[0])}
+    if len(families) > 1:
+        which = " and ".join(f"{shown(name)} of {family}" for family, name in families.items())
+        raise ArgumentError(
+            "models beside each other are scored on the same claims, and each task family has its "
+            f"own: {which}. Score each family's models by themselves."
+        )
 
 
 def _family_and_task(name: str, found: Mapping[str, Any]) -> tuple[str, str]:

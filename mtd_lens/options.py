@@ -8,7 +8,7 @@ import typer
 from mtd_lens import listing
 from mtd_lens.defaults import COMPETE, INSPECT, MAX_SEED, MIN_SEQUENCES
 from mtd_lens.errors import ArgumentError
-from probes import checks
+from probes import checks, files
 
 
 def _threshold(value: float) -> float:
@@ -97,3 +97,17 @@ def integers(text: str) -> list[int]:
         raise ArgumentError(
             f"--lengths takes integers separated by commas, such as 16,32,64; got {text!r}."
         ) from None
+
+
+def check_outputs(json: Path | None, html: Path | None = None, figure: Path | None = None) -> None:
+    """Check where results will be written, so that no work is lost on it.
+
+    Raises:
+        OutputPathError: One cannot be written, or two are the same file.
+        ArgumentError: A page or a figure of another ending.
+    """
+    files.check_output_paths(json, html, figure)
+    if html:
+        files.check_page_path(html, ArgumentError)
+    if figure:
+        files.check_figure_path(figure, ArgumentError)

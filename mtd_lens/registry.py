@@ -297,10 +297,13 @@ def task_from_json(data: Mapping[str, Any], where: str) -> Any:
     Raises:
         CheckpointError: Its family is not installed, or it describes none.
     """
-    name = data.get("family")
-    family = list_families().get(name) if isinstance(name, str) else None
+    name, known = data.get("family"), list_families()
+    family = known.get(name) if isinstance(name, str) else None
     if family is None:
-        raise CheckpointError(f"{where} is of the task family {name!r}, which is not installed.")
+        raise CheckpointError(
+            f"{where} is of the task family {name!r}, which is not installed. "
+            f"{nearest(name, known)}"
+        )
     try:
         return family.task_from_json(data)
     except ProbesError as error:

@@ -1,12 +1,12 @@
 """What tasks of every family share: names, categorical draws, and their form as plain data."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-from mtd_lens.errors import TaskError
+from mtd_lens.errors import TaskError, nearest
 from probes import checks
 
 CONCENTRATIONS = (1e-3, 1e6)
@@ -72,22 +72,39 @@ def plain_fields(kind: Any, data: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a task in plain data, by name.
 
     Args:
-        kind: The task's class, with ``family`` and ``required`` fields.
+        kind: The task's dataclass, with ``family`` and ``required`` fields.
         data: What ``to_json`` returned.
+
+    Raises:
+        TaskError: Another family, or a field that is missing or not known.
+    """
+    return checked_fields(kind, data, kind.required, [field.name for field in fields(kind)])
+
+
+def checked_fields(
+    kind: Any, data: Mapping[str, Any], required: Sequence[str], known: Sequence[str]
+) -> dict[str, Any]:
+    """Plain data of a task without its family, if its fields are the task's.
+
+    Args:
+        kind: The task's class.
+        data: What ``to_json`` returned.
+        required: Fields without which no task is described.
+        known: All fields.
 
     Raises:
         TaskError: Another family, or a field that is missing or not known.
     """
     if not isinstance(data, Mapping) or data.get("family", kind.family) != kind.family:
         raise TaskError(f"expected what {kind.__name__}.to_json returns; got {data!r}.")
-    arguments = {name: value for name, value in data.items() if name != "family"}
-    missing = set(kind.required) - set(arguments)
+    found = {name: value for name, value in data.items() if name != "family"}
+    for name in found:
+        if name not in known:
+            raise TaskError(f"a task in JSON has no field {name!r}. {nearest(name, known)}")
+    missing = set(required) - set(found)
     if missing:
-        *others, last = kind.required
+        *others, last = required
         raise TaskError(
             f"a task in JSON needs {', '.join(others)} and {last}; missing: {sorted(missing)}."
         )
-    unknown = set(arguments) - {field.name for field in fields(kind)}
-    if unknown:
-        raise TaskError(f"a task in JSON has no field {sorted(unknown)[0]!r}.")
-    return arguments
+    return found

@@ -183,11 +183,13 @@ def _run(
             outputs.append(model(batch, stop_at_layer=stop)[:, -1])
     silent = [sites[name].hook for name, parts in found.items() if not parts]
     if silent:
-        raise SiteError(
-            f"hook {silent[0]!r} exists but did not run in this model. Some hooks run only when "
-            "they are switched on (set_use_attn_result, set_use_split_qkv_input), or not at all in "
-            "attention-only models."
+        why = (
+            "Some hooks run only when they are switched on (set_use_attn_result, "
+            "set_use_split_qkv_input)."
         )
+        if "mlp" in silent[0] and not subject_of(model).has_mlp:
+            why = "The model has no MLPs."
+        raise SiteError(f"hook {silent[0]!r} exists but did not run in this model. {why}")
     # one at a time, so that parts and wholes do not stand in memory together
     return {name: torch.cat(found.pop(name)) for name in sites}, torch.cat(outputs)
 

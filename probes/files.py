@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 StrPath = str | os.PathLike[str]
 
 FIGURE_FORMATS = (".png", ".svg")
+PAGE_FORMATS = (".html", ".htm")
 DOTS_PER_INCH = 200
 
 MAX_TEXT_BYTES = 2**31
@@ -203,6 +204,22 @@ def check_figure_path(path: StrPath, error: type[ProbesError] = OutputPathError)
     if target.suffix.lower() not in FIGURE_FORMATS:
         raise error(
             f"a figure is written as {' or '.join(FIGURE_FORMATS)}; got {Path(path).name!r}. "
+            "Change its ending."
+        )
+    return target
+
+
+def check_page_path(path: StrPath, error: type[ProbesError] = OutputPathError) -> Path:
+    """The path with links resolved, after checking that a page can be written there.
+
+    Raises:
+        OutputPathError: As ``check_output_path``.
+        error: A file that ends in neither ``.html`` nor ``.htm``, and no browser would show.
+    """
+    target = check_output_path(path)
+    if _replaceable(target) and target.suffix.lower() not in PAGE_FORMATS:
+        raise error(
+            f"a page is written as {' or '.join(PAGE_FORMATS)}; got {Path(path).name!r}. "
             "Change its ending."
         )
     return target

@@ -60,11 +60,13 @@ class Shown:
             path: Also write it there.
 
         Raises:
-            OutputPathError: The path cannot be written to.
+            OutputPathError: The path cannot be written to, or ends in neither ``.html`` nor
+                ``.htm``.
         """
+        target = None if path is None else files.check_page_path(path)
         text = page(self._page_title(), self._repr_html_())
-        if path is not None:
-            files.write_text(path, text)
+        if target is not None:
+            files.write_text(target, text)
         return text
 
     def _page_title(self) -> str:

@@ -85,6 +85,8 @@ class _Lines(_Display):
 
     def end(self) -> None:
         self.parts.pop()
+        if not self.parts:  # what was said beside it was of it
+            self.beside = ""
 
     def step(self) -> None:
         self.parts[-1].done += 1
@@ -270,7 +272,7 @@ def note(text: str) -> None:
     """Something to say beside it, such as the loss.
 
     Args:
-        text: In place of what was said before.
+        text: In place of what was said before, until the outermost part ends.
     """
     (_current.get() or _NOTHING).note(text)
 

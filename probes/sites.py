@@ -34,9 +34,9 @@ PATTERN = "pattern"
 NEURONS = ("pre", "post")
 COMPONENTS = (*HEADLESS, *HEADED, PATTERN, *NEURONS)
 
-READ_ALONE = ("result", "attn_scores")
-"""Further components of a block, which grids are not of: ``result`` is ``z`` times ``W_O``, and its
-edits are those of ``z``."""
+IN_GRIDS = (*COMPONENTS, "result")
+"""What grids are of: ``result`` is ``z`` times ``W_O``, and its edits are those of ``z``."""
+IN_BLOCKS = (*IN_GRIDS, "attn_scores")
 
 _HEAD_FIRST = frozenset({"pattern", "attn_scores"})
 _HEAD_SECOND = frozenset({"q", "k", "v", "z", "result", "rot_q", "rot_k"})
@@ -61,7 +61,7 @@ def hook_name(component: str, layer: int) -> str:
 
 _SPELT = {
     spelling: component
-    for component in (*COMPONENTS, *READ_ALONE)
+    for component in IN_BLOCKS
     for spelling in (component, f"hook_{component}", hook_suffix(component))
 } | {
     "query": "q", "key": "k", "value": "v", "attn": PATTERN, "attn_logits": "attn_scores",
@@ -73,7 +73,10 @@ _IN_BLOCK = re.compile(r"blocks\.(\d+)\.")
 
 
 def component_of(
-    name: object, layer: int | None = None, error: type[ProbesError] = SiteError
+    name: object,
+    layer: int | None = None,
+    error: type[ProbesError] = SiteError,
+    known: Sequence[str] = IN_BLOCKS,
 ) -> tuple[str, int | None]:
     """The component that a name means, and the layer, if a full name says one.
 
@@ -81,20 +84,22 @@ def component_of(
         name: Such as ``"z"``, ``"hook_z"``, ``"attn.hook_z"`` or ``"blocks.0.attn.hook_z"``.
         layer: In which it is asked for.
         error: What is raised: a name that means none, or that is of another layer.
+        known: Components that can be meant.
     """
     found = _IN_BLOCK.match(name) if isinstance(name, str) else None
     spelling = name if found is None else found.string[found.end() :]
-    if not isinstance(spelling, str) or spelling not in _SPELT:
+    spelt = {each: component for each, component in _SPELT.items() if component in known}
+    if not isinstance(spelling, str) or spelling not in spelt:
         raise error(
-            f"unknown component {shown(name)}. {nearest(spelling, _SPELT)} Components are "
-            f"{', '.join(COMPONENTS)}."
+            f"unknown component {shown(name)}. {nearest(spelling, spelt)} Components are "
+            f"{', '.join(known)}."
         )
     own = None if found is None else int(found[1])
     if own is not None and layer is not None and own != layer:
         raise error(
             f"{name!r} is of layer {own}, and layer {layer} is asked for. Give one of both."
         )
-    return _SPELT[spelling], layer if own is None else own
+    return spelt[spelling], layer if own is None else own
 
 
 def suffix_of(name: str) -> str:
@@ -384,10 +389,12 @@ def check_hooks(model: HookedModel, hooks: Iterable[str]) -> None:
         SiteError: A name that ``model.hook_dict`` does not have.
         DataError: No hooked model.
     """
-    known = subject_of(model).model.hook_dict
+    subject, known = subject_of(model), model.hook_dict
     for hook in checks.listed(hooks, "hooks", "names of hooks", SiteError):
         if not isinstance(hook, str) or hook not in known:
+            why = " (it has no MLPs)" if not subject.has_mlp and "mlp" in str(hook) else ""
+            run = [name for name in known if subject.has_mlp or "mlp" not in name]
             raise SiteError(
-                f"the model has no hook {hook!r}. {nearest(hook, model.hook_dict)} "
+                f"the model has no hook {hook!r}{why}. {nearest(hook, run)} "
                 "List them all with model.hook_dict."
             )

@@ -72,6 +72,7 @@ def test_compare(capsys, monkeypatch, tmp_path):
 
 
 R = "mtd-q3-m2-t32/random-relative"
+N = "ngram-q3-s12-t32/random-relative"
 
 CHEAP = [  # refused before torch is loaded, and in one line
     (["score", "mtd-q3-m2-t32/constructed"], "UnknownNameError: no model is named"),
@@ -97,6 +98,12 @@ CHEAP = [  # refused before torch is loaded, and in one line
     (["score", "x" * 5000], "no model is named"),
     (["score", "mtd-q3-m2-t32/random-relative", "--json", "x" * 5000], "File name too long"),
     (["score", R, "--json", "a", "--html", "a"], "same path"),
+    (["score", R, "--html", "a.txt"], "a page is written as .html or .htm; got 'a.txt'"),
+    (["dashboard", R, "--out", "x.pdf"], "a page is written as .html or .htm; got 'x.pdf'"),
+    (["score", R, N], f"{R!r} of mtd and {N!r} of ngram. Score each family's models by themselves"),
+    (["fit", N], "the family 'ngram' has no additive form that could be fitted"),
+    (["fit", N, "--form", "pairs"], "the family 'ngram' has no additive form"),
+    (["compare", R, "--lengths", "4,99"], "from 3 to 32; got 99"),
     (["score"], "Missing argument"),
     (["score", "x", "--sequences", "many"], "Invalid value"),
     (["score", "x", "--sequence", "64"], "--sequences"),

@@ -128,3 +128,7 @@ def test_writers(run, card, tmp_path):
         "export": lambda path: export_checkpoint(run, path),
     }
     assert accepted(writers, no_paths(tmp_path)) == {}
+    for write in (card.to_html, page.to_html):
+        with pytest.raises(mtd_lens.OutputPathError, match=r"as \.html or \.htm; got 'page\.pdf'"):
+            write(tmp_path / "page.pdf")
+        assert write(tmp_path / "page.HTM") == (tmp_path / "page.HTM").read_text("utf-8")

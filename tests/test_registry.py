@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import mtd_lens
-from mtd_lens import registry
+from mtd_lens import listing, registry
 
 GOOD = [[0.5, 0.5], [0.25, 0.75]]
 
@@ -76,6 +76,35 @@ def test_what_is_registered_offered_or_in_a_file_bears_that_name(family, tmp_pat
         assert mtd_lens.load_task(given).to_json() == task.to_json() | {"name": "in-a-file"}
     path.write_text(json.dumps(task.to_json() | {"name": "its own"}))
     assert mtd_lens.load_task(path).name == "its own"
+
+
+@pytest.mark.parametrize("family", TASKS)
+def test_a_field_of_a_file_that_the_task_does_not_have_is_named_with_the_nearest(family, tmp_path):
+    """Every field alike, though those with a default could go unmissed."""
+    data = TASKS[family].to_json()
+    path = tmp_path / "typo.json"
+    for field in data.keys() - {"family"}:
+        typo = field[:-2] + field[-1]
+        path.write_text(json.dumps({typo if k == field else k: v for k, v in data.items()}))
+        with pytest.raises(
+            mtd_lens.CheckpointError,
+            match=rf"typo\.json' describes no task: .*no field '{typo}'\. Nearest known: {field}\b",
+        ):
+            mtd_lens.load_task(path)
+    path.write_text(json.dumps(data | {"family": family[:-1] + "r"}))
+    with pytest.raises(mtd_lens.CheckpointError, match=rf"not installed\. Nearest .*{family}"):
+        mtd_lens.load_task(path)
+
+
+def test_a_file_is_no_model_and_a_folder_no_task(tmp_path):
+    path = tmp_path / "task.json"
+    path.write_text(json.dumps(TASKS["mtd"].to_json()))
+    for load in (mtd_lens.load_model, listing.check_model):
+        with pytest.raises(mtd_lens.UnknownNameError, match=r"this is a file; .*mtd-lens train"):
+            load(str(path))
+    for load in (mtd_lens.load_task, listing.check_task):
+        with pytest.raises(mtd_lens.UnknownNameError, match=r"this is a folder\..*JSON file"):
+            load(str(tmp_path))
 
 
 SETTINGS = mtd_lens.TrainingConfig(

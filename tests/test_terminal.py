@@ -15,8 +15,9 @@ def test_a_run_and_a_task_file_are_taken_wherever_a_name_is(capsys, monkeypatch,
         (tmp_path / name).mkdir()
     task = mtd_lens.load_task("mtd-q3-m2-t32").to_json() | {"name": None}
     (tmp_path / "mine.json").write_text(json.dumps(task))
-    status, _, _ = run(capsys, monkeypatch, "train", "mine.json", "--out", "runs", *SMALL)
+    status, _, err = run(capsys, monkeypatch, "train", "mine.json", "--out", "runs", *SMALL)
     assert status == 0
+    assert err.endswith("wrote runs\nscore it with: mtd-lens score runs\n")
     assert run(capsys, monkeypatch, "export", "runs", "--out", "copy")[0] == 0
     step = "runs/step-0000002"
     for command in (

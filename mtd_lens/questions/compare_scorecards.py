@@ -49,8 +49,8 @@ def compare_scorecards(
         Every claim's scores and verdicts, and differences with interval and p.
 
     Raises:
-        ArgumentError: Fewer than two scorecards, other objects, scorecards of different algorithms,
-            or names that are not as many, or not distinct.
+        ArgumentError: Fewer than two scorecards, other objects, scorecards of different algorithms
+            or task families, or names that are not as many, or not distinct.
 
     Examples:
         >>> import mtd_lens
@@ -66,10 +66,11 @@ def compare_scorecards(
         raise ArgumentError(f"cards must be two scorecards or more; got {len(listed)}.")
     first, *others = listed
     for card in others:
-        if card.algorithm != first.algorithm:
+        one, two = (f"{c.algorithm} on {c.task_name} ({c.divergence})" for c in (first, card))
+        if (card.algorithm, card.divergence) != (first.algorithm, first.divergence):
             raise ArgumentError(
-                f"the scorecards are against {first.algorithm} and against {card.algorithm}: their "
-                "claims are not the same. Score both models with the same algorithm=…."
+                f"the scorecards are against {one} and against {two}: their claims are not the "
+                "same. Compare models of one task family, scored with the same algorithm=…."
             )
     called = _named(listed) if names is None else _checked(names, len(listed))
     unlike = [""] + [_unlike(first, card) for card in others]

@@ -11,7 +11,7 @@ from torch import Tensor
 import probes
 from mtd_lens.contracts import Algorithm, CausalModel, Task, last_prediction
 from mtd_lens.defaults import FIT
-from mtd_lens.errors import ModelError
+from mtd_lens.errors import no_additive_form
 from mtd_lens.experiment import Experiment, asked, check_room, check_sampling
 from mtd_lens.questions.estimators import references_of
 from mtd_lens.questions.evidence import evidence_of, position_weights, resemblances, some
@@ -137,10 +137,7 @@ def fit_algorithm(
     experiment = Experiment.of(model, task, seed, name=name, vocabulary=vocabulary)
     tested, seed, additive = experiment.task, experiment.seed, experiment.family.additive
     if additive is None:
-        raise ModelError(
-            f"the family {experiment.family.name!r} has no additive form that could be fitted. "
-            "Choose a model on a task of another, such as mtd-q5-m3-t32/trained-gpt-3l-s0."
-        )
+        raise no_additive_form(experiment.family.name)
     sizes = additive.sizes(tested)
     form = additive.check(tested, default_form(sizes) if form is None else form)
     check_room(n_sequences, tested.seq_len)

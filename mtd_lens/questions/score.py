@@ -107,7 +107,9 @@ def score(
     rivals = f"{prediction}.{RIVALS}"
     _check_free(rivals, every)
     left_out = {rivals, *(claim.id for claim in own if claim.slow)} if quick else set()
-    asked_for = _named([*(claim.id for claim in every), rivals], patterns, left_out)
+    ids = [*(claim.id for claim in every), rivals]
+    named = _named(ids, patterns, left_out)
+    asked_for = named - left_out
     # what is refuted of the predictions limits what can be said of layers
     beside = {id for id in own_ids - left_out if id.startswith(f"{prediction}.")}
     tested = [claim for claim in every if claim.id in asked_for | beside]
@@ -125,7 +127,9 @@ def score(
             progress_step()
         return found
 
-    with part("claims", n_tests):  # what was read of a subject goes before the next one's turn
+    with part(
+        "tests of claims", n_tests
+    ):  # what was read of a subject goes before the next one's turn
         trial.read_for(tested)  # what the estimators are held against, in the same pass
         references = from_model(experiment.family, trial)
         of_model = measured(trial)
@@ -150,8 +154,8 @@ def score(
     }
     listed = [results[claim.id] for claim in tested if claim.id in asked_for]
     if rivals in asked_for:
-        named = nearest_algorithm(experiment.algorithm, prediction, references, seed)
-        listed.insert(len(asked_for & own_ids), named)
+        nearest_one = nearest_algorithm(experiment.algorithm, prediction, references, seed)
+        listed.insert(len(asked_for & own_ids), nearest_one)
     matrix = tuple(
         _entry(claim, m, seed)
         for claim, found in zip(tested, of_model, strict=True)
@@ -168,6 +172,7 @@ def score(
         conclusion=conclusion(experiment.causal_model.variables, listed, matrix),
         quick=quick,
         only=patterns or (),
+        left_out=tuple(id for id in ids if id in named & left_out),
         outside_mass=experiment.outside_mass,
     )
 
@@ -200,8 +205,8 @@ def _patterns(only: str | Iterable[str] | None) -> tuple[str, ...] | None:
 def _named(
     ids: Sequence[str], patterns: tuple[str, ...] | None, left_out: AbstractSet[str]
 ) -> set[str]:
-    """Those ids that patterns name; all without any. None that is left out."""
-    found = set() if patterns else {*ids} - left_out
+    """Those ids that patterns name, each of them one that is not left out; all without any."""
+    found = set() if patterns else {*ids}
     for pattern in patterns or ():
         alike = {id for id in ids if id == pattern or fnmatchcase(id, pattern)}
         if not alike - left_out:
@@ -211,7 +216,7 @@ def _named(
                 else nearest(pattern, ids)
             )
             raise ArgumentError(f"only={pattern!r} names no claim that is tested. {why}")
-        found |= alike - left_out
+        found |= alike
     return found
 
 

@@ -134,6 +134,8 @@ class Scorecard(Result):
         quick: Whether the slow tests were left out.
         only: Patterns of the ids of those claims that were asked for; empty where all were, and
             then left out in ``to_dict``.
+        left_out: Ids of the claims that were asked for and that ``quick`` left out; not in
+            ``to_dict`` where there are none.
         outside_mass: Of a model with a vocabulary of its own, the mean probability that it gives to
             ids that stand for none of the task's tokens, after the last position of the sequences
             for scores; predictions are renormalised without it. None for others, and left out in
@@ -149,6 +151,7 @@ class Scorecard(Result):
     conclusion: str = ""
     quick: bool = False
     only: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     outside_mass: float | None = None
 
     @classmethod
@@ -164,7 +167,7 @@ class Scorecard(Result):
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as ``to_json`` writes it."""
         data = super().to_dict()
-        absent: dict[str, Any] = {"outside_mass": None, "only": []}
+        absent: dict[str, Any] = {"outside_mass": None, "only": [], "left_out": []}
         return {k: v for k, v in data.items() if k not in absent or v != absent[k]}
 
     def __iter__(self) -> Iterator[ClaimResult]:
@@ -215,7 +218,7 @@ class Scorecard(Result):
         ]
 
     def _notes(self) -> list[str]:
-        left_out = "Quick: slow tests and the choice between algorithms were left out."
+        slow = ", ".join(self.left_out) or "slow tests and the choice between algorithms"
         outside = (
             "Predictions are restricted to the ids that stand for the task's tokens, and "
             "renormalised. After the last position the model gives all others together a "
@@ -225,7 +228,11 @@ class Scorecard(Result):
         )
         return [
             *([outside] if outside else []),
-            *([left_out] if self.quick else []),
+            *(
+                [f"Quick left out {slow}."]
+                if self.left_out or (self.quick and not self.only)
+                else []
+            ),
             *([f"Only claims named {', '.join(self.only)} were asked for."] if self.only else []),
             *([self.conclusion] if self.conclusion else []),
         ]

@@ -159,7 +159,8 @@ def train(
         if main:
             run_folder.tidy_run(folder, step)
             if resumed:
-                tell(f"{run_folder.standing(folder, config.steps)}; it goes on from step {step}")
+                on = "is finished" if step == config.steps else f"goes on from step {step}"
+                tell(f"{run_folder.standing(folder, config.steps)}; it {on}")
         processes.wait()
         trainer.run(folder, step, last, signals, tensorboard=tensorboard)
         processes.wait()
@@ -236,7 +237,7 @@ class _Trainer:
         config, main = self.config, self.processes.is_main
         with part("computing what it is held against"):
             yardsticks = self._yardsticks() if main else None
-        started, losses = time.perf_counter(), self.losses
+        started, losses, latest = time.perf_counter(), self.losses, dict[str, float]()
         with ExitStack() as stack:
             writer = None
             if tensorboard and main:
@@ -256,7 +257,8 @@ class _Trainer:
                     row |= {"loss": float(mean.mean())} if due else {}
                 if yardsticks and (step % config.evaluate_every == 0 or step == config.steps):
                     row |= self._evaluate(folder, step, *yardsticks)
-                    note(", ".join(f"{name} {row[name]:.4f}" for name in list(row)[:SHOWN]))
+                latest |= row
+                note(", ".join(f"{name} {latest[name]:.4f}" for name in list(latest)[:SHOWN]))
                 if row and main:
                     seconds = round(time.perf_counter() - started, 1)
                     run_folder.append_metrics(folder, {"step": step, **row, "seconds": seconds})

@@ -62,6 +62,8 @@ def start_run(folder: Path, description: Mapping[str, Any]) -> bool:
         TrainingError: There is something in it already.
         OutputPathError: It cannot be made.
     """
+    if folder.is_file():
+        raise TrainingError(f"{folder} is a file, and a run is a folder. Give a new folder.")
     if folder.exists() and (not folder.is_dir() or any(map(_is_content, folder.iterdir()))):
         there = "a run already" if (folder / RUN).exists() else "other files"
         raise TrainingError(

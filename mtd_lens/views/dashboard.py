@@ -70,9 +70,10 @@ class Dashboard:
             path: Also write it there.
 
         Raises:
-            OutputPathError: The path cannot be written to.
+            OutputPathError: The path cannot be written to, or ends in neither ``.html`` nor
+                ``.htm``.
         """
-        target = None if path is None else files.check_output_path(path)
+        target = None if path is None else files.check_page_path(path)
         text = _page(self.inspection, self.scorecard)
         if target is not None:
             files.write_text(target, text)
@@ -85,7 +86,8 @@ class Dashboard:
             path: Where to.
 
         Raises:
-            OutputPathError: The path cannot be written to.
+            OutputPathError: The path cannot be written to, or ends in neither ``.html`` nor
+                ``.htm``.
         """
         self.to_html(path)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from probes import checks
 from probes.capture import read_activations
 from probes.errors import SiteError, nearest
-from probes.sites import COMPONENTS, HEADED, PATTERN, Site, check_hooks, component_of, hook_name
+from probes.sites import HEADED, IN_GRIDS, PATTERN, Site, check_hooks, component_of, hook_name
 from probes.subject import HookedModel, subject_of
 
 WITH_HEADS = (*HEADED, PATTERN)
@@ -111,9 +111,8 @@ class Selection:
             SiteError: Axes that the component does not have, hooks that the model does not have, or
                 labels outside its activations.
         """
-        component, layer = component_of(self.component)
+        component, layer = component_of(self.component, known=IN_GRIDS)
         component = "z" if component == "result" else component
-        checks.choice(component, "component", COMPONENTS, SiteError)
         n_layers = subject_of(model).n_layers if n_layers is None else n_layers
         layers = tuple(chosen_labels(self._layers(layer), n_layers, what))
         check_hooks(model, (hook_name(component, layer) for layer in layers))
@@ -188,7 +187,8 @@ def _axes(component: str, by: str | Iterable[str] | None) -> list[str]:
     wanted = [axis for axis in wanted if axis != "layer"]  # which every grid has
     unknown = [axis for axis in wanted if not isinstance(axis, str) or axis not in allowed]
     if unknown or not listed or len(set(wanted)) < len(wanted):
-        near = nearest(unknown[0], {*allowed, *AXES}) if unknown else "Name each axis once."
+        names = [*allowed, *(name for name, axis in AXES.items() if axis in allowed)]
+        near = nearest(unknown[0], names) if unknown else "Name each axis once."
         raise SiteError(
             f"a grid of {component!r} can be by {', '.join(allowed)}; got {by!r}. {near}"
         )

@@ -1,5 +1,7 @@
 """Names of activations and axes as TransformerLens has them, and metrics as users write them."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -53,6 +55,39 @@ def test_unknown_names_list_the_nearest(gpt, pair, name, message):
         patch(gpt, *pair, name, metric)
     with pytest.raises(probes.SiteError, match=message):
         probes.Site.at(name, 0)
+
+
+def named_in(message):
+    listed = re.search(r"(?:Nearest known|Known): (.*?)\. ", f"{message} ")[1].split(", ")
+    return [name for name in listed if name != "…"]
+
+
+@pytest.mark.usefixtures("_no_type_checker")
+@pytest.mark.parametrize(
+    "name", ["hook_normalized", "hook_q_input", "hook_attn_score", "attn_scores", "hook_rot_q", "x"]
+)
+def test_every_component_that_an_error_names_has_a_grid(gpt, pair, name):
+    with pytest.raises(probes.SiteError, match=r"Components are .*\bz, .*, result\.") as refused:
+        patch(gpt, *pair, name, metric)
+    for near in named_in(refused.value):
+        assert patch(gpt, *pair, near, metric, layers=[0]).values.isfinite().all()
+
+
+@pytest.mark.usefixtures("_no_type_checker")
+@pytest.mark.parametrize(("component", "axis"), [("resid_pre", "head"), ("z", "src"), ("z", "key")])
+def test_every_axis_that_an_error_names_is_one(gpt, pair, component, axis):
+    with pytest.raises(probes.SiteError, match="can be by") as refused:
+        patch(gpt, *pair, component, metric, by=[axis])
+    for near in named_in(refused.value):
+        assert patch(gpt, *pair, component, metric, by=[near], layers=[0]).values.isfinite().all()
+
+
+def test_a_model_without_mlps_is_said_to_have_none(pair):
+    model = build("attn-only")
+    for component in ("post", "pre", "mlp_out"):
+        with pytest.raises(probes.SiteError, match="no MLPs") as refused:
+            patch(model, *pair, component, metric)
+        assert "hook_mlp" not in str(refused.value).partition("MLPs")[2]
 
 
 def test_names_of_one_activation_give_one_grid(gpt, pair):

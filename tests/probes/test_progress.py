@@ -53,6 +53,22 @@ def test_in_a_pipe_a_line_comes_now_and_then(capsys, monkeypatch):
     assert said[2].endswith("loss 1")
 
 
+def test_what_is_said_beside_a_part_goes_with_it(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
+    with progress.shown("work", True):
+        for _ in progress.steps("ab", "rows"):
+            progress.note("loss 1")
+            with progress.part("within"):
+                pass
+        list(progress.steps("c", "letters"))
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        "work: rows 0 of 2",
+        *("work: rows 1 of 2, loss 1", "work: rows 2 of 2, loss 1"),
+        *("work: letters 0 of 1", "work: letters 1 of 1"),
+    ]
+
+
 def test_within_another_display_it_is_that_one_that_goes_on(capsys):
     with progress.shown("outer", True):
         work(None)

@@ -94,9 +94,19 @@ def test_patterns_that_name_nothing_are_refused(model, only, message):
 def test_what_quick_leaves_out_cannot_be_asked_for(model):
     with pytest.raises(mtd_lens.ArgumentError, match="quick=True leaves out prediction"):
         score(model, quick=True, only=["prediction.algorithm"])
-    assert "responsibilities.scrubbing" not in ids(
-        score(model, quick=True, only=["responsibilities.*"])
-    )
+
+
+def test_what_quick_leaves_out_of_what_was_asked_for_is_named(model):
+    card = score(model, quick=True, only=["responsibilities.*", "prediction.*"])
+    left = {"prediction.algorithm", "responsibilities.scrubbing", "responsibilities.injection"}
+    assert left <= set(card.left_out)
+    assert not set(card.left_out) & set(ids(card))
+    assert f"Quick left out {', '.join(card.left_out)}.\n" in str(card)
+    assert Scorecard.from_json(card.to_json()) == card
+    asked = score(model, quick=True, only=["responsibilities.probe"])
+    assert asked.left_out == ()
+    assert "left_out" not in asked.to_dict()
+    assert "Quick" not in str(asked)
 
 
 @pytest.mark.usefixtures("_no_type_checker")

@@ -224,8 +224,15 @@ def test_what_cannot_be_compared_is_refused(cards):
         compare(cards[:1])
     with pytest.raises(mtd_lens.ArgumentError, match=r"a list of what mtd_lens\.score returned"):
         compare([cards[0], "card"])
-    with pytest.raises(mtd_lens.ArgumentError, match="one step and against posterior"):
+    with pytest.raises(
+        mtd_lens.ArgumentError, match=r"one step on mtd.* and against posterior on "
+    ):
         compare([cards[0], replace(cards[1], algorithm="posterior")])
+    of_vectors = replace(cards[1], task="ar-d3-t16", divergence="squared distance")
+    with pytest.raises(
+        mtd_lens.ArgumentError, match=r"one step on ar-.* models of one task family"
+    ):
+        compare([cards[0], of_vectors])
     with pytest.raises(mtd_lens.ArgumentError, match="names must be 2 distinct texts"):
         compare(cards, names=["a", "a"])
     with pytest.raises(mtd_lens.ArgumentError, match="index must be"):

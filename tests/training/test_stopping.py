@@ -14,6 +14,7 @@ from mtd_lens import TrainingConfig, train
 from mtd_lens.checkpoints import MODEL, checkpoints_in
 from mtd_lens.training import loop as training
 from mtd_lens.training.run_folder import read_metrics
+from probes import progress
 
 SETTINGS = {
     "n_layers": 1,
@@ -146,11 +147,24 @@ def test_a_run_without_a_checkpoint_says_so_when_it_is_resumed(task, tmp_path, c
     run = train(task, TrainingConfig(**SETTINGS), tmp_path / "run", stop_after=20)
     train(task, TrainingConfig(**SETTINGS), run.folder, resume=True, stop_after=20, progress=True)
     assert "saved up to step 20 of 40; it goes on from step 20" in capsys.readouterr().err
+    for said in ("goes on from step 20", "saved up to step 40 of 40; it is finished\n"):
+        train(task, TrainingConfig(**SETTINGS), run.folder, resume=True, progress=True)
+        assert said in capsys.readouterr().err
     for folder in checkpoints_in(run.folder):
         folder.rename(tmp_path / folder.name)
     train(task, TrainingConfig(**SETTINGS), run.folder, resume=True, stop_after=10, progress=True)
     said = "holds no checkpoint: there is nothing to resume from; it goes on from step 0"
     assert said in capsys.readouterr().err
+
+
+def test_losses_stand_beside_the_steps_before_an_evaluation(task, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
+    rare = TrainingConfig(**SETTINGS | {"evaluate_every": 40})
+    run = train(task, rare, tmp_path / "run", progress=True)
+    steps = [line for line in capsys.readouterr().err.splitlines() if "steps" in line]
+    assert f"loss {run.metrics[0]['loss']:.4f}" in steps[10]
+    assert "loss" in steps[-1]
+    assert "KL from truth" in steps[-1]
 
 
 def test_a_signal_that_comes_before_training_begins(monkeypatch, capsys):

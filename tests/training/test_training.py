@@ -233,6 +233,8 @@ def test_a_folder_in_use_is_refused(finished, task, tmp_path):
     (tmp_path / "precious.txt").write_text("mine")
     with pytest.raises(TrainingError, match="holds other files"):
         train(task, TrainingConfig(**TINY), tmp_path)
+    with pytest.raises(TrainingError, match=r"precious\.txt is a file, and a run is a folder"):
+        train(task, TrainingConfig(**TINY), tmp_path / "precious.txt")
 
 
 def test_resuming_another_run_is_refused(finished, task):

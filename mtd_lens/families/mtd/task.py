@@ -12,7 +12,7 @@ from torch import Tensor
 from mtd_lens.errors import ArgumentError, TaskError
 from mtd_lens.shapes import Tokens, Transition, Weights
 from mtd_lens.spaces import Tokens as TokenSpace
-from mtd_lens.tasks import CONCENTRATIONS, check_name, draw
+from mtd_lens.tasks import CONCENTRATIONS, check_name, checked_fields, draw
 from probes import checks
 
 ROW_SUM_TOLERANCE = 1e-6
@@ -200,22 +200,10 @@ class MTDTask:
             data: What ``to_json`` returned.
 
         Raises:
-            TaskError: A field is missing or out of its range.
+            TaskError: A field is missing, not known or out of its range.
         """
-        if not isinstance(data, Mapping) or data.get("family", cls.family) != cls.family:
-            raise TaskError(f"expected what MTDTask.to_json returns; got {data!r}.")
-        missing = {"transition", "order", "seq_len"} - set(data)
-        if missing:
-            raise TaskError(
-                f"a task in JSON needs transition, order and seq_len; missing: {sorted(missing)}."
-            )
-        return cls(
-            data["transition"],
-            data["order"],
-            data["seq_len"],
-            data.get("concentration", 1.0),
-            name=data.get("name"),
-        )
+        required = ("transition", "order", "seq_len")
+        return cls(**checked_fields(cls, data, required, (*required, "concentration", "name")))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, MTDTask) and self.to_json() == other.to_json()
