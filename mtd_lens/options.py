@@ -29,7 +29,8 @@ Only = Annotated[
     list[str] | None,
     typer.Option(
         "--only",
-        help="Ids of claims, or patterns such as 'mixture_weights.*'; may be given repeatedly.",
+        help="Ids of claims, or patterns such as 'mixture_weights.*'; may be given repeatedly. "
+        "One that names none, such as '?', is answered with a list of them.",
         show_default="all",
     ),
 ]

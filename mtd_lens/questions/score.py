@@ -213,7 +213,7 @@ def _named(
             why = (
                 f"quick=True leaves out {', '.join(sorted(alike))}."
                 if alike
-                else nearest(pattern, ids)
+                else nearest(pattern, ids, limit=len(ids))
             )
             raise ArgumentError(f"only={pattern!r} names no claim that is tested. {why}")
         found |= alike

@@ -109,6 +109,14 @@ def test_what_quick_leaves_out_of_what_was_asked_for_is_named(model):
     assert "Quick" not in str(asked)
 
 
+def test_a_pattern_that_resembles_none_is_answered_with_all(model, whole):
+    for unlike in ("?", "foo.*"):
+        with pytest.raises(mtd_lens.ArgumentError, match="Known: ") as refused:
+            score(model, claims=[FURTHER], only=unlike)
+        listed = str(refused.value).partition("Known: ")[2].removesuffix(".").split(", ")
+        assert set(listed) == {*ids(whole)}
+
+
 @pytest.mark.usefixtures("_no_type_checker")
 @pytest.mark.parametrize("id", ["", " ", "a.b ", "a\nb", "\ud800", 3, None])
 def test_ids_are_texts_that_can_be_shown(id):
