@@ -14,12 +14,14 @@ LIGHT = """color-scheme: light; --ink: #10202c; --quiet: #44555f; --paper: #ffff
  --good: #e0eefb; --good-ink: #08407a; --good-line: #6baed6;
  --half: #f2f8fd; --half-ink: #2c5f8f; --half-line: #a9cbe4;
  --bad: #fdeadb; --bad-ink: #8a3606; --bad-line: #e6955a;
- --other: #f1f3f4; --other-ink: #44555f; --other-line: #b7c3ca;"""
+ --other: #f1f3f4; --other-ink: #44555f; --other-line: #b7c3ca;
+ --deep: 0 50 120; --deep-ink: #ffffff;"""
 DARK = """color-scheme: dark; --ink: #e7edf1; --quiet: #a9b8c1; --paper: #121212; --line: #36424a;
  --good: #0e3354; --good-ink: #a9d4f5; --good-line: #3d7fae;
  --half: #16283a; --half-ink: #94bddd; --half-line: #33546f;
  --bad: #47230b; --bad-ink: #f8bd90; --bad-line: #a35f2c;
- --other: #262b2e; --other-ink: #b4c0c7; --other-line: #4d5a62;"""
+ --other: #262b2e; --other-ink: #b4c0c7; --other-line: #4d5a62;
+ --deep: 30 110 180; --deep-ink: #e7edf1;"""
 
 DARK_PLACES = ('[data-theme="dark"]', '[data-jp-theme-light="false"]', ".vscode-dark")
 LIGHT_PLACES = ('[data-theme="light"]', '[data-jp-theme-light="true"]', ".vscode-light")

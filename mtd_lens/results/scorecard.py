@@ -1,6 +1,6 @@
 """The scorecard: what was found of each claim, and how it is shown."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -26,6 +26,10 @@ FIRST_FIELDS = (
 
 NESTED = ("details", "controls", "dose", "rows")
 """Fields of a claim that no column of a data frame holds."""
+
+
+FULL = 0.63
+"""Share of its colour from which on a cell is so deep that what it says must be pale."""
 
 
 @dataclass(frozen=True)
@@ -293,7 +297,8 @@ class Scorecard(Result):
             "figure": figure,
             "interval": interval,
             "parameters": parameters,
-            "colour": colour,
+            "share": share,
+            "full": FULL,
             "estimators": replace(self._estimators_table(), title=""),
             "beside": replace(self._beside_table(), title=""),
             "notes": self._all_notes(),
@@ -319,16 +324,6 @@ def _dose(claim: ClaimResult) -> dict[str, float | None]:
     return {end: None if found is None else getattr(found, name) for end, name in names.items()}
 
 
-def colour(score: float) -> dict[str, str]:
-    """Background and text of a matrix cell: white at 0 and below, dark blue at 1 (viridis-like)."""
-    stops: Sequence[tuple[int, int, int]] = ((247, 251, 255), (107, 174, 214), (8, 48, 107))
-    level = min(max(score, 0.0), 1.0) * (len(stops) - 1)
-    index = min(int(level), len(stops) - 2)
-    share = level - index
-    red, green, blue = (
-        round(a + (b - a) * share) for a, b in zip(stops[index], stops[index + 1], strict=True)
-    )
-    return {
-        "background": f"rgb({red}, {green}, {blue})",
-        "color": "#ffffff" if score > 0.55 else "#10202c",
-    }
+def share(score: float) -> float:
+    """How deep the colour of a matrix cell is: 0, as the page, at 0 and below, and 1 at 1."""
+    return round(min(max(score, 0.0), 1.0), 2)

@@ -63,7 +63,8 @@ def patch_activations(
         component: Which activation, for example ``"resid_pre"`` or ``"z"``, or another name that
             TransformerLens has for it; a full one, ``"blocks.0.attn.hook_z"``, is of its layer
             alone. ``"result"`` stands for ``"z"``, which determines it.
-        metric: From logits, ``[sequence, token]``, to one value a sequence.
+        metric: From logits, ``[sequence, token]``, to one value a sequence. Figures and tables call
+            it by its function's name, and a lambda "metric".
         direction: ``"denoising"`` or ``"noising"``.
         by: The grid's axes beside the layer: ``["position"]``, ``["head"]`` or both; for patterns
             the position is the query's, and ``"key"`` may stand last. By default ``["head"]`` where
@@ -123,7 +124,8 @@ def ablate(
         model: A hooked model; it is left as it was found.
         tokens: ``[sequence, position]``.
         component: Which activation; this and the rest as in ``patch_activations``.
-        metric: From logits, ``[sequence, token]``, to one value a sequence.
+        metric: From logits, ``[sequence, token]``, to one value a sequence. Figures and tables call
+            it by its function's name, and a lambda "metric".
         kind: ``"zero"``; ``"mean"``: the mean over the reference sequences, at each position;
             ``"resample"``: the activation of another reference sequence, drawn at random.
         reference: ``[sequence, position]``: sequences of the same length for means and resampling;

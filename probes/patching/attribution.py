@@ -57,7 +57,8 @@ def attribute_patches(
         corrupted: ``[sequence, position]``: as many sequences, of the same length.
         component: Which activation.
         metric: From logits, ``[sequence, token]``, to one value a sequence, by functions of torch
-            through which gradients flow; each value of its own sequence's logits alone.
+            through which gradients flow; each value of its own sequence's logits alone. Figures and
+            tables call it by its function's name, and a lambda "metric".
         direction: ``"denoising"`` or ``"noising"``.
         by: The grid's axes beside the layer.
         layers: Which layers.

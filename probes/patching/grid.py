@@ -34,6 +34,9 @@ LEVEL = 0.05
 N_SHOWN = 8
 """Strongest sites in a notebook's table."""
 
+COUNTED = 25_000
+"""Values, up to which sign flips take so little time, 0.1 s, that one line may wait for them."""
+
 SCREEN = 0.01
 """Only sites with p up to this are worth more than ``N_FLIPS`` flips."""
 
@@ -383,7 +386,11 @@ class Grid(pages.Shown):
     def __repr__(self) -> str:
         [(labels, effect)] = labelled.strongest(self._shown, self.axes, 1)
         site = ", ".join(f"{name} {label}" for name, label in labels.items())
-        return f"Grid({self._summary} {self._unit} {effect:.3g} at {site})"
+        found = f"{self._summary} {self._unit} {effect:.3g} at {site}"
+        if self.n_sequences >= MIN_SEQUENCES and self.values.numel() <= COUNTED:
+            n = int(self.significant().sum())
+            found += f"; {n} of {self.n_sites} sites at p ≤ {LEVEL:g} (Holm)"
+        return f"Grid({found})"
 
     def _repr_html_(self) -> str:
         """The strongest sites; with 16 sequences or more, each with its interval and p."""

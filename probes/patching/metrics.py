@@ -19,8 +19,9 @@ _OF_SHAPE = re.compile(r"\b(shapes?|sizes?|dim(ension)?s?|axis|axes|indices)\b",
 
 
 def metric_name(metric: Metric) -> str:
-    """As grids have it."""
-    return getattr(metric, "__name__", type(metric).__name__)
+    """As grids have it; a lambda has none of its own."""
+    name = getattr(metric, "__name__", type(metric).__name__)
+    return "metric" if name == "<lambda>" else name
 
 
 def checked_metric(metric: Metric, n: int, *, last_only: bool) -> Callable[[Tensor], Tensor]:

@@ -55,7 +55,8 @@ def patch_paths(
         clean: ``[sequence, position]``; the source may be a cache, as in ``patch_activations``.
         corrupted: ``[sequence, position]``: as many sequences, of the same length.
         receiver: ``(layer, head)``, or ``"logits"``.
-        metric: From logits, ``[sequence, token]``, to one value a sequence.
+        metric: From logits, ``[sequence, token]``, to one value a sequence. Figures and tables call
+            it by its function's name, and a lambda "metric".
         receiver_input: ``"q"``, ``"k"`` or ``"v"``: through which of the receiver's inputs (for
             ``k`` and ``v`` of grouped-query attention the head is a key-value head).
         direction: As in ``patch_activations``.

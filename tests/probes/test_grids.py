@@ -220,13 +220,29 @@ def test_words():
         "Grid(mean ablation of resid_pre: layer (2) × to (2), 24 sequences; strongest "
         "difference of "
     )
-    assert repr(grid).endswith("at layer 1, to logits)")
+    n = int(grid.significant().sum())
+    assert repr(grid).endswith(f"at layer 1, to logits; {n} of 4 sites at p ≤ 0.05 (Holm))")
     assert "\n" not in repr(grid)
     page = grid._repr_html_()
     assert "&lt;b&gt;" in page
     assert "p(&lt;x&gt;)" in page
     assert "<b>" not in page
     assert page.count("<tr>") == 5
+
+
+def test_one_line_says_how_many_sites_are_significant_where_that_takes_no_time():
+    noise = torch.randn(4, 24, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    base = torch.zeros(24, dtype=torch.float64)
+    grid = probes.Grid("mean ablation", "z", {"head": range(4)}, noise, base, None, "m", "e")
+    assert "; 0 of 4 sites at p ≤ 0.05" in repr(grid)
+    moved = dataclasses.replace(grid, values=noise + torch.tensor([[0], [9], [0], [9]]))
+    assert "; 2 of 4 sites at p ≤ 0.05" in repr(moved)
+    few = dataclasses.replace(grid, values=noise[:, :8], base=base[:8])
+    assert "sites at p" not in repr(few)
+    many = dataclasses.replace(
+        grid, axes={"head": range(2000)}, values=noise[:1].expand(2000, -1) + 1
+    )
+    assert "sites at p" not in repr(many)
 
 
 def test_a_grid_s_table_has_intervals_and_p_where_the_grid_has_them(tmp_path):

@@ -383,3 +383,12 @@ def test_ablation_errors(gpt, pair):
         probes.ablate(gpt, pair[0], "z", metric, "lesion")
     with pytest.raises(probes.DataError, match="at least two for resampling"):
         probes.ablate(gpt, pair[0], "z", metric, "resample", reference=pair[1][:1])
+
+
+def test_a_lambda_is_called_a_metric(gpt, pair):
+    clean, corrupted = pair
+    grid = probes.patch_activations(
+        gpt, clean, corrupted, "resid_pre", lambda logits: metric(logits), by="position", layers=[1]
+    )
+    assert grid.metric == "metric"
+    assert "lambda" not in repr(grid)

@@ -217,6 +217,31 @@ def test_the_figure_shows_scores_and_differences(cards):
     assert near == {round(max(expected.score, -1.5), 6)}
 
 
+def test_the_figure_has_arrows_at_its_edges_and_a_heading_over_its_figures():
+    """Scores of 1, of 0.2 with a wide interval, and of -3, beside 1."""
+    reference = torch.ones(64, dtype=torch.float64)
+    wide = torch.zeros(64, dtype=torch.float64)
+    wide[0] = 60.0
+    pairs = [(0 * reference, 0 * reference), (0 * reference, wide), (0 * reference, 4 * reference)]
+    one, two = (
+        [made(pair[i], reference, claim=f"a.{n}") for n, pair in enumerate(pairs)] for i in (0, 1)
+    )
+    cards = [
+        replace(card[0], claims=tuple(c.claims[0] for c in card), model=name)
+        for card, name in ((one, "one"), (two, "two"))
+    ]
+    left, right = mtd_lens.compare_scorecards(cards).plot().axes
+    assert "B − A [95%]" in {text.get_text() for text in right.texts}
+    marks = [
+        {line.get_marker() for line in axes.lines if [*map(round, line.get_ydata())] == [height]}
+        for axes in (left, right)
+        for height in range(3)
+    ]
+    assert marks == [{"o"}, {"o"}, {"o", "<"}, {"o"}, {"o"}, {"<"}]
+    arrows = [[round(c.get_offsets()[0][1]) for c in axes.collections] for axes in (left, right)]
+    assert arrows == [[1, 2], [1, 2]]
+
+
 @pytest.mark.usefixtures("_no_type_checker")
 def test_what_cannot_be_compared_is_refused(cards):
     compare = mtd_lens.compare_scorecards

@@ -113,3 +113,37 @@ def test_names_stay_beside_the_figures_on_a_narrow_screen(browser, tmp_path):
     assert figures["x"] + figures["width"] <= 390
     assert "gradient" not in first.evaluate(fading)
     page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_cells_of_layers_stand_out_the_more_the_better_they_score(browser, tmp_path, scheme):
+    model = mtd_lens.load_model("mtd-q3-m2-t32/constructed-relative")
+    mtd_lens.score(model, n_sequences=64, quick=True).to_html(tmp_path / "card.html")
+    context = browser.new_context(color_scheme=scheme)
+    page = context.new_page()
+    page.goto((tmp_path / "card.html").as_uri())
+    cells = page.eval_on_selector_all(
+        ".matrix td.cell[style]",
+        """(cells) => cells.map((cell) => {
+             const style = getComputedStyle(cell);
+             return [Number(cell.textContent), style.backgroundColor, style.color];
+           })""",
+    )
+    paper = 255 if scheme == "light" else 18
+    low, high = [], []
+    for score, background, ink in cells:
+        *colour, alpha = [*map(float, re.findall(r"[\d.]+", background)), 1.0][:4]
+        shown = [alpha * channel + (1 - alpha) * paper for channel in colour]
+        assert abs(luminance(shown) - luminance(re.findall(r"[\d.]+", ink))) > 0.12
+        if score <= 0:
+            low.append(abs(luminance(shown) - luminance([paper] * 3)))
+        elif score > 0.9:
+            high.append(abs(luminance(shown) - luminance([paper] * 3)))
+    assert max(low) < 0.001
+    assert min(high) > 0.1
+    context.close()
+
+
+def luminance(rgb):
+    red, green, blue = ((float(channel) / 255) ** 2.2 for channel in rgb)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue

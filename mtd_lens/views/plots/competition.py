@@ -90,7 +90,7 @@ def _draw_divergences(axes: "matplotlib.axes.Axes", competition: Competition) ->
     axes.set_xscale("log")
     for height, contender in enumerate(competition):
         colour: Any = VERDICT_COLOURS.get(contender.verdict, (style.INK, 0.3))
-        _mark(axes, contender.divergence, height, colour, LEAST_SHOWN, float("inf"))
+        _mark(axes, contender.divergence, height, colour, (LEAST_SHOWN, float("inf")))
         _say(axes, height, contender.verdict.replace("_", " "))
     shown = [
         max(x, LEAST_SHOWN) for c in competition for x in (c.divergence.low, c.divergence.high)
@@ -116,7 +116,7 @@ def _draw_shares(axes: "matplotlib.axes.Axes", duels: Sequence[Duel]) -> None:
         if duel.share is None:
             _say(axes, height, "predicts alike")
             continue
-        _mark(axes, duel.share, height, style.MODEL_COLOURS[0], *LIMITS)
+        _mark(axes, duel.share, height, style.MODEL_COLOURS[0], LIMITS)
         _say(axes, height, f"{number(duel.share.score, 2)} {interval(duel.share, 2)}")
     axes.set_xlim(*LIMITS)
     axes.set_xticks([-0.5, 0, 0.5, 1, 1.5])
@@ -129,13 +129,12 @@ def _mark(
     found: Interval,
     height: int,
     colour: Any,
-    least: float,
-    most: float,
+    limits: tuple[float, float],
 ) -> None:
-    """A disc with its interval, cut at the ends of what is drawn."""
-    low, score, high = (min(max(x, least), most) for x in (found.low, found.score, found.high))
-    axes.plot([low, high], [height] * 2, color=colour, linewidth=1.6, zorder=2)
-    axes.plot(score, height, "o", color=colour, markersize=6, markeredgewidth=0, zorder=3)
+    """A disc, or beyond an end an arrow, with its interval."""
+    score, mark = style.draw_bar(axes, found, height, colour, limits, 1.6)
+    disc: dict[str, Any] = {"markersize": 6, "markeredgewidth": 0, "zorder": 3, "clip_on": False}
+    axes.plot(score, height, mark, color=colour, **disc)
 
 
 def _say(axes: "matplotlib.axes.Axes", height: int, words: str) -> None:

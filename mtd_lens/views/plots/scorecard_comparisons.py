@@ -48,7 +48,7 @@ def plot_scorecard_comparison(
 
     Returns:
         A ``matplotlib.figure.Figure``. Scores below ``LOWEST_SCORE`` and differences beyond
-        ``MOST_APART`` are drawn at the edge.
+        ``MOST_APART`` are drawn as arrows at the edge.
 
     Raises:
         ArgumentError: Something else than a comparison of scorecards, a path that ends in neither
@@ -77,17 +77,23 @@ def _draw(comparison: ScorecardComparison) -> "matplotlib.figure.Figure":
             if found is not None and found.score is not None:
                 y = height + offsets[index]
                 limits = (LOWEST_SCORE, 1.0)
-                _mark(left, found, y, _colour(index), FILLED.get(found.verdict, 0.0), *limits)
+                _mark(left, found, y, _colour(index), FILLED.get(found.verdict, 0.0), limits)
         words = []
         for index, apart in enumerate(claim.differences, start=1):
             if apart is not None:
                 limits = (-MOST_APART, MOST_APART)
-                _mark(right, apart, height + offsets[index], _colour(index), 1.0, *limits)
+                _mark(right, apart, height + offsets[index], _colour(index), 1.0, limits)
                 words.append(f"{number(apart.score, 2)} {interval(apart, 2)}")
         shown = words[0] if n_cards == 2 and words else ""
         right.annotate(
             shown, (1, height), xycoords=("axes fraction", "data"), xytext=(6, 0),
             textcoords="offset points", va="center", fontsize="x-small",
+        )  # fmt: skip
+    if n_cards == 2:
+        first, second = comparison.letters
+        right.annotate(
+            f"{second} − {first} [95%]", (1, 1), xycoords="axes fraction", xytext=(6, 0),
+            textcoords="offset points", va="bottom", fontsize="x-small", weight="bold",
         )  # fmt: skip
     left.set_xlim(LOWEST_SCORE - 0.05, 1.05)
     right.set_xlim(-MOST_APART, MOST_APART)
@@ -113,8 +119,8 @@ def _draw(comparison: ScorecardComparison) -> "matplotlib.figure.Figure":
     style.add_title(
         figure,
         f"{len(comparison.cards)} scorecards against {comparison.algorithm}\n"
-        "Full: supported; pale: partial; ring: any other verdict. Bars: 95% intervals; what lies "
-        "beyond an edge is drawn there",
+        "Full: supported; pale: partial; ring: any other verdict. Bars: 95% intervals; arrows: "
+        "beyond the edge",
     )
     return figure
 
@@ -129,12 +135,10 @@ def _mark(
     height: float,
     colour: str,
     opacity: float,
-    least: float,
-    most: float,
+    limits: tuple[float, float],
 ) -> None:
-    """A disc, as full as its verdict says, with its interval, cut at the ends of what is drawn."""
-    low, score, high = (min(max(x, least), most) for x in (found.low, found.score, found.high))
-    axes.plot([low, high], [height] * 2, color=colour, linewidth=1.3, zorder=2)
+    """A disc, or beyond an end an arrow, as full as its verdict says, with its interval."""
+    score, mark = style.draw_bar(axes, found, height, colour, limits, 1.3)
     disc: dict[str, Any] = {"markersize": 5, "zorder": 3, "clip_on": False}
-    axes.plot(score, height, "o", mfc="white", mec=colour, mew=1.2, **disc)
-    axes.plot(score, height, "o", color=colour, alpha=opacity, mew=0, **disc)
+    axes.plot(score, height, mark, mfc="white", mec=colour, mew=1.2, **disc)
+    axes.plot(score, height, mark, color=colour, alpha=opacity, mew=0, **disc)

@@ -99,6 +99,42 @@ def add_legend_below(figure: "matplotlib.figure.Figure", handles: Mapping[str, A
     )  # fmt: skip
 
 
+def draw_bar(
+    axes: "matplotlib.axes.Axes",
+    found: Any,
+    height: float | int,
+    colour: Any,
+    limits: tuple[float, float],
+    width: float,
+) -> tuple[float, str]:
+    """An interval as a bar, cut at the ends of what is drawn, with an arrow where it goes on.
+
+    Args:
+        axes: Where it is drawn.
+        found: What has a ``score`` with limits, ``low`` and ``high``.
+        height: Of the bar.
+        colour: Of bar and arrows.
+        limits: What is drawn.
+        width: Of the line.
+
+    Returns:
+        Where its score's mark belongs, and which it is: a disc, or an arrow beyond an end.
+    """
+    low, score, high = (
+        min(max(x, limits[0]), limits[1]) for x in (found.low, found.score, found.high)
+    )
+    axes.plot([low, high], [height] * 2, color=colour, linewidth=width, zorder=2)
+    for end, beyond, arrow in zip(
+        limits, (found.low < limits[0], found.high > limits[1]), "<>", strict=True
+    ):
+        if beyond:
+            axes.scatter(
+                end, height, 16, colour, marker=arrow, linewidths=0, zorder=3, clip_on=False
+            )
+    outside = "<" if found.score < limits[0] else ">" if found.score > limits[1] else "o"
+    return score, outside
+
+
 def model_style(index: int) -> dict[str, Any]:
     """Of a line and its markers."""
     return {
