@@ -198,7 +198,7 @@ def test_the_command(monkeypatch, capsys, tmp_path):
     out = tmp_path / "page.html"
     name = "mtd-q3-m2-t32/constructed-relative"
     assert run(monkeypatch, "dashboard", name, "--out", out, "--no-score", "--sequences", 3) == 0
-    assert capsys.readouterr().err == f"wrote {out}\n"
+    assert capsys.readouterr().err.endswith(f"\nwrote {out}\n")
     assert len(data_of(out.read_text("utf-8"))["attention"]) == 3
     assert run(monkeypatch, "dashboard", name, "--out", tmp_path / "no" / "page.html") == 2
     assert "OutputPathError" in capsys.readouterr().err
