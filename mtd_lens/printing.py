@@ -17,6 +17,9 @@ WIDE, NARROW = 3, 2
 MAX_TABLE_WIDTH = 1000
 """Characters; tables are as wide as what they hold, and cut off beyond this."""
 
+NARROWEST = 20
+"""Characters of a line; texts and tables are not broken into shorter ones."""
+
 
 class Output:
     """Standard output or error that does not fail for its reader's sake.
@@ -62,7 +65,9 @@ class Output:
 
 def width_of(stream: Any) -> int | None:
     """Characters that a line of a terminal has; None where the stream is no terminal."""
-    return shutil.get_terminal_size().columns if is_terminal(stream) else None
+    if not is_terminal(stream):
+        return None
+    return max(NARROWEST, shutil.get_terminal_size().columns)
 
 
 def is_terminal(stream: Any) -> bool:

@@ -36,7 +36,7 @@ CAPABILITIES = {
 NOT_BUILT = {"least squares"}
 """Algorithms that nobody has written as weights."""
 
-NO_REFERENCE = {"additive kernel", "two passes", "one step to first order"}
+NO_REFERENCE = {"two passes", "one step to first order"}
 """Algorithms that are held against the family's references, and are none of them."""
 
 

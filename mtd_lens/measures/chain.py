@@ -61,21 +61,12 @@ class OfStages:
             for pairs in found
         )
 
-    def scores(self, trial: Trial) -> list[dict[int, float]]:
-        """Of each stage, by layer, its score on the fit split.
-
-        Args:
-            trial: The model under test.
-        """
+    def _scores(self, trial: Trial) -> list[dict[int, float]]:
+        """Of each stage, by layer, its score on the fit split."""
         return [stage.selection(trial) for stage in self.stages]
 
-    def sites(self, trial: Trial, layers: Sequence[int]) -> list[probes.Site]:
-        """Each stage's site.
-
-        Args:
-            trial: The model under test.
-            layers: One a stage.
-        """
+    def _sites(self, trial: Trial, layers: Sequence[int]) -> list[probes.Site]:
+        """Each stage's site, at its layer."""
         return [stage.sites(trial)[layer] for stage, layer in zip(self.stages, layers, strict=True)]
 
 
@@ -134,9 +125,9 @@ class Path(OfStages):
         """
         if not self.vary(trial):
             return []
-        scores = self.scores(trial)
+        scores = self._scores(trial)
         layers = [earliest_best(by_layer) for by_layer in scores]
-        sites, selection = self.sites(trial, layers), _lowest(scores, layers)
+        sites, selection = self._sites(trial, layers), _lowest(scores, layers)
         pairs = self.early.pairs(trial, trial.tokens)
         divergence = trial.task.outputs.divergence
         blind = divergence(pairs.counterfactual, pairs.blind)
@@ -243,7 +234,7 @@ class Chain(OfStages):
         """
         if not self.vary(trial):
             return []
-        scores = self.scores(trial)
+        scores = self._scores(trial)
         sums = {
             layers: sum(by_layer[n] for by_layer, n in zip(scores, layers, strict=True))
             for layers in product(*scores)
@@ -255,7 +246,7 @@ class Chain(OfStages):
                 f"{len(scores[0])}"
             )
         layers = earliest_best(sums)
-        sites, selection = self.sites(trial, layers), _lowest(scores, layers)
+        sites, selection = self._sites(trial, layers), _lowest(scores, layers)
         last = self.stages[-1]
         pairs = last.pairs(trial, trial.tokens)
         divergence = trial.task.outputs.divergence

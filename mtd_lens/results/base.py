@@ -8,7 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from mtd_lens.errors import ArgumentError
-from mtd_lens.printing import wrapped
+from mtd_lens.printing import NARROWEST, wrapped
 from mtd_lens.results import forms
 from mtd_lens.results.plain import UnreadableError, plain_fields, read
 from probes import checks, files, pages
@@ -177,9 +177,13 @@ class Result(pages.Shown):
         Args:
             width: Of the lines, such as the terminal's: text and tables that are wider are broken.
                 None leaves lines as long as they are.
+
+        Raises:
+            ArgumentError: A width below 20.
         """
         title, notes = ([self._title()], self._all_notes())
         if width is not None:
+            width = checks.integer(width, "width", NARROWEST, ArgumentError)
             title, notes = (["\n".join(wrapped(x, width)) for x in p] for p in (title, notes))
         return "\n\n".join([*title, *(table.text(width) for table in self._shown()), *notes])
 

@@ -237,6 +237,7 @@ ARGUMENTS: dict[str, Callable[[], Any]] = {
     "output": lambda: floats(2, 6, 3),
     "p_values": lambda: torch.tensor([0.5, 0.25]),
     "part": lambda: "beta",
+    "mtd_lens.Dashboard.save:path": lambda: _unused(".html"),
     "path": lambda: _unused(".json"),
     "pattern": lambda: rows(2, 6, 6),
     "patterns": lambda: {"head 0": [[1.0, 0.0], [0.5, 0.5]]},

@@ -236,7 +236,7 @@ def test_a_report_is_reproduced_and_leaves_no_trace(model):
         (("mean_responsibility", 3), "SiteError", "layer must be an integer from 0 to 2; got 3"),
         (("mean_responsibility", True), "SiteError", "layer must be an integer"),
         (("mean_responsibility", 1, 99), "DataError", "width must be an integer from 1 to 16"),
-        (("mean_responsibility", 1, None, {"kind": "resid"}), "ArgumentError", "unknown kind of"),
+        (("mean_responsibility", 1, None, {"kind": "resid"}), "ArgumentError", "unknown component"),
         (("mean_responsibility", 1, None, {"kind": "z"}), "SiteError", "Name it: Site(hook"),
         (("mean_responsibility", 1, None, {"head": 0}), "SiteError", "has no head axis"),
         (("mean_responsibility", 1, None, {"head": 4}), "SiteError", "head must be an integer"),

@@ -338,7 +338,7 @@ def test_every_setting_has_an_option_and_the_command_of_a_run_gives_its_settings
     changed |= {"n_heads": 3, "beta1": 0.5, "steps": 7, "warmup_steps": 0, "weight_decay": 0.25}
     config = TrainingConfig(**changed, threads=1, evaluate_every=9)
     assert set(descriptions()) == set(SETTINGS) == set(config.to_json())
-    words = config.command("a-task", "a-folder")
+    words = config.command("mtd-q3-m2-t32", "a-folder")
     for name in BOOKKEEPING:
         assert option_of(name) not in words
         words += [option_of(name), str(getattr(config, name))]
@@ -347,7 +347,7 @@ def test_every_setting_has_an_option_and_the_command_of_a_run_gives_its_settings
     finished = training.Run(Path("a-folder"), 7, [], None)
     app(words[1:], standalone_mode=False)
     [(task, settings, out, resume)] = given
-    assert (task, str(out), resume) == ("a-task", "a-folder", None)
+    assert (task, str(out), resume) == ("mtd-q3-m2-t32", "a-folder", None)
     assert TrainingConfig(**settings) == config
 
 
