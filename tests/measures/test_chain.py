@@ -1,5 +1,6 @@
 """Chains and paths: beside hooks, one pair at a time, and on models whose truth is known."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -155,6 +156,18 @@ def test_stages_out_of_order_are_no_chain(whole):
         Chain((MEAN, GAMMA))(whole)
     backwards = Path(MEAN, GAMMA)(whole)[0]  # nothing arrives
     assert score(backwards.numerator, backwards.denominator) < 0
+
+
+def test_joint_swaps_take_the_best_layers_that_follow_each_other(whole, monkeypatch):
+    scores = {GAMMA.variable: {0: 0.9, 1: 0.1, 2: 0.1}, MEAN.variable: {0: 0.5, 1: 0.4, 2: 0.2}}
+    monkeypatch.setattr(Interchange, "selection", lambda self, trial: scores[self.variable])
+    [found] = Chain((GAMMA, MEAN))(whole)
+    assert re.findall(r"blocks\.(\d)", found.site) == ["0", "1"]
+    assert found.selection == 0.4
+    for variable in scores:
+        scores[variable] = {0: 0.9}
+    with pytest.raises(NotApplicable, match=r"2 stages take as many layers.*the model has 1"):
+        Chain((GAMMA, MEAN))(whole)
 
 
 def test_a_last_stage_that_settles_nothing_is_no_chain(whole, monkeypatch):
