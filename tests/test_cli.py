@@ -184,8 +184,9 @@ def test_help_shows_every_default_and_what_there_is_to_choose_from(capsys, monke
     }.items():
         status, out, _ = run(capsys, monkeypatch, command, "--help")
         assert status == 0
+        text = re.sub(r"[\s│]+", " ", out)  # broken anywhere
         for words in shown:
-            assert words in out, (command, words)
+            assert words in text, (command, words)
 
 
 PROBE = """
