@@ -8,6 +8,7 @@ import io
 from typing import Any
 
 from matplotlib import figure
+from PIL import Image
 
 PIXELS_AN_INCH = 96
 """Of a web page."""
@@ -21,8 +22,9 @@ class Figure(figure.Figure):
 
     def _repr_png_(self) -> tuple[bytes, dict[str, Any]]:
         """The figure as PNG, and the size in pixels that it is meant to have."""
-        content = io.BytesIO()
-        self.savefig(content, format="png", dpi=DENSITY * PIXELS_AN_INCH)
+        drawn, content = io.BytesIO(), io.BytesIO()
+        self.savefig(drawn, format="png", dpi=DENSITY * PIXELS_AN_INCH)
+        Image.open(drawn).convert("RGB").save(content, "png", optimize=True)  # a tenth smaller
         width, height = (round(inches * PIXELS_AN_INCH) for inches in self.get_size_inches())
         return content.getvalue(), {"width": width, "height": height}
 
